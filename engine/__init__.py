@@ -1,0 +1,1 @@
+"""LoRA adapters as files and tensors: reading, checking, merging. Imports no torch until a tensor is needed."""

@@ -1,0 +1,110 @@
+"""Every error that engine raises.
+
+EngineError
+├── UnreadableError          a given file is not what it must be (exit 2)
+│   ├── HeaderError          a safetensors header is broken or lies
+│   ├── ConfigError          an adapter_config.json is broken or is no PEFT config
+│   └── BaseError            a base model's folder cannot be read
+├── PatternError             a stored regular expression is invalid or too slow (exit 2)
+├── OptionError              an argument is out of range or names nothing known (exit 2)
+├── RefusedError             rules said no; carries the findings (exit 1)
+├── MissingExtraError        torch or transformers is not installed; names the command (exit 2)
+└── DestinationError         the output place cannot be used (exit 2)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from engine.compat.finding import Finding
+
+
+class EngineError(Exception):
+    """Base of the tree; never raised itself. `exit_code` is what the command line returns for it."""
+
+    exit_code: ClassVar[int] = 70
+
+
+class UnreadableError(EngineError):
+    """A given file is not what it must be."""
+
+    exit_code = 2
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class HeaderError(UnreadableError):
+    """A safetensors header is broken or lies; `code` is stable, one per way to be wrong."""
+
+    def __init__(self, path: Path | str, code: str, reason: str) -> None:
+        super().__init__(path, f"not a valid safetensors file ({code}): {reason}")
+        self.code = code
+
+
+class ConfigError(UnreadableError):
+    """An adapter_config.json is broken, or is a file of another library; `kind` names that library."""
+
+    def __init__(self, path: Path | str, reason: str, *, kind: str | None = None) -> None:
+        super().__init__(path, reason)
+        self.kind = kind
+
+
+class BaseError(UnreadableError):
+    """A base model's folder cannot be read."""
+
+
+class PatternError(EngineError):
+    """A stored regular expression is invalid, too long or too slow."""
+
+    exit_code = 2
+
+    def __init__(self, pattern: str, reason: str) -> None:
+        super().__init__(f"pattern {pattern[:80]!r}: {reason}")
+        self.pattern = pattern
+        self.reason = reason
+
+
+class OptionError(EngineError, ValueError):
+    """An argument is out of range or names nothing known."""
+
+    exit_code = 2
+
+
+class RefusedError(EngineError):
+    """Rules said no; nothing was written."""
+
+    exit_code = 1
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        super().__init__("; ".join(finding.message for finding in findings))
+        self.findings = tuple(findings)
+
+
+class MissingExtraError(EngineError):
+    """A verb needs an optional dependency that is not installed."""
+
+    exit_code = 2
+
+    def __init__(self, verb: str, package: str, extra: str) -> None:
+        super().__init__(
+            f"{verb} needs {package}, which is not installed; run: pip install 'adapter-registry[{extra}]'"
+        )
+        self.package = package
+        self.extra = extra
+
+
+class DestinationError(EngineError):
+    """The output place cannot be used."""
+
+    exit_code = 2
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path

@@ -1,0 +1,89 @@
+"""Every error that registry raises; each maps to one exit code.
+
+RegistryError
+├── UsageError               a name, reference, number or option is malformed (exit 2)
+├── IntakeError              a given folder or file cannot be taken: missing, symlink, device, … (exit 2)
+├── FindingsError            rules refused; carries the findings (exit 1)
+├── NotFoundError            nothing of that name, number, digest or alias (exit 4)
+├── ConflictError            something else is there: an alias moved, a destination exists, … (exit 5)
+├── CorruptError             stored or transferred bytes do not match their digest (exit 6)
+└── UnavailableError         database or store cannot be reached or written (exit 7)
+    └── SchemaError          the database is foreign, newer, or waits for `adapters migrate` (exit 7)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.compat.finding import Finding
+
+
+class RegistryError(Exception):
+    """Base of the tree; never raised itself. `hint` is the next command to try, where there is one."""
+
+    exit_code: ClassVar[int] = 70
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(RegistryError, ValueError):
+    """A name, reference, number or option is malformed."""
+
+    exit_code = 2
+
+
+class IntakeError(RegistryError):
+    """A given folder or file cannot be taken in."""
+
+    exit_code = 2
+
+
+class FindingsError(RegistryError):
+    """Rules refused; nothing was written. `findings` holds all of them, not only the errors."""
+
+    exit_code = 1
+
+    def __init__(self, subject: str, findings: Sequence[Finding]) -> None:
+        errors = [finding for finding in findings if finding.severity == "error"]
+        super().__init__(f"{subject}: refused by {', '.join(sorted({finding.rule for finding in errors}))}")
+        self.subject = subject
+        self.findings = tuple(findings)
+
+
+class NotFoundError(RegistryError, LookupError):
+    """Nothing of that name, number, digest or alias."""
+
+    exit_code = 4
+
+
+class ConflictError(RegistryError):
+    """Something else is there."""
+
+    exit_code = 5
+
+
+class CorruptError(RegistryError):
+    """Stored or transferred bytes do not match their digest."""
+
+    exit_code = 6
+
+    def __init__(self, subject: str, *, expected: str, actual: str, hint: str | None = None) -> None:
+        super().__init__(f"{subject}: wrong bytes: expected {expected}, found {actual}", hint=hint)
+        self.subject = subject
+        self.expected = expected
+        self.actual = actual
+
+
+class UnavailableError(RegistryError):
+    """The database or the store cannot be reached, read or written."""
+
+    exit_code = 7
+
+
+class SchemaError(UnavailableError):
+    """The database is foreign, newer than this client, or waits for `adapters migrate`."""

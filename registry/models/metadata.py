@@ -1,0 +1,64 @@
+"""The one MetaData with its naming convention, and the column kinds that recur."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Dialect,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    func,
+)
+from sqlalchemy.orm import DeclarativeBase, mapped_column
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A moment in UTC; SQLite keeps no zone, so it is put back on reading."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # noqa: ARG002 (the base class's signature)
+        if value is None:
+            return None
+        moment: datetime = value
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+class Table(DeclarativeBase):
+    """Base class of every table."""
+
+    metadata = metadata
+
+
+# SQLite only numbers rows by itself in a column declared exactly INTEGER PRIMARY KEY.
+Identity = Annotated[int, mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)]
+Number = Annotated[int, mapped_column(BigInteger().with_variant(Integer, "sqlite"))]
+Name = Annotated[str, mapped_column(String(96))]
+Digest = Annotated[str, mapped_column(String(71))]
+LongText = Annotated[str, mapped_column(Text)]
+# The database's clock: clients disagree about the time.
+CreatedAt = Annotated[datetime, mapped_column(UtcTime, server_default=func.current_timestamp())]
+
+
+def digest_check(column: str) -> CheckConstraint:
+    """A digest column holds `sha256:` + 64 characters or nothing else."""
+    return CheckConstraint(f"{column} LIKE 'sha256:%' AND length({column}) = 71", name=f"{column}_format")

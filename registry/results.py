@@ -1,0 +1,271 @@
+"""What the use cases return: frozen values, each with the JSON object of design section 6."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.compat.finding import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from engine.compat.finding import Status
+
+
+def to_json(value: Any) -> Any:
+    """A result as plain JSON types: dataclasses become objects, moments ISO 8601 in UTC, paths text."""
+    if isinstance(value, Finding):
+        return value.as_json()
+    if hasattr(value, "__dataclass_fields__"):
+        return {item.name: to_json(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, dict):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    return str(value) if isinstance(value, Path) else value
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """A file of a version."""
+
+    path: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class VersionInfo:
+    """One row of `list`. `ref` is `namespace/name@number`, `name` is `namespace/name`; `size` in bytes."""
+
+    ref: str
+    name: str
+    version: int
+    digest: str
+    base: str | None
+    peft_type: str
+    rank: int | None
+    size: int
+    aliases: tuple[str, ...]
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+    created_at: datetime
+    cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """One edge of lineage. Nodes are named by ref; a parent known only by digest keeps its digest as the name."""
+
+    child: str
+    parent: str
+    relation: str
+    weight: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A version or a base in a lineage graph; `kind` is `version`, `base` or `unknown`."""
+
+    id: str
+    kind: str
+    digest: str | None = None
+    deleted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LineageGraph:
+    """What a version comes from and what came from it."""
+
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VersionDetail:
+    """Everything `show` tells about a version."""
+
+    ref: str
+    name: str
+    version: int
+    digest: str
+    tensors_digest: str | None
+    base: str | None
+    peft_type: str
+    rank: int | None
+    size: int
+    dtype: str | None
+    norm: float | None
+    aliases: tuple[str, ...]
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+    message: str | None
+    pushed_by: str | None
+    created_at: datetime
+    deleted_at: datetime | None
+    files: tuple[FileEntry, ...]
+    config: Mapping[str, Any]
+    modules: tuple[Mapping[str, Any], ...]
+    lineage: LineageGraph
+    recipe: Mapping[str, Any] | None
+    report: Mapping[str, Any] | None
+    findings: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """A version or an alias move, in the order they happened."""
+
+    kind: str  # "version" or "alias"
+    ref: str | None
+    version: int | None
+    alias: str | None
+    action: str
+    from_version: int | None
+    actor: str | None
+    message: str | None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AliasInfo:
+    """An alias and the version it names; null after removal."""
+
+    alias: str
+    ref: str | None
+    version: int | None
+    previous: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PushResult:
+    """What a push did. `created` is False where the content was already there under this adapter; `newest` names the
+    highest version then, and `notes` says in words what a person should know.
+    """
+
+    ref: str
+    name: str
+    version: int
+    digest: str
+    tensors_digest: str | None
+    created: bool
+    left_out: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    newest: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MergeResult:
+    """A merge: push's object and the report. In a dry run nothing is pushed and the version fields are null."""
+
+    ref: str | None
+    name: str
+    version: int | None
+    digest: str | None
+    tensors_digest: str | None
+    created: bool
+    left_out: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    report: Mapping[str, Any]
+    newest: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PullResult:
+    """Where a version's files lie."""
+
+    ref: str
+    digest: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class BaseInfo:
+    """A base model; `created` tells whether `base add` met it for the first time."""
+
+    names: tuple[str, ...]
+    fingerprint: str | None
+    layout: str
+    architecture: str | None
+    model_type: str | None
+    dtype: str | None
+    quantization: str | None
+    tensors: int
+    parameters: int
+    revision: str | None
+    adapters: int
+    created: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What the rules said, over all targets."""
+
+    status: Status
+    targets: Mapping[str, Status]
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryStatus:
+    """What `init`, `migrate` and `doctor` report."""
+
+    database: str
+    store: str
+    revision: str | None
+    created: bool = False
+    upgraded_from: str | None = None
+    backup: str | None = None
+    checks: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFinding:
+    """One finding of fsck: a stable id, a severity, what it is about."""
+
+    id: str
+    severity: str
+    subject: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class FsckResult:
+    """What fsck saw."""
+
+    status: str
+    versions: int
+    blobs: int
+    findings: tuple[StoreFinding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyResult:
+    """Every file of a version re-hashed."""
+
+    ref: str
+    digest: str
+    files: int
+    bytes: int
+    status: str = "pass"
+
+
+@dataclass(frozen=True, slots=True)
+class GcResult:
+    """What a collection freed, or would free."""
+
+    dry_run: bool
+    blobs: int
+    bytes: int
+    versions: int
+    temporary: int
+    removed: tuple[str, ...] = ()
+    kept: Mapping[str, int] = field(default_factory=dict)
