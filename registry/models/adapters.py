@@ -16,6 +16,7 @@ class Adapter(Table):
     __tablename__ = "adapters"
     __table_args__ = (
         UniqueConstraint("namespace", "name"),
+        Index("ix_adapters_name", "name"),
         CheckConstraint("last_number >= 0", name="last_number_not_negative"),
     )
 

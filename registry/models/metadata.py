@@ -52,7 +52,8 @@ class Table(DeclarativeBase):
 # SQLite only numbers rows by itself in a column declared exactly INTEGER PRIMARY KEY.
 Identity = Annotated[int, mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)]
 Number = Annotated[int, mapped_column(BigInteger().with_variant(Integer, "sqlite"))]
-Name = Annotated[str, mapped_column(String(96))]
+# Byte order on both databases: lists come in one order everywhere, and a literal prefix is a range of the index.
+Name = Annotated[str, mapped_column(String(96).with_variant(String(96, collation="C"), "postgresql"))]
 Digest = Annotated[str, mapped_column(String(71))]
 LongText = Annotated[str, mapped_column(Text)]
 # The database's clock: clients disagree about the time.

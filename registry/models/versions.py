@@ -12,6 +12,12 @@ from registry.models.metadata import CreatedAt, Digest, Identity, LongText, Name
 _NEWEST = text("newest")
 
 
+def _newest_index(*columns: str) -> Index:
+    """An index over the newest versions alone: one row per adapter, which is what most lists read."""
+    name = f"ix_versions_newest_{columns[0]}"
+    return Index(name, *columns, sqlite_where=_NEWEST, postgresql_where=_NEWEST)
+
+
 class Version(Table):
     """An immutable set of files, with the summary facts that lists filter by.
 
@@ -30,6 +36,12 @@ class Version(Table):
         Index("ix_versions_digest", "digest"),
         Index("ix_versions_tensors_digest", "tensors_digest"),
         Index("ix_versions_base_id", "base_id", "rank"),
+        Index("ix_versions_base_name", "base_name", "rank"),
+        Index("ix_versions_created_at", "created_at"),
+        _newest_index("id", "adapter_id", "number", "rank", "size"),
+        _newest_index("base_id", "rank"),
+        _newest_index("base_name", "rank"),
+        _newest_index("rank"),
     )
 
     id: Mapped[Identity]
