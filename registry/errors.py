@@ -7,7 +7,9 @@ RegistryError
 ├── NotFoundError            nothing of that name, number, digest or alias (exit 4)
 ├── ConflictError            something else is there: an alias moved, a destination exists, … (exit 5)
 ├── CorruptError             stored or transferred bytes do not match their digest (exit 6)
+│   └── MissingBlobError     a blob that something names is not in the store (exit 6)
 └── UnavailableError         database or store cannot be reached or written (exit 7)
+    ├── BusyError            another process is in the way for a moment; tried again before it is raised (exit 7)
     └── SchemaError          the database is foreign, newer, or waits for `adapters migrate` (exit 7)
 """
 
@@ -79,10 +81,18 @@ class CorruptError(RegistryError):
         self.actual = actual
 
 
+class MissingBlobError(CorruptError):
+    """A blob that something names is not in the store."""
+
+
 class UnavailableError(RegistryError):
     """The database or the store cannot be reached, read or written."""
 
     exit_code = 7
+
+
+class BusyError(UnavailableError):
+    """Another process is in the way for a moment; `Database.write` runs its work again when it meets this."""
 
 
 class SchemaError(UnavailableError):

@@ -1,0 +1,146 @@
+"""A version's blobs become a directory that appears whole or not at all, hashed on the way."""
+
+from __future__ import annotations
+
+import errno
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from registry.disk import reaching, reading_beneath, sync_folders
+from registry.errors import ConflictError, CorruptError
+from registry.scratch import scratch_folder
+from registry.transfer import hash_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from registry.blobs import BlobStore
+    from registry.results import FileEntry
+
+_THREADS = 2
+_TAKEN = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
+
+
+def checkout(store: BlobStore, files: Sequence[FileEntry], destination: Path, *, read_only: bool = True) -> None:
+    """Writes the files to a folder beside `destination`, all verified and fsynced, then renames it into place.
+
+    ConflictError where something other than an empty folder is there; CorruptError where a blob is wrong. Then, and
+    after a crash, `destination` is as it was. `read_only`: files 0444 in folders 0555; otherwise as the umask says.
+    """
+    with prepared(store, files, destination, read_only=read_only) as folder:
+        put(folder, destination)
+
+
+def checkout_to(store: BlobStore, files: Sequence[FileEntry], to: Path) -> None:
+    """The caller's own, writable copy. A folder that holds exactly these bytes is left as it is; ConflictError for
+    any other that is not empty, for a file, a link, and for the current folder, which a rename would pull away.
+    """
+    destination = Path(os.path.abspath(to.expanduser()))  # noqa: PTH100 (Path.absolute keeps `..`)
+    if not os.path.lexists(destination):
+        return checkout(store, files, destination, read_only=False)
+    if destination.is_symlink() or not destination.is_dir():
+        raise ConflictError(f"{destination} exists and is no folder")
+    with reaching(destination):
+        empty = not os.listdir(destination)  # noqa: PTH208 (only whether there is one)
+    if not empty:
+        if difference(destination, files) is None:
+            return None
+        raise ConflictError(f"{destination} exists and holds something else", hint="name a folder that does not exist")
+    if destination.samefile(Path.cwd()):
+        raise ConflictError(f"{destination} is the current folder", hint="name a folder that does not exist")
+    return checkout(store, files, destination, read_only=False)
+
+
+def difference(folder: Path, files: Sequence[FileEntry]) -> CorruptError | None:
+    """The first way in which `folder` is not exactly these files, every byte hashed; None where it is."""
+    expected = {entry.path: entry for entry in files}
+    with reaching(folder):
+        found = dict(_tree(folder))
+    for path in sorted(expected.keys() ^ found.keys()):
+        have = "such a file" if path in found else "no file"
+        want = expected[path].sha256 if path in expected else "no such file"
+        return CorruptError(str(folder / path), expected=want, actual=have)
+    with ThreadPoolExecutor(_THREADS) as threads:
+        actual = list(threads.map(lambda entry: _digest(folder, entry.path), files))
+    for entry, digest in zip(files, actual, strict=True):
+        if digest != entry.sha256:
+            return CorruptError(str(folder / entry.path), expected=entry.sha256, actual=digest)
+    return None
+
+
+@contextmanager
+def prepared(
+    store: BlobStore, files: Sequence[FileEntry], destination: Path, *, read_only: bool = True
+) -> Iterator[Path]:
+    """A verified, fsynced folder beside `destination`; removed when the block ends unless it was moved away."""
+    with scratch_folder(destination.parent, label=f".{destination.name[:64]}.", mode=0o777) as folder:
+        with reaching(destination):
+            _fill(store, files, folder, read_only=read_only)
+        yield folder
+
+
+def put(folder: Path, destination: Path) -> None:
+    """Renames a prepared folder to its name and makes that durable; ConflictError where the name is taken."""
+    with reaching(destination):
+        try:
+            folder.rename(destination)
+        except OSError as error:
+            if error.errno not in _TAKEN:
+                raise
+            raise ConflictError(f"{destination} exists already") from None
+        sync_folders([destination.parent])
+
+
+def _fill(store: BlobStore, files: Sequence[FileEntry], folder: Path, *, read_only: bool) -> None:
+    umask = _umask(folder)
+    folders = {folder, *((folder / entry.path).parent for entry in files)}
+    for place in sorted(folders):
+        place.mkdir(parents=True, exist_ok=True)
+    mode = 0o444 if read_only else 0o666 & ~umask
+    with ThreadPoolExecutor(_THREADS) as threads:
+        # Largest first, so that the two threads end together.
+        ordered = sorted(files, key=lambda entry: -entry.size)
+        for _ in threads.map(lambda entry: _copy(store, entry, folder / entry.path, mode), ordered):
+            pass
+    if read_only:
+        for place in _up(folders, folder):
+            place.chmod(0o555)
+    sync_folders(_up(folders, folder))
+
+
+def _copy(store: BlobStore, entry: FileEntry, target: Path, mode: int) -> None:
+    size = store.copy_to(entry.sha256, target, mode=mode)
+    if size != entry.size:
+        raise CorruptError(str(target), expected=f"{entry.size} bytes", actual=f"{size} bytes")
+
+
+def _up(folders: set[Path], top: Path) -> list[Path]:
+    """All folders from `top` down, deepest first."""
+    every = {place for folder in folders for place in (folder, *folder.parents) if place.is_relative_to(top)}
+    return sorted(every, reverse=True)
+
+
+def _umask(folder: Path) -> int:
+    """What the process masks, read from a folder just made: asking os.umask would change it for other threads."""
+    return 0o777 & ~folder.stat().st_mode
+
+
+def _tree(folder: Path, above: str = "") -> Iterator[tuple[str, None]]:
+    """Every file below, and every link or device; a folder only through what is in it."""
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda one: one.name):
+            if entry.is_dir(follow_symlinks=False):
+                yield from _tree(Path(entry.path), f"{above}{entry.name}/")
+            else:
+                yield f"{above}{entry.name}", None
+
+
+def _digest(folder: Path, path: str) -> str:
+    try:
+        with reading_beneath(folder, path) as descriptor:
+            return hash_file(descriptor).digest
+    except OSError as error:
+        return f"a file that cannot be read ({error.strerror or error})"

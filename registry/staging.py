@@ -1,0 +1,94 @@
+"""Files on their way in: copied into a scratch folder while they are hashed, durable before they have a name."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from registry.disk import CREATE, discard, opened, reaching, reading
+from registry.errors import IntakeError, UsageError
+from registry.paths import path_problem
+from registry.transfer import Content, copy_hashed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True, slots=True)
+class StagedFile:
+    """A durable copy in a staging folder; its bytes are those that `digest` was computed from."""
+
+    path: Path
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """One scratch folder. Staged files keep their relative names, so the folder reads like the adapter it came from."""
+
+    folder: Path
+
+    def add(self, source: Path | bytes | int, *, name: str) -> StagedFile:
+        """Copies a regular file (a path, or an open descriptor) or some bytes in, hashing on the way, and fsyncs it.
+
+        UsageError for a name that leaves the folder or is taken; IntakeError for an unreadable source;
+        UnavailableError where the copy cannot be written: then nothing of it is left.
+        """
+        if problem := path_problem(name):
+            raise UsageError(f"{name[:120]!r} {problem}")
+        target = self.folder / name
+        if isinstance(source, Path):
+            with _source(source) as descriptor:
+                return self._fill(target, descriptor)
+        return self._fill(target, source)
+
+    def _fill(self, target: Path, source: bytes | int) -> StagedFile:
+        with reaching(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if os.path.lexists(target):
+                raise UsageError(f"{target.relative_to(self.folder)} is staged already")
+            try:
+                content = _write(target, source)
+            except BaseException:
+                discard(target)
+                raise
+        return StagedFile(target, content.digest, content.size)
+
+
+def _write(target: Path, source: bytes | int) -> Content:
+    with opened(target, CREATE) as descriptor:
+        os.fchmod(descriptor, 0o444)
+        if isinstance(source, int):
+            return copy_hashed(source, descriptor)
+        with _memory(source) as memory:
+            return copy_hashed(memory, descriptor)
+
+
+@contextmanager
+def _memory(content: bytes) -> Iterator[int]:
+    descriptor = os.memfd_create("staged")
+    try:
+        with os.fdopen(os.dup(descriptor), "wb") as file:
+            file.write(content)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _source(path: Path) -> Iterator[int]:
+    """Only opening is the source's fault; what happens inside the block is not."""
+    manager = reading(path)
+    try:
+        descriptor = manager.__enter__()
+    except OSError as error:
+        raise IntakeError(f"{path}: cannot be read: {error.strerror or error}") from error
+    try:
+        yield descriptor
+    finally:
+        manager.__exit__(None, None, None)

@@ -1,0 +1,106 @@
+"""Bytes from one descriptor to another or to nowhere, hashed on the way: what is hashed is what was written."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+CHUNK = 4 << 20
+_BUFFERS = 4
+_FLUSH_EVERY = 64 << 20
+
+
+class Content(NamedTuple):
+    """What some bytes are."""
+
+    digest: str
+    size: int
+
+
+def hash_file(source: int) -> Content:
+    """Digest and size of everything from the descriptor's position to the end."""
+    with os.fdopen(os.dup(source), "rb", buffering=0) as file:
+        start = file.tell()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return Content(f"sha256:{digest}", file.tell() - start)
+
+
+def copy_hashed(source: int, target: int) -> Content:
+    """Copies all bytes and fsyncs `target`. OSError where reading, writing or syncing fails; nothing is retried then.
+
+    For files over one chunk, hashing and writing back to the disk run beside the copy.
+    """
+    first = _read(source, bytearray(CHUNK))
+    if len(first) < CHUNK:
+        _write(target, first)
+        os.fsync(target)
+        return Content(f"sha256:{hashlib.sha256(first).hexdigest()}", len(first))
+    with ThreadPoolExecutor(1) as hashing, ThreadPoolExecutor(1) as flushing:
+        return _Pipeline(target, hashing, flushing).run(source, first)
+
+
+class _Pipeline:
+    """A ring of buffers between the copying thread, the hashing thread and the flushing thread."""
+
+    def __init__(self, target: int, hashing: ThreadPoolExecutor, flushing: ThreadPoolExecutor) -> None:
+        self.target = target
+        self.hash: _Hash = hashlib.sha256()
+        self.hashing = hashing
+        self.flushing = flushing
+        self.flushed: Future[None] | None = None
+        self.size = 0
+        self.unflushed = 0
+
+    def run(self, source: int, first: memoryview) -> Content:
+        ring = [bytearray(CHUNK) for _ in range(_BUFFERS)]
+        busy: list[Future[None] | None] = [None] * _BUFFERS
+        chunk, turn = first, 0
+        while chunk:
+            hashed = self.hashing.submit(self.hash.update, chunk)
+            self._put(chunk)
+            busy[turn] = hashed
+            turn = (turn + 1) % _BUFFERS
+            if waiting := busy[turn]:
+                waiting.result()
+            chunk = _read(source, ring[turn])
+        for waiting in filter(None, busy):
+            waiting.result()
+        self._finish()
+        return Content(f"sha256:{self.hash.hexdigest()}", self.size)
+
+    def _put(self, chunk: memoryview) -> None:
+        _write(self.target, chunk)
+        self.size += len(chunk)
+        self.unflushed += len(chunk)
+        if self.unflushed >= _FLUSH_EVERY and (self.flushed is None or self.flushed.done()):
+            self._raise_flush_error()
+            self.flushed = self.flushing.submit(os.fdatasync, self.target)
+            self.unflushed = 0
+
+    def _finish(self) -> None:
+        self._raise_flush_error()
+        os.fsync(self.target)
+
+    def _raise_flush_error(self) -> None:
+        # A failed flush may mark its pages clean, so a later fsync can succeed over lost bytes: the first error counts.
+        if self.flushed is not None:
+            self.flushed.result()
+
+
+def _read(source: int, buffer: bytearray) -> memoryview:
+    """As much as fits; short only at the end of the file."""
+    view = memoryview(buffer)
+    filled = 0
+    while filled < len(buffer) and (count := os.readv(source, [view[filled:]])):
+        filled += count
+    return view[:filled]
+
+
+def _write(target: int, chunk: memoryview) -> None:
+    while chunk:
+        chunk = chunk[os.write(target, chunk) :]
