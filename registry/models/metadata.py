@@ -17,6 +17,7 @@ from sqlalchemy import (
     TypeDecorator,
     func,
 )
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 
 metadata = MetaData(
@@ -31,10 +32,16 @@ metadata = MetaData(
 
 
 class UtcTime(TypeDecorator[datetime]):
-    """A moment in UTC; SQLite keeps no zone, so it is put back on reading."""
+    """A moment in UTC. SQLite keeps neither a zone nor fractions: its text then sorts and compares like the moment."""
 
-    impl = DateTime(timezone=True)
+    impl = DateTime(timezone=True).with_variant(sqlite.DATETIME(truncate_microseconds=True), "sqlite")
     cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        moment = value.astimezone(UTC)  # a moment without a zone is the caller's local time
+        return moment.replace(tzinfo=None) if dialect.name == "sqlite" else moment
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # noqa: ARG002 (the base class's signature)
         if value is None:
