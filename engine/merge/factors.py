@@ -1,0 +1,86 @@
+"""Reads the factors of parents from their files, one tensor at a time, and shows them as plain matrices."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Self
+
+import torch
+
+from engine.errors import UnreadableError
+from engine.format.header import open_regular
+from engine.merge.subspace import Part
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import TracebackType
+
+    from torch import Tensor
+
+    from engine.format.facts import AdapterFacts
+    from engine.merge.plan import ModulePlan
+    from engine.merge.source import Source
+
+TORCH_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+"""Torch's dtype of every name in `dtypes.READABLE`."""
+
+
+class FactorFile:
+    """A parent's open weights file, read from any thread. A class because it holds the descriptor."""
+
+    def __init__(self, facts: AdapterFacts) -> None:
+        self._path = facts.weights
+        self._header = facts.header
+        self._descriptor = open_regular(facts.weights)
+
+    def read(self, name: str) -> Tensor:
+        """The tensor `name`, copied from the file.
+
+        Raises:
+            UnreadableError: the file has become shorter since its header was read.
+        """
+        info = self._header.tensors[name]
+        data = bytearray(info.size)
+        view, offset = memoryview(data), self._header.data_offset + info.start
+        while view:
+            count = os.preadv(self._descriptor, [view], offset)
+            if count == 0:
+                raise UnreadableError(self._path, f"ends inside tensor {name}")
+            view, offset = view[count:], offset + count
+        return torch.frombuffer(data, dtype=TORCH_DTYPES[info.dtype]).reshape(info.shape)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._descriptor)
+
+
+def grouped(module: ModulePlan, sources: Sequence[Source], files: Sequence[FactorFile]) -> Iterator[list[Part]]:
+    """The parts of each group of `module`: B (rows, r) and A (r, columns), kernels laid flat.
+
+    In a grouped convolution output channels of group g see only the g-th share of A's ranks, so every group is a sum
+    of its own: A is split by ranks, B (out, r/groups) by output channels. Everything else is one group.
+    """
+    pieces = []
+    for piece in module.pieces:
+        file, facts = files[piece.parent], piece.module
+        A = file.read(facts.a_key).flatten(1).chunk(module.groups)
+        B = file.read(facts.b_key).flatten(1).chunk(module.groups)
+        pieces.append((A, B, facts.scaling, sources[piece.parent].weight))
+    for group in range(module.groups):
+        yield [Part(B[group], A[group], scaling, weight) for A, B, scaling, weight in pieces]
+
+
+def as_bytes(tensor: Tensor) -> memoryview:
+    """The little-endian bytes of a contiguous tensor, not copied."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data

@@ -1,0 +1,134 @@
+"""What one module, and all of them together, kept of the parents: sums first, ratios last."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.merge.report import MergeReport, ModuleReport, ParentReport
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from engine.merge.subspace import Joint
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Squared norms and inner products, which add up over modules and over the groups of a convolution.
+
+    `target` ‖D‖², `kept` ‖D_k‖² before rounding, `error` ‖D - D_k‖² after it; per parent `inner` <D_k, D_i> and `own`
+    ‖D_i‖².
+    """
+
+    target: float
+    kept: float
+    error: float
+    inner: tuple[float, ...]
+    own: tuple[float, ...]
+
+
+def measure(joint: Joint, kept: int, rounding: float) -> Sums:
+    """The sums of a result that keeps the `kept` largest singular values; `rounding` is what the cast cost, squared."""
+    energy = joint.S.square()
+    U, S, Vt = joint.U[:, :kept], joint.S[:kept], joint.Vt[:kept]
+    inner = tuple(float((S * ((U.T @ core) * Vt).sum(1)).sum()) for core in joint.cores)
+    return Sums(
+        target=float(energy.sum()),
+        kept=float(energy[:kept].sum()),
+        error=float(energy[kept:].sum()) + rounding,
+        inner=inner,
+        own=tuple(float(core.square().sum()) for core in joint.cores),
+    )
+
+
+def rounding_error(B: Tensor, A: Tensor, rounded_b: Tensor, rounded_a: Tensor) -> float:
+    """‖B·A - B'·A'‖² for rounded factors B' and A', without the difference of large numbers.
+
+    B·A - B'·A' = (B - B')·A + B'·(A - A').
+    """
+    b, a = rounded_b.double(), rounded_a.double()
+    lost_b, lost_a = B - b, A - a
+    first = ((lost_b.T @ lost_b) * (A @ A.T)).sum()
+    second = ((b.T @ b) * (lost_a @ lost_a.T)).sum()
+    cross = ((lost_b.T @ b) * (A @ lost_a.T)).sum()
+    return max(0.0, float(first + second + 2 * cross))
+
+
+def add(sums: Sequence[Sums]) -> Sums:
+    """The sums over several modules with the same parents, or over groups."""
+    return Sums(
+        target=math.fsum(one.target for one in sums),
+        kept=math.fsum(one.kept for one in sums),
+        error=math.fsum(one.error for one in sums),
+        inner=tuple(map(math.fsum, zip(*(one.inner for one in sums), strict=True))),
+        own=tuple(map(math.fsum, zip(*(one.own for one in sums), strict=True))),
+    )
+
+
+def spread(sums: Sums, places: Sequence[int], parents: int) -> Sums:
+    """The sums of a module that only the parents at `places` have, with zeros for the others."""
+    inner, own = [0.0] * parents, [0.0] * parents
+    for place, one, other in zip(places, sums.inner, sums.own, strict=True):
+        inner[place], own[place] = one, other
+    return Sums(sums.target, sums.kept, sums.error, tuple(inner), tuple(own))
+
+
+def module_report(
+    name: str, rank: int, spectrum: Sequence[float] | None, sums: Sums, weights: Sequence[float]
+) -> ModuleReport:
+    """One module's ratios."""
+    return ModuleReport(
+        name=name,
+        rank=rank,
+        norm=math.sqrt(sums.kept),
+        energy_kept=_energy_kept(sums),
+        relative_error=_relative_error(sums),
+        spectrum=None if spectrum is None else tuple(spectrum),
+        parents=_parents(sums, weights),
+    )
+
+
+def merge_report(
+    method: str, rank: int, dtype: str, measured: Sequence[tuple[ModuleReport, Sums]], weights: Sequence[float]
+) -> MergeReport:
+    """The whole merge: all modules as one vector."""
+    total = add([sums for _, sums in measured])
+    return MergeReport(
+        method=method,
+        rank=rank,
+        dtype=dtype,
+        modules=len(measured),
+        norm=math.sqrt(total.kept),
+        energy_kept=_energy_kept(total),
+        relative_error=_relative_error(total),
+        parents=_parents(total, weights),
+        per_module=tuple(report for report, _ in measured),
+    )
+
+
+def _energy_kept(sums: Sums) -> float:
+    return sums.kept / sums.target if sums.target else 1.0
+
+
+def _relative_error(sums: Sums) -> float:
+    return math.sqrt(sums.error / sums.target) if sums.target else 0.0
+
+
+def _parents(sums: Sums, weights: Sequence[float]) -> tuple[ParentReport, ...]:
+    norms = [math.sqrt(own) for own in sums.own]
+    total = math.fsum(abs(weight) * norm for weight, norm in zip(weights, norms, strict=True))
+    length = math.sqrt(sums.kept)
+    return tuple(
+        ParentReport(
+            weight=weight,
+            norm=norm,
+            cosine=inner / (length * norm) if length and norm else None,
+            retention=inner / norm**2 if norm else None,
+            share=abs(weight) * norm / total if total else None,
+        )
+        for weight, norm, inner in zip(weights, norms, sums.inner, strict=True)
+    )

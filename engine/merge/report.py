@@ -1,0 +1,56 @@
+"""What a merge kept of its parents: frozen values. README.md defines every number. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class ParentReport:
+    """One parent's part in a module or in the whole merge.
+
+    `norm` is ‖D_i‖, `cosine` that of the angle between the result and D_i, `retention` <D_k, D_i>/‖D_i‖² and `share`
+    |w_i|·‖D_i‖ over the sum of all parents'. None where it would divide by zero (a parent without this module).
+    """
+
+    weight: float
+    norm: float
+    cosine: float | None
+    retention: float | None
+    share: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleReport:
+    """One module of the result.
+
+    `norm` is ‖D_k‖ and `spectrum` its singular values, largest first; None for grouped convolutions.
+    """
+
+    name: str
+    rank: int
+    norm: float
+    energy_kept: float
+    relative_error: float
+    spectrum: tuple[float, ...] | None
+    parents: tuple[ParentReport, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MergeReport:
+    """The whole merge, all modules taken together as one vector; `modules` counts `per_module`."""
+
+    method: str
+    rank: int
+    dtype: str
+    modules: int
+    norm: float
+    energy_kept: float
+    relative_error: float
+    parents: tuple[ParentReport, ...]
+    per_module: tuple[ModuleReport, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """A JSON object with the same names."""
+        return asdict(self)

@@ -1,0 +1,97 @@
+"""The adapter_config.json of a merge result: scaling 1 in every module, exactly the merged modules targeted."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from engine.merge.refusals import Config
+
+SHARED = ("auto_mapping", "layer_replication", "revision", "task_type")
+"""Keys that survive when all parents that have them agree."""
+
+NESTED = ".base_layer."
+
+ROOT_DEPTH = 3
+"""Names of at most this many parts may also end the names of other modules of the base (`head`, `layers.0.q`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adapted:
+    """A module of the result and its rank."""
+
+    name: str
+    rank: int
+
+
+def result_config(parents: Sequence[Config], modules: Sequence[Adapted], saved: Sequence[str]) -> dict[str, Any]:
+    """The config with which PEFT gives every module of `modules` its rank and scaling 1, and adapts nothing else.
+
+    `saved` is the modules_to_save list. Keys left out have PEFT's defaults.
+    """
+    ranks = {_target(module.name): module.rank for module in modules}
+    largest = max(ranks.values())
+    smaller = {_pattern(name, ranks): rank for name, rank in ranks.items() if rank < largest}
+    config = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": _first(parents, "base_model_name_or_path"),
+        "r": largest,
+        "lora_alpha": largest,
+        "rank_pattern": smaller,
+        "alpha_pattern": dict(smaller),
+        "target_modules": sorted(ranks),
+        "exclude_modules": _excluded(parents, ranks),
+        "modules_to_save": list(saved) or None,
+        "use_rslora": False,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "init_lora_weights": True,
+        "inference_mode": True,
+        "fan_in_fan_out": any(parent.get("fan_in_fan_out") for parent in parents),
+        **{key: _agreed(parents, key) for key in SHARED},
+    }
+    return dict(sorted(config.items()))
+
+
+def _target(name: str) -> str:
+    """The module to target: PEFT itself reaches a projection inside an adapted attention module."""
+    return name.split(NESTED, maxsplit=1)[0]
+
+
+def _pattern(name: str, ranks: Mapping[str, int]) -> str:
+    """A rank_pattern key that matches `name` and no other of the adapted modules; the bare name where that does."""
+    matched = [other for other in ranks if re.match(rf"(.*\.)?({name})$", other)]
+    return name if matched == [name] else f"^{re.escape(name)}"
+
+
+def _excluded(parents: Sequence[Config], ranks: Mapping[str, int]) -> str | None:
+    """A regular expression over modules that a short target would adapt too, where the parents may have spared them.
+
+    A parent that lists plain targets has adapted all modules whose names end in them, so nothing is left to spare.
+    """
+    plain = [entry for parent in parents if _is_plain(parent) for entry in parent["target_modules"]]
+    short = [name for name in ranks if name.count(".") < ROOT_DEPTH]
+    unsure = [name for name in short if not any(f".{name}".endswith(f".{entry}") for entry in plain)]
+    if not unsure:
+        return None
+    ending = rf"(?:.*\.(?:{'|'.join(re.escape(name) for name in sorted(unsure))}))"
+    wanted = [re.escape(name) for name in sorted(ranks) if re.fullmatch(ending, name)]
+    return rf"(?!(?:{'|'.join(wanted)})$){ending}" if wanted else ending
+
+
+def _is_plain(parent: Config) -> bool:
+    restricted = any(parent.get(key) for key in ("exclude_modules", "layers_to_transform", "layers_pattern"))
+    return isinstance(parent.get("target_modules"), list) and not restricted
+
+
+def _first(parents: Sequence[Config], key: str) -> Any:
+    return next((parent[key] for parent in parents if parent.get(key)), None)
+
+
+def _agreed(parents: Sequence[Config], key: str) -> Any:
+    given = [parent[key] for parent in parents if parent.get(key) is not None]
+    return given[0] if given and all(value == given[0] for value in given) else None

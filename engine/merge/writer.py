@@ -1,0 +1,73 @@
+"""Writes a safetensors file whose tensors arrive in any order: header first, each tensor at its planned place.
+
+The bytes are those of safetensors' own `save_file` with metadata `{"format": "pt"}`: widest dtypes first, then by name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from math import prod
+from typing import TYPE_CHECKING, Self
+
+from engine.format.header import BITS
+from engine.format.tensors import TensorInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from types import TracebackType
+
+ORDER = {dtype: place for place, dtype in enumerate(reversed(BITS))}
+ALIGNMENT = 8
+
+
+class TensorWriter:
+    """An open file that takes each planned tensor once, from any thread. A class because it holds the descriptor."""
+
+    def __init__(self, path: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+        """`tensors` maps names to safetensors dtype and shape; `path` must not exist."""
+        header, self._places = _layout(tensors)
+        self._start = len(header)
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        _write(self._descriptor, header, 0)
+
+    def put(self, name: str, data: bytes | bytearray | memoryview) -> None:
+        """Writes one tensor's little-endian bytes, which must be as many as planned."""
+        info = self._places[name]
+        view = memoryview(data).cast("B")
+        if len(view) != info.size:
+            raise ValueError(f"{name}: {len(view)} bytes, planned {info.size}")
+        _write(self._descriptor, view, self._start + info.start)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._descriptor)
+
+
+def _layout(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> tuple[bytes, dict[str, TensorInfo]]:
+    places: dict[str, TensorInfo] = {}
+    position = 0
+    for name, (dtype, shape) in sorted(tensors.items(), key=lambda item: (ORDER[item[1][0]], item[0])):
+        end = position + prod(shape) * BITS[dtype] // 8
+        places[name] = TensorInfo(name, dtype, shape, position, end)
+        position = end
+    described = {
+        info.name: {"dtype": info.dtype, "shape": info.shape, "data_offsets": (info.start, info.end)}
+        for info in places.values()
+    }
+    text = json.dumps({"__metadata__": {"format": "pt"}, **described}, separators=(",", ":"), ensure_ascii=False)
+    encoded = text.encode()
+    encoded += b" " * (-len(encoded) % ALIGNMENT)
+    return len(encoded).to_bytes(8, "little") + encoded, places
+
+
+def _write(descriptor: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
