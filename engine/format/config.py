@@ -52,10 +52,9 @@ class AdapterConfig:
 def read_config(path: Path) -> AdapterConfig:
     """The configuration in the regular file at `path`.
 
-    Raises:
-        ConfigError: not a JSON object, no PEFT configuration (`kind` names the library where it is recognised), or a
-            LoRA value that PEFT could not use.
-        HeaderError: no such file, or not a regular one.
+    Raises ConfigError: not a JSON object, no PEFT configuration (`kind` names the library where it is recognised), or a
+    LoRA value that PEFT could not use.
+    HeaderError: no such file, or not a regular one.
     """
     descriptor = open_regular(path)
     with os.fdopen(descriptor, "rb") as file:
@@ -69,9 +68,9 @@ def parse_config(text: bytes, path: Path | str = "adapter_config.json") -> Adapt
     kind = document.get("peft_type")
     if kind is None:
         raise _not_peft(document, path)
+    if not isinstance(kind, str):
+        raise ConfigError(path, f"peft_type must be a string, found {kind!r:.80}")
     try:
-        if not isinstance(kind, str):
-            raise WrongValue("peft_type", "a string", kind)
         return _assemble(document, kind, path, size=len(text), duplicates=duplicates)
     except WrongValue as wrong:
         raise ConfigError(path, str(wrong)) from None

@@ -40,8 +40,7 @@ class Broken(Exception):  # noqa: N818 - carries a verdict from the parser to th
 def parse_entries(text: bytes, dtypes: Container[str]) -> tuple[list[TensorInfo], dict[str, str]]:
     """The tensors (one per name, unsorted, layout unchecked) and the metadata of a header's JSON.
 
-    Raises:
-        Broken: the library would reject the text.
+    Raises Broken: the library would reject the text.
     """
     document = _load(_decode(text))
     if not isinstance(document, tuple):

@@ -53,15 +53,13 @@ _USIZE = 2**64  # the library counts in 64-bit unsigned integers and checks ever
 def read_header(path: Path) -> Header:
     """The header of the regular file at `path`; reads nothing behind it.
 
-    Raises:
-        HeaderError: no such file, not a regular file (symlink, FIFO, device), or a header that is broken or lies.
+    Raises HeaderError: no such file, not a regular file (symlink, FIFO, device), or a header that is broken or lies.
     """
     descriptor = open_regular(path)
     try:
         size = os.fstat(descriptor).st_size
         length = _header_length(_read_exactly(descriptor, LENGTH_BYTES), size)
-        text = _read_exactly(descriptor, length)
-        return _parse(text, size)
+        return _parse(_read_exactly(descriptor, length), length, size)
     except Broken as broken:
         raise HeaderError(path, broken.code, broken.reason) from None
     except OSError as error:
@@ -73,15 +71,11 @@ def read_header(path: Path) -> Header:
 def parse_header(prefix: bytes, file_size: int, path: Path | str = "<bytes>") -> Header:
     """The header in `prefix`, the first 8 + n bytes (or more) of a file of `file_size` bytes. Pure.
 
-    Raises:
-        HeaderError: the header is broken or lies about the file.
+    Raises HeaderError: the header is broken or lies about the file.
     """
     try:
         length = _header_length(prefix[:LENGTH_BYTES], file_size)
-        text = prefix[LENGTH_BYTES : LENGTH_BYTES + length]
-        if len(text) < length:
-            raise Broken("header-past-end", f"the header needs {length} bytes, {len(text)} were given")
-        return _parse(text, file_size)
+        return _parse(prefix[LENGTH_BYTES : LENGTH_BYTES + length], length, file_size)
     except Broken as broken:
         raise HeaderError(path, broken.code, broken.reason) from None
 
@@ -89,8 +83,7 @@ def parse_header(prefix: bytes, file_size: int, path: Path | str = "<bytes>") ->
 def open_regular(path: Path) -> int:
     """A descriptor of the regular file at `path`; never follows a link at its end and never waits for a writer.
 
-    Raises:
-        HeaderError: code `missing`, `not-regular` or `unreadable`.
+    Raises HeaderError: code `missing`, `not-regular` or `unreadable`.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -128,7 +121,9 @@ def _header_length(first: bytes, file_size: int) -> int:
     return length
 
 
-def _parse(text: bytes, file_size: int) -> Header:
+def _parse(text: bytes, length: int, file_size: int) -> Header:
+    if len(text) < length:
+        raise Broken("header-past-end", f"the header needs {length} bytes, {len(text)} are there")
     entries, metadata = parse_entries(text, BITS)
     offset = LENGTH_BYTES + len(text)
     ordered = sorted(entries, key=lambda info: (info.start, info.end, info.name))

@@ -57,7 +57,7 @@ class LoraSettings:
     use_bdlora: Mapping[str, Any] | None = None
     alora_invocation_tokens: tuple[int, ...] | None = None
     use_qalora: bool = False
-    qalora_group_size: int = 16
+    qalora_group_size: int | None = 16
     layer_replication: tuple[tuple[int, int], ...] | None = None
     runtime_config: Any = None
     lora_bias: bool = False
@@ -68,8 +68,7 @@ class LoraSettings:
 def parse_lora(document: Mapping[str, Any]) -> LoraSettings:
     """The settings in a configuration of peft_type LORA; other keys are passed over.
 
-    Raises:
-        WrongValue: a value that PEFT refuses or could not use.
+    Raises WrongValue: a value that PEFT refuses or could not use.
     """
     names = [known.name for known in fields(LoraSettings)]
     settings = LoraSettings(**{key: _PARSERS[key](key, document[key]) for key in names if key in document})
@@ -105,6 +104,10 @@ def _integer(key: str, value: Any) -> int:
     if not isinstance(value, int):
         raise WrongValue(key, "an integer", value)
     return int(value)
+
+
+def _optional_integer(key: str, value: Any) -> int | None:
+    return None if value is None else _integer(key, value)
 
 
 def _number(key: str, value: Any) -> float:
@@ -227,7 +230,7 @@ _PARSERS: dict[str, Callable[[str, Any], Any]] = {
     "use_bdlora": _mapping,
     "alora_invocation_tokens": _integers,
     "use_qalora": _flag,
-    "qalora_group_size": _integer,
+    "qalora_group_size": _optional_integer,
     "layer_replication": _replication,
     "runtime_config": _verbatim,
     "lora_bias": _flag,
