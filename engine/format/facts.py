@@ -19,10 +19,13 @@ ModuleKind = Literal["linear", "embedding", "conv1d", "conv2d", "conv3d", "param
 class ModuleFacts:
     """One adapted module.
 
-    `name` is the path in the base model, without `base_model.model.`. Shapes are those on disk: A is (r, in, *kernel)
-    and B (out, r, *ones) for linear and conv, A (r, vocab) and B (dim, r) for embeddings. `rank` is A's first
-    dimension; `scaling` is alpha/r or alpha/sqrt(r) with this module's own r and alpha (PEFT's matching rule), applied
-    once. `norm` is the Frobenius norm of ΔW and `spectrum` its singular values, where they are known.
+    `name` is the path on disk without `base_model.model.`; it equals the path in the base model (`base_name`) except
+    where PEFT put a `base_layer` in between (attention's out_proj, nested parameters). Shapes are those on disk: A is
+    (r, in, *kernel) and B (out, r, *ones) for linear and conv, A (r, vocab) and B (dim, r) for embeddings. `rank` is
+    A's first dimension, but for kind `parameter` the configured rank (A there holds rank rows per expert);
+    `configured_rank` is what r and rank_pattern say. `scaling` is alpha/r or alpha/sqrt(r) with this module's own r and
+    alpha (PEFT's matching rule), applied once. `norm` is the Frobenius norm of ΔW and `spectrum` its singular values,
+    where they are known.
     """
 
     name: str
@@ -36,8 +39,14 @@ class ModuleFacts:
     a_key: str
     b_key: str
     extras: tuple[str, ...] = ()  # other tensors of this module: magnitude vector, bias, …
+    configured_rank: int | None = None
     norm: float | None = None
     spectrum: tuple[float, ...] | None = None
+
+    @property
+    def base_name(self) -> str:
+        """The module's path in the base model: without PEFT's own `base_layer` components."""
+        return ".".join(part for part in self.name.split(".") if part != "base_layer")
 
     def as_json(self) -> dict[str, Any]:
         """The compact object stored per version and shown by `show`."""

@@ -43,6 +43,10 @@ class Matcher:
     _left: float = BUDGET
     _compiled: dict[str, regex.Pattern[str]] = field(default_factory=dict)
 
+    def names(self, module: str) -> bool:
+        """Whether `target_modules` is given and selects the module; see `targets`."""
+        return bool(self.lora.target_modules) and self.targets(module)
+
     def targets(self, module: str) -> bool:
         """Whether `target_modules` selects the module of that name (no `base_model.model.`).
 
