@@ -189,9 +189,7 @@ def _indexed_files(index: Path) -> tuple[tuple[Path, frozenset[str] | None], ...
 def _shard_name(index: Path, tensor: str, shard: object) -> str:
     if isinstance(shard, str) and shard.endswith(".safetensors") and "/" not in shard and "\\" not in shard:
         return shard
-    raise BaseError(
-        index, f"tensor {tensor} is placed in {shard!r}, expected the name of a .safetensors file beside it"
-    )
+    raise BaseError(index, f"tensor {tensor} is placed in {shard!r}, expected a .safetensors file beside the index")
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -101,6 +101,11 @@ def _twins(group: list[str]) -> list[str]:
     return [path for path in group if _tie_order(path) > source]
 
 
+def is_tied_name(path: str) -> bool:
+    """Say whether models usually share this parameter with an input embedding, so that checkpoints may leave it out."""
+    return _tie_order(path) > 0
+
+
 def _tie_order(path: str) -> int:
     """0 for a weight of its own, 1 for a copy of an input embedding, 2 for an output layer."""
     if ends_with_any(path, OUTPUT_NAMES):
