@@ -78,11 +78,9 @@ class BlobStore:
 
     def exists(self, digest: str) -> bool:
         """Whether a regular file of that name is there; its bytes are not looked at."""
-        try:
-            self.size(digest)
-        except MissingBlobError:
-            return False
-        return True
+        with reaching(self.path(digest)):
+            known = _stat(self.path(digest))
+        return known is not None and stat.S_ISREG(known.st_mode)
 
     def size(self, digest: str) -> int:
         """Bytes, as the file system knows them; MissingBlobError where there is no such blob."""
@@ -203,7 +201,7 @@ def _scan(folder: Path) -> list[os.DirEntry[str]]:
         return []
 
 
-def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:
+def _stat(entry: os.DirEntry[str] | Path) -> os.stat_result | None:
     try:
         return entry.stat(follow_symlinks=False)
     except FileNotFoundError:
