@@ -1,0 +1,49 @@
+"""Run the rules over one adapter."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from engine.compat.finding import Finding
+from engine.compat.rule import Subject
+from engine.compat.rules import RULES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from engine.compat.rule import Rule
+    from engine.format.facts import AdapterFacts, BaseFacts
+    from engine.format.values import ValueFacts
+
+# One damage often shows in every layer; the first places say enough.
+MOST_PER_RULE = 20
+
+
+def check_adapter(
+    facts: AdapterFacts,
+    *,
+    values: ValueFacts | None = None,
+    base: BaseFacts | None = None,
+    base_known: bool | None = None,
+    files: Iterable[str] = (),
+) -> tuple[Finding, ...]:
+    """Give what the rules say, in the table's order; a rule whose base or values are absent says `skipped` once.
+
+    `base_known` says whether the catalog knows the base that the config names (None: nobody asked). `files` are the
+    names in the adapter's folder. Pure: opens, imports and runs nothing, whatever the config says.
+    """
+    subject = Subject(facts, values, base, base_known, tuple(files))
+    return tuple(finding for rule in RULES for finding in _findings(rule, subject))
+
+
+def _findings(rule: Rule, subject: Subject) -> list[Finding]:
+    if rule.needs == "base" and subject.base is None:
+        return [Finding(rule.id, "skipped", "no base model to compare with")]
+    if rule.needs == "values" and subject.values is None:
+        return [Finding(rule.id, "skipped", "the tensors were not read")]
+    hits = list(islice(rule.function(subject), MOST_PER_RULE + 1))
+    found = [Finding(rule.id, rule.severity, hit.message, where=hit.where, fix=hit.fix) for hit in hits[:MOST_PER_RULE]]
+    if len(hits) > MOST_PER_RULE:
+        found.append(Finding(rule.id, rule.severity, f"and more places; the first {MOST_PER_RULE} are listed"))
+    return found

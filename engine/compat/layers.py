@@ -1,0 +1,129 @@
+"""How a module's name in an adapter finds its parameter in a base, and which weight shape its factors imply."""
+
+from __future__ import annotations
+
+import re
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
+
+from engine.format.canonical import canonical, ends_with_any, is_tied_name, unwrapped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from engine.format.facts import BaseFacts, ModuleFacts
+
+Shape = tuple[int, ...]
+
+# transformers models built from its Conv1D, whose weight is stored (in, out).
+_TRANSPOSED_TYPES = frozenset({"gpt2", "gpt-sw3", "openai-gpt", "imagegpt", "decision_transformer", "clvp"})
+_INPUT_NAMES = frozenset(
+    {"embed_tokens.weight", "wte.weight", "word_embeddings.weight", "shared.weight", "embed_in.weight",
+     "tokens_embed.weight", "tok_embeddings.weight", "embeddings.weight", "word_embedding.weight"}
+)  # fmt: skip
+_LAYER_NUMBER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d+)(?=\.|$)")
+_MOST_LAYERS = 10_000
+_MIXTURE_PARTS = frozenset({"experts", "gate", "router", "block_sparse_moe", "shared_expert", "shared_expert_gate"})
+
+
+def base_name(module: str, raw: Mapping[str, Any]) -> str:
+    """Give the module's path in the base: without PEFT's nesting, a replicated layer under its source's number."""
+    plain = ".".join(part for part in module.split(".") if part != "base_layer")
+    sources = _replicated(raw.get("layer_replication"))
+    number = _LAYER_NUMBER.search(plain) if sources else None
+    if number is None or int(number[1]) >= len(sources):
+        return plain
+    return plain[: number.start(1)] + str(sources[int(number[1])]) + plain[number.end(1) :]
+
+
+def _replicated(ranges: object) -> list[int]:
+    if not isinstance(ranges, (list, tuple)):
+        return []
+    pairs = [pair for pair in ranges if isinstance(pair, (list, tuple)) and len(pair) == 2]
+    bounded = [
+        range(*pair) for pair in pairs if all(isinstance(side, int) and 0 <= side <= _MOST_LAYERS for side in pair)
+    ]
+    return list(islice(chain.from_iterable(bounded), _MOST_LAYERS))
+
+
+class BaseIndex:
+    """Lookups into a base's parameters; built once per rule run, holds no file."""
+
+    def __init__(self, base: BaseFacts) -> None:
+        self.parameters = base.parameters
+        self.quantized = base.quantization is not None
+        self._transposed = base.model_type in _TRANSPOSED_TYPES
+        self._untyped = base.model_type is None
+        self._modules = frozenset(_ancestors(base.parameters))
+        self._mixture = any("experts" in path.split(".") for path in base.parameters)
+
+    def shape(self, path: str) -> Shape | None:
+        """Give a parameter's shape; a tied output layer or embedding copy has its source's."""
+        for name in (canonical(path), unwrapped(path)):
+            if name in self.parameters:
+                return self.parameters[name]
+        if is_tied_name(path):
+            sources = [name for name in self.parameters if ends_with_any(name, _INPUT_NAMES)]
+            return self.parameters[min(sources, key=len)] if sources else None
+        return None
+
+    def has_module(self, module: str) -> bool:
+        """Say whether the base has this module. Experts stored one by one and fused on load count as present."""
+        if canonical(module) in self._modules or unwrapped(module) in self._modules:
+            return True
+        if self.shape(f"{module}.weight") is not None:
+            return True
+        return self._mixture and bool(_MIXTURE_PARTS & frozenset(module.split(".")))
+
+    def weight(self, module: str) -> Shape | None:
+        """Give the shape of a module's weight, None where it has none of its own."""
+        for leaf in ("weight", "in_proj_weight"):
+            if (found := self.shape(f"{module}.{leaf}")) is not None:
+                return found
+        return None
+
+    def own_parameters(self, module: str) -> dict[str, Shape]:
+        """Give the module's direct parameters of 2 or 3 dimensions, by name."""
+        start = canonical(module) + "."
+        return {
+            path: shape
+            for path, shape in self.parameters.items()
+            if path.startswith(start) and "." not in path.removeprefix(start) and len(shape) in (2, 3)
+        }
+
+    def transposed(self, *, fan_in_fan_out: bool) -> bool:
+        """Say whether linear weights may be stored (in, out)."""
+        return self._transposed or (self._untyped and fan_in_fan_out)
+
+
+def _ancestors(paths: Iterable[str]) -> set[str]:
+    found: set[str] = set()
+    for path in paths:
+        parent = path.rpartition(".")[0]
+        while parent and parent not in found:
+            found.add(parent)
+            parent = parent.rpartition(".")[0]
+    return found
+
+
+def implied_weight(module: ModuleFacts) -> Shape | None:
+    """Give the weight shape that fits the factors: (out, in), (vocab, dim) or (out, in / groups, *kernel)."""
+    a, b = module.a_shape, module.b_shape
+    if len(a) < 2 or len(b) < 2:
+        return None
+    if module.kind == "linear":
+        return (b[0], a[1])
+    if module.kind == "embedding":
+        return (a[1], b[0])
+    if module.kind in ("conv1d", "conv2d", "conv3d") and b[1] and a[0] % b[1] == 0:
+        return (b[0], a[1] // (a[0] // b[1]), *a[2:])
+    return None
+
+
+def fits_parameter(module: ModuleFacts, shape: Shape) -> bool:
+    """Say whether factors of a targeted parameter fit it: (out, in), (in, out) or the same per expert."""
+    fan_in, fan_out = module.a_shape[1], module.b_shape[0]
+    if len(shape) == 3:
+        experts, *sides = shape
+        return experts > 0 and module.a_shape[0] % experts == 0 and sides in ([fan_out, fan_in], [fan_in, fan_out])
+    return shape in ((fan_out, fan_in), (fan_in, fan_out))
