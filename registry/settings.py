@@ -32,6 +32,7 @@ class Settings:
     namespace: str = "local"
     output: str = "human"
     actor: str | None = field(default=None, compare=False)
+    color: bool = field(default=True, compare=False)
 
     @property
     def catalog_file(self) -> Path:
@@ -88,6 +89,7 @@ def load_settings(
         namespace=pick(None, "ADAPTERS_NAMESPACE", "namespace") or "local",
         output=chosen,
         actor=_actor(env),
+        color=not env.get("NO_COLOR") and env.get("TERM") != "dumb",
     )
 
 

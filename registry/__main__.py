@@ -1,0 +1,5 @@
+"""`python -m registry` is `adapters`."""
+
+from registry.cli import main
+
+main()

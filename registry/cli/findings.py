@@ -1,0 +1,56 @@
+"""Findings of rules, for people and for machines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from registry.cli.output import emit, styled
+from registry.cli.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from engine.compat.finding import Finding
+    from registry.cli.invocation import Invocation
+
+_COLOURS = {"error": "red", "warning": "yellow"}
+
+
+def finding_lines(invocation: Invocation, findings: Sequence[Finding]) -> Iterator[str]:
+    """One line a finding, and its fix below where there is one."""
+    severities = max((len(finding.severity) for finding in findings), default=0)
+    rules = max((len(finding.rule) for finding in findings), default=0)
+    for finding in findings:
+        severity = finding.severity.ljust(severities)
+        if finding.severity in _COLOURS:
+            severity = styled(invocation, severity, colour=_COLOURS[finding.severity])
+        place = f" [{printable(finding.where)}]" if finding.where else ""
+        yield f"{severity}  {finding.rule.ljust(rules)}  {_target(finding)}{printable(finding.message)}{place}"
+        if finding.fix:
+            yield f"{'':{severities}}  fix: {printable(finding.fix)}"
+
+
+def emit_refusal(invocation: Invocation, subject: str | None, findings: Sequence[Finding]) -> None:
+    """What a refused push or merge prints on stdout: the object that `check` prints too."""
+    names = [subject] if subject else sorted({finding.target for finding in findings})
+    document: dict[str, Any] = {
+        "status": "fail",
+        "targets": dict.fromkeys(names, "fail"),
+        "findings": list(findings),
+    }
+    emit(
+        invocation,
+        document,
+        human=lambda: finding_lines(invocation, findings),
+        quiet=lambda: rules_broken(findings),
+    )
+
+
+def rules_broken(findings: Sequence[Finding]) -> list[str]:
+    """The ids of the rules that said error or warning, each once, errors first."""
+    loud = [finding for severity in _COLOURS for finding in findings if finding.severity == severity]
+    return list(dict.fromkeys(finding.rule for finding in loud))
+
+
+def _target(finding: Finding) -> str:
+    return "" if finding.target == "adapter" else f"{printable(finding.target)}: "

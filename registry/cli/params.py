@@ -1,0 +1,96 @@
+"""Text of the command line becomes values; a malformed one is a usage error that names what was expected."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+import click
+
+_T = TypeVar("_T")
+
+
+class KeyValue(click.ParamType[tuple[str, str]]):
+    """`KEY=VALUE` as a pair; the value may be empty and may hold further `=`."""
+
+    name = "key=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """The pair."""
+        if isinstance(value, tuple):
+            return value
+        key, separator, text = value.partition("=")
+        if not separator or not key:
+            self.fail(f"{value!r}: expected KEY=VALUE", param, ctx)
+        return key, text
+
+
+class NameNumber(click.ParamType[tuple[str, float]]):
+    """`NAME=NUMBER` as a pair of text and float."""
+
+    name = "name=number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
+        """The pair."""
+        if isinstance(value, tuple):
+            return value
+        name, separator, text = value.partition("=")
+        try:
+            found = float(text)
+        except ValueError:
+            found = None
+        if not name or not separator or found is None:
+            self.fail(f"{value!r}: expected NAME=NUMBER", param, ctx)
+        return name, found
+
+
+class Weights(click.ParamType[tuple[float, ...]]):
+    """Comma-separated numbers of any sign: `0.7,-0.3`."""
+
+    name = "w,w"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """The numbers."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r}: expected numbers separated by commas, such as 0.7,0.3", param, ctx)
+
+
+class Rank(click.ParamType[int | Literal["max"]]):
+    """A positive integer, or `max`."""
+
+    name = "rank"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | Literal["max"]:
+        """The rank."""
+        if value == "max":
+            return "max"
+        text = str(value)
+        if not (text.isascii() and text.isdigit() and int(text[:9]) > 0 and len(text) < 10):
+            self.fail(f"{value!r}: expected a whole number from 1, or max", param, ctx)
+        return int(text)
+
+
+def once(pairs: tuple[tuple[str, _T], ...]) -> dict[str, _T]:
+    """The pairs as a mapping; a key given twice is a usage error, for nobody can mean both."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise click.UsageError(f"{next(key for key in keys if keys.count(key) > 1)!r} is given twice")
+    return found
+
+
+tag_option = click.option(
+    "--tag", "tags", multiple=True, type=KeyValue(), metavar="KEY=VALUE", help="Label the version. Repeatable."
+)
+metric_option = click.option(
+    "--metric", "metrics", multiple=True, type=NameNumber(), metavar="NAME=NUMBER", help="A measurement. Repeatable."
+)
+alias_option = click.option(
+    "--alias", "aliases", multiple=True, metavar="ALIAS", help="Point this alias at the version. Repeatable."
+)
+allow_option = click.option(
+    "--allow", multiple=True, metavar="RULE", help="Publish although this rule says error. Repeatable."
+)

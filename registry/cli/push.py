@@ -1,0 +1,102 @@
+"""`push`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from registry.cli.command import Verb
+from registry.cli.findings import finding_lines
+from registry.cli.output import emit, note
+from registry.cli.params import alias_option, allow_option, metric_option, once, tag_option
+from registry.cli.progress import bars
+from registry.cli.text import fields, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from registry.cli.invocation import Invocation
+    from registry.results import MergeResult, PushResult
+
+RELATIONS = ("finetuned_from", "converted_from", "merged_from")
+
+
+@click.command(
+    cls=Verb,
+    examples=[
+        "adapters push ./out/sql-lora team/sql",
+        "adapters push ./out team/sql --alias prod --tag task=sql --metric accuracy=0.91",
+        "adapters push ./out team/sql --base llama-3-8b --parent team/sql@3 --message 'two more epochs'",
+    ],
+)
+@click.argument("path", type=click.Path())
+@click.argument("name")
+@alias_option
+@tag_option
+@metric_option
+@click.option("--message", metavar="TEXT", help="What changed, in words.")
+@click.option("--base", metavar="BASE", help="The base model: a name given to `base add`, or a folder.")
+@click.option("--parent", "parents", multiple=True, metavar="REF", help="A version this one comes from. Repeatable.")
+@click.option(
+    "--relation",
+    type=click.Choice(RELATIONS),
+    default="finetuned_from",
+    show_default=True,
+    help="How it comes from its parents.",
+)
+@click.option("--include", multiple=True, metavar="GLOB", help="Take these files too. Repeatable.")
+@allow_option
+@click.pass_obj
+def push(
+    invocation: Invocation,
+    path: str,
+    name: str,
+    *,
+    aliases: tuple[str, ...],
+    tags: tuple[tuple[str, str], ...],
+    metrics: tuple[tuple[str, float], ...],
+    message: str | None,
+    base: str | None,
+    parents: tuple[str, ...],
+    relation: str,
+    include: tuple[str, ...],
+    allow: tuple[str, ...],
+) -> None:
+    """Publish an adapter folder as the next version of NAME.
+
+    The files are checked first; a rule that says error refuses the push (exit code 1, findings on stdout) and
+    nothing is written. Content that is there already gives the version that holds it.
+    """
+    with bars(invocation) as progress:
+        result = invocation.registry.push(
+            path,
+            name,
+            aliases=aliases,
+            tags=once(tags),
+            metrics=once(metrics),
+            message=message,
+            base=base,
+            parents=parents,
+            relation=relation,
+            include=include,
+            allow=allow,
+            progress=progress,
+        )
+    emit_pushed(invocation, result)
+
+
+def emit_pushed(invocation: Invocation, result: PushResult) -> None:
+    """What a push did, its notes on stderr."""
+    for text in result.notes:
+        note(text)
+    emit(invocation, result, human=lambda: pushed_lines(invocation, result), quiet=lambda: [result.ref])
+
+
+def pushed_lines(invocation: Invocation, result: PushResult | MergeResult) -> Iterator[str]:
+    """The version, what was left out, what the rules said."""
+    yield f"{'pushed' if result.created else 'unchanged'}  {printable(result.ref or result.name)}"
+    yield from fields({"digest": result.digest, "tensors": result.tensors_digest})
+    if result.left_out:
+        yield f"left out: {', '.join(printable(name) for name in result.left_out)}"
+    yield from finding_lines(invocation, result.findings)

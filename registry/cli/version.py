@@ -1,0 +1,95 @@
+"""One version, its modules and its lineage, for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from registry.cli.merge import report_lines
+from registry.cli.text import fields, moment, number, pairs, printable, size, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from registry.results import LineageGraph, VersionDetail
+
+
+def detail_lines(found: VersionDetail) -> Iterator[str]:
+    """Facts, files, modules, lineage, findings, and the merge report where there is one."""
+    yield from fields(_facts(found))
+    yield ""
+    files = [(item.path, size(item.size), item.sha256) for item in found.files]
+    yield from table(("FILE", "SIZE", "DIGEST"), files, right=("SIZE",))
+    for lines in (module_lines(found.modules), _edges(found.lineage), _findings(found.findings)):
+        shown = list(lines)
+        if shown:
+            yield ""
+            yield from shown
+    if found.report:
+        yield ""
+        yield from report_lines(found.report)
+
+
+def module_lines(modules: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """One line for all modules of one last name, rank and scaling."""
+    kinds = Counter(
+        (str(module.get("name", "-")).rpartition(".")[2], module.get("rank"), module.get("scaling"))
+        for module in modules
+    )
+    if kinds:
+        rows = [(name, str(count), number(rank), number(scaling)) for (name, rank, scaling), count in kinds.items()]
+        yield from table(("MODULES", "COUNT", "RANK", "SCALING"), rows, right=("COUNT", "RANK", "SCALING"))
+
+
+def edge_lines(graph: LineageGraph) -> Iterator[str]:
+    """One line an edge; a version that has none is named alone."""
+    if graph.edges:
+        yield from _edges(graph)
+    else:
+        yield from (printable(node.id) for node in graph.nodes)
+
+
+def _facts(found: VersionDetail) -> dict[str, str | None]:
+    return {
+        "ref": found.ref,
+        "digest": found.digest,
+        "tensors": found.tensors_digest,
+        "base": found.base or "-",
+        "type": found.peft_type,
+        "rank": number(found.rank),
+        "dtype": found.dtype or "-",
+        "norm": number(found.norm),
+        "size": size(found.size),
+        "aliases": " ".join(found.aliases) or "-",
+        "tags": pairs(found.tags) or "-",
+        "metrics": pairs(found.metrics) or "-",
+        "message": found.message,
+        "pushed": f"{moment(found.created_at)} by {found.pushed_by or '-'}",
+        "deleted": None if found.deleted_at is None else moment(found.deleted_at),
+    }
+
+
+def _edges(graph: LineageGraph) -> Iterator[str]:
+    if not graph.edges:
+        return
+    deleted = {node.id for node in graph.nodes if node.deleted}
+    rows = [
+        (
+            _name(edge.child, deleted),
+            edge.relation,
+            _name(edge.parent, deleted),
+            number(edge.weight),
+        )
+        for edge in graph.edges
+    ]
+    yield from table(("VERSION", "RELATION", "PARENT", "WEIGHT"), rows, right=("WEIGHT",))
+
+
+def _name(identity: str, deleted: set[str]) -> str:
+    return f"{identity} (deleted)" if identity in deleted else identity
+
+
+def _findings(findings: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if findings:
+        rows = [(str(item["severity"]), str(item["rule"]), str(item["message"])) for item in findings]
+        yield from table(("SEVERITY", "RULE", "MESSAGE"), rows)
