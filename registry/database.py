@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-BUSY_TIMEOUT_S = 60
+BUSY_TIMEOUT_S = 30.0
 _TRIES = 12
+_PATIENCE_S = 60.0
 _FIRST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 2.0
 # Per connection. EXTRA fsyncs the directory after the journal is unlinked, without which an acknowledged commit can be
 # rolled back by a power cut; in WAL mode it means FULL. The defences cost nothing and keep a hostile file from acting.
 _PRAGMAS = (
-    f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}",
     "PRAGMA foreign_keys = ON",
     "PRAGMA synchronous = EXTRA",
     "PRAGMA trusted_schema = OFF",
@@ -53,8 +53,9 @@ class Database:
     its password; what is left is a bug.
     """
 
-    def __init__(self, url: str | URL) -> None:
+    def __init__(self, url: str | URL, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
         self._url = _parse(url)
+        self._busy_timeout_s = busy_timeout_s
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
         self.label = _label(self._url)
         self._owner = 0
@@ -80,12 +81,13 @@ class Database:
         `work` runs again from the start when a concurrent writer was in the way (busy, deadlock, a number taken).
         After a COMMIT whose answer was lost it does not: UnavailableError says that the outcome is unknown.
         """
+        end = time.monotonic() + _PATIENCE_S
         for attempt in range(_TRIES):
             try:
                 with faults.translated(self.label):
                     return self._attempt(work)
             except BusyError:
-                if attempt == _TRIES - 1:
+                if attempt == _TRIES - 1 or time.monotonic() > end:
                     raise
             # Full jitter: writers that collided once do not meet again.
             time.sleep(random.uniform(0, min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt)))  # noqa: S311 (no secret)
@@ -138,7 +140,7 @@ class Database:
         if self._connections is None or self._owner != os.getpid():
             self.dispose()
             self._owner = os.getpid()
-            self._connections = _connect(self._url, self.label)
+            self._connections = _connect(self._url, self.label, self._busy_timeout_s)
         return self._connections
 
 
@@ -176,9 +178,9 @@ def _label(url: URL) -> str:
     return f"database postgresql://{host if isinstance(host, str) else host[0]}{port}/{url.database or ''}"
 
 
-def _connect(url: URL, label: str) -> Engine:
+def _connect(url: URL, label: str, busy_timeout_s: float) -> Engine:
     if url.get_backend_name() == "sqlite":
-        return _connect_sqlite(url)
+        return _connect_sqlite(url, busy_timeout_s)
     given = {name: value for name, value in _POSTGRES_OPTIONS.items() if "options" not in url.query}
     arguments: dict[str, Any] = {"application_name": "adapters", "connect_timeout": 10}
     arguments = {name: value for name, value in arguments.items() if name not in url.query}
@@ -192,8 +194,8 @@ def _connect(url: URL, label: str) -> Engine:
         ) from None
 
 
-def _connect_sqlite(url: URL) -> Engine:
-    pool = create_engine(_openable(url), connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
+def _connect_sqlite(url: URL, busy_timeout_s: float) -> Engine:
+    pool = create_engine(_openable(url), connect_args={"timeout": busy_timeout_s, "check_same_thread": False})
 
     @event.listens_for(pool, "connect")
     def set_up(connection: Any, _record: Any) -> None:

@@ -1,0 +1,28 @@
+"""Which version of an adapter is its newest: the highest number that is not deleted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import func, select, update
+
+from registry.models import Version
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+
+def mark_newest(session: Session, adapter_id: int) -> int | None:
+    """Move the `newest` flag to where it belongs; the number there, None where every version is deleted."""
+    highest = session.scalar(
+        select(func.max(Version.number)).where(Version.adapter_id == adapter_id, Version.deleted_at.is_(None))
+    )
+    _flag(session, adapter_id, Version.newest & (Version.number != (highest or 0)), newest=False)
+    if highest is not None:
+        _flag(session, adapter_id, ~Version.newest & (Version.number == highest), newest=True)
+    return highest
+
+
+def _flag(session: Session, adapter_id: int, where: object, *, newest: bool) -> None:
+    statement = update(Version).where(Version.adapter_id == adapter_id, where).values(newest=newest)  # type: ignore[arg-type] (an expression of columns)
+    session.execute(statement.execution_options(synchronize_session="fetch"))

@@ -1,0 +1,106 @@
+"""A reference becomes a version row."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+
+from registry.errors import ConflictError, NotFoundError
+from registry.models import Adapter, Alias, Version
+
+if TYPE_CHECKING:
+    from sqlalchemy import Select
+    from sqlalchemy.orm import Session
+
+    from registry.refs import Name, Ref
+
+_NAMES_TO_COMPARE = 2000
+
+
+def resolve(session: Session, ref: Ref, *, deleted: bool = False) -> Version:
+    """The version that a reference names; deleted ones only where asked for.
+
+    Raises NotFoundError naming what there is instead, ConflictError for a digest prefix that fits several versions
+    and for a pin that does not hold.
+    """
+    adapter = find_adapter(session, ref.name)
+    if ref.number is None and ref.alias is None and ref.digest is not None and not ref.latest:
+        return _by_digest(session, adapter, ref, deleted=deleted)
+    version = _pick(session, adapter, ref)
+    if version is None or (version.deleted_at is not None and not deleted):
+        raise _missing(session, adapter, ref, version)
+    if ref.digest is not None and not version.digest.startswith(ref.digest):
+        raise ConflictError(f"{ref}: {ref.name}@{version.number} has digest {version.digest}, not the pinned one")
+    return version
+
+
+def find_adapter(session: Session, name: Name) -> Adapter:
+    """The adapter of a name. NotFoundError names the nearest names there are."""
+    adapter = session.scalar(select(Adapter).where(Adapter.namespace == name.namespace, Adapter.name == name.name))
+    if adapter is None:
+        raise NotFoundError(f"{name}: no adapter of that name{_nearest(session, name)}", hint="adapters list")
+    return adapter
+
+
+def newest_of(session: Session, adapter_id: int) -> Version | None:
+    """The version that `latest` means."""
+    return session.scalar(select(Version).where(Version.adapter_id == adapter_id, Version.newest))
+
+
+def _pick(session: Session, adapter: Adapter, ref: Ref) -> Version | None:
+    if ref.number is not None:
+        return session.scalar(select(Version).where(Version.adapter_id == adapter.id, Version.number == ref.number))
+    if ref.alias is not None:
+        return session.scalar(_aliased(adapter.id, ref.alias))
+    return newest_of(session, adapter.id)
+
+
+def _aliased(adapter_id: int, alias: str) -> Select[tuple[Version]]:
+    return (
+        select(Version)
+        .join(Alias, Alias.version_id == Version.id)
+        .where(Alias.adapter_id == adapter_id, Alias.name == alias)
+    )
+
+
+def _by_digest(session: Session, adapter: Adapter, ref: Ref, *, deleted: bool) -> Version:
+    prefix = str(ref.digest)
+    # "g" follows the last hex digit, so the range is exactly the digests that start like this.
+    query = select(Version).where(
+        Version.adapter_id == adapter.id, Version.digest >= prefix, Version.digest < prefix + "g"
+    )
+    if not deleted:
+        query = query.where(Version.deleted_at.is_(None))
+    found = session.scalars(query.order_by(Version.number).limit(3)).all()
+    if len(found) > 1:
+        numbers = ", ".join(f"{ref.name}@{version.number}" for version in found)
+        raise ConflictError(f"{ref}: several versions have a digest that starts like this: {numbers}")
+    if not found:
+        gone = None if deleted else session.scalar(query.with_only_columns(Version).limit(1))
+        raise _missing(session, adapter, ref, gone)
+    return found[0]
+
+
+def _missing(session: Session, adapter: Adapter, ref: Ref, found: Version | None) -> NotFoundError:
+    if found is not None:
+        again = f"{ref.name}@{found.number}"
+        return NotFoundError(f"{ref}: version {found.number} is deleted", hint=f"adapters undelete {again}")
+    newest = newest_of(session, adapter.id)
+    if newest is None:
+        return NotFoundError(f"{ref}: every version of {ref.name} is deleted", hint=f"adapters log {ref.name}")
+    there = f"the newest version is {ref.name}@{newest.number}"
+    if ref.alias is not None:
+        names = session.scalars(select(Alias.name).where(Alias.adapter_id == adapter.id).order_by(Alias.name).limit(8))
+        known = ", ".join(names)
+        there = f"aliases: {known}; {there}" if known else f"it has no aliases; {there}"
+        return NotFoundError(f"{ref}: no alias {ref.alias}; {there}")
+    what = f"no version {ref.number}" if ref.number is not None else f"no version with digest {ref.digest}"
+    return NotFoundError(f"{ref}: {what}; {there}")
+
+
+def _nearest(session: Session, name: Name) -> str:
+    rows = session.execute(select(Adapter.namespace, Adapter.name).order_by(Adapter.id.desc()).limit(_NAMES_TO_COMPARE))
+    near = difflib.get_close_matches(str(name), [f"{space}/{own}" for space, own in rows], n=3)
+    return f"; nearest: {', '.join(near)}" if near else ""

