@@ -1,0 +1,129 @@
+"""What a version comes from and what came from it, as a graph."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import BigInteger, literal, select
+
+from registry.models import Adapter, Base, BaseName, BaseTwin, LineageEdge, Version
+from registry.results import Edge, LineageGraph, Node
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sqlalchemy import CTE, Row
+    from sqlalchemy.orm import Session
+
+    _Row = Row[*tuple[Any, ...]]
+
+_CHUNK = 500  # both databases bound the number of parameters of a statement
+_EDGE = select(
+    LineageEdge.child_id,
+    LineageEdge.parent_id,
+    LineageEdge.parent_digest,
+    LineageEdge.relation,
+    LineageEdge.weight,
+).order_by(LineageEdge.child_id, LineageEdge.position, LineageEdge.id)
+
+
+def lineage(session: Session, version_id: int, *, up: bool = True, down: bool = True) -> LineageGraph:
+    """All ancestors with their bases, all descendants, or both; deleted versions are in it and say so.
+
+    A parent that this catalog does not hold is a node of kind `unknown`, named by its digest. An id is visited once,
+    so the walk ends whatever the edges say.
+    """
+    above = _above(session, version_id) if up else []
+    below = _below(session, version_id) if down else []
+    return _graph(session, version_id, above, below, based=_parents(above) | {version_id} if up else set())
+
+
+def neighbours(session: Session, version_id: int) -> LineageGraph:
+    """One step up and down, and the version's own base."""
+    above = session.execute(_EDGE.where(LineageEdge.child_id == version_id)).all()
+    below = session.execute(_EDGE.where(LineageEdge.parent_id == version_id)).all()
+    return _graph(session, version_id, above, below, based={version_id})
+
+
+def _above(session: Session, version_id: int) -> Sequence[_Row]:
+    seen = _start("ancestors", version_id)
+    step = select(LineageEdge.parent_id).join(seen, LineageEdge.child_id == seen.c.id)
+    seen = seen.union(step.where(LineageEdge.parent_id.is_not(None)))
+    return session.execute(_EDGE.join(seen, LineageEdge.child_id == seen.c.id)).all()
+
+
+def _below(session: Session, version_id: int) -> Sequence[_Row]:
+    seen = _start("descendants", version_id)
+    seen = seen.union(select(LineageEdge.child_id).join(seen, LineageEdge.parent_id == seen.c.id))
+    return session.execute(_EDGE.join(seen, LineageEdge.parent_id == seen.c.id)).all()
+
+
+def _start(name: str, version_id: int) -> CTE:
+    """UNION (not UNION ALL) is the guard against cycles: an id that was seen is not followed again."""
+    return select(literal(version_id, BigInteger).label("id")).cte(name, recursive=True)
+
+
+def _parents(edges: Sequence[_Row]) -> set[int]:
+    return {edge.parent_id for edge in edges if edge.parent_id is not None}
+
+
+def _graph(
+    session: Session,
+    start: int,
+    above: Sequence[_Row],
+    below: Sequence[_Row],
+    *,
+    based: set[int],
+) -> LineageGraph:
+    rows = list(dict.fromkeys([*above, *below]))
+    versions = list(_versions(session, {start} | _parents(rows) | {row.child_id for row in rows}))
+    refs = {row.id: f"{row.namespace}/{row.name}@{row.number}" for row in versions}
+    nodes = {refs[row.id]: Node(refs[row.id], "version", row.digest, row.deleted_at is not None) for row in versions}
+    edges = []
+    for row in rows:
+        parent = row.parent_digest if row.parent_id is None else refs[row.parent_id]
+        nodes.setdefault(parent, Node(parent, "unknown", row.parent_digest))
+        edges.append(Edge(refs[row.child_id], parent, row.relation, row.weight))
+    bases, more = _bases(session, {refs[row.id]: row for row in versions if row.id in based})
+    return LineageGraph((*nodes.values(), *bases), (*edges, *more))
+
+
+def _versions(session: Session, ids: set[int]) -> Iterator[_Row]:
+    """The versions of some ids, in the order they were pushed."""
+    ordered = sorted(ids)
+    facts = (Version.id, Version.number, Version.digest, Version.deleted_at, Version.base_id, Version.base_name)
+    rows = select(*facts, Adapter.namespace, Adapter.name).join(Adapter, Adapter.id == Version.adapter_id)
+    for start in range(0, len(ordered), _CHUNK):
+        chunk = ordered[start : start + _CHUNK]
+        yield from session.execute(rows.where(Version.id.in_(chunk)).order_by(Version.id))
+
+
+def _bases(session: Session, versions: dict[str, _Row]) -> tuple[list[Node], list[Edge]]:
+    """The bases of some versions by ref, with the twins of those bases.
+
+    A base that the catalog knows goes by its first name, one it does not know by the name the version gives.
+    """
+    ids = {row.base_id for row in versions.values()} - {None}
+    twins = session.execute(
+        select(BaseTwin.base_id, BaseTwin.twin_id, BaseTwin.relation)
+        .where(BaseTwin.base_id.in_(ids))
+        .order_by(BaseTwin.base_id, BaseTwin.twin_id)
+    ).all()
+    known = _known_bases(session, ids | {twin.twin_id for twin in twins})
+    nodes = {node.id: node for node in known.values()}
+    edges = []
+    for ref, row in versions.items():
+        name = row.base_name if row.base_id is None else known[row.base_id].id
+        if name is not None:
+            nodes.setdefault(name, Node(name, "base"))
+            edges.append(Edge(ref, name, "base"))
+    edges += [Edge(known[twin.base_id].id, known[twin.twin_id].id, twin.relation) for twin in twins]
+    return list(nodes.values()), edges
+
+
+def _known_bases(session: Session, ids: set[int]) -> dict[int, Node]:
+    first = select(BaseName.name).where(BaseName.base_id == Base.id).order_by(BaseName.id).limit(1).scalar_subquery()
+    rows = session.execute(
+        select(Base.id, first.label("name"), Base.fingerprint, Base.layout).where(Base.id.in_(ids)).order_by(Base.id)
+    )
+    return {row.id: Node(row.name or row.fingerprint or row.layout, "base", row.fingerprint) for row in rows}
