@@ -116,8 +116,8 @@ class Database:
         """
         with faults.translated(self.label), self._pool().connect() as connection:
             if self.is_sqlite:
-                connection = connection.execution_options(begin="IMMEDIATE")
-                connection.connection.dbapi_connection.execute("PRAGMA foreign_keys = OFF")  # type: ignore[union-attr] (sqlite3)
+                connection.execution_options(begin="IMMEDIATE")
+                connection.connection.dbapi_connection.execute("PRAGMA foreign_keys = OFF")  # type: ignore[union-attr]  # sqlite3
             try:
                 with connection.begin():
                     if not self.is_sqlite:

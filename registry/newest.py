@@ -9,6 +9,7 @@ from sqlalchemy import func, select, update
 from registry.models import Version
 
 if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement
     from sqlalchemy.orm import Session
 
 
@@ -23,6 +24,6 @@ def mark_newest(session: Session, adapter_id: int) -> int | None:
     return highest
 
 
-def _flag(session: Session, adapter_id: int, where: object, *, newest: bool) -> None:
-    statement = update(Version).where(Version.adapter_id == adapter_id, where).values(newest=newest)  # type: ignore[arg-type] (an expression of columns)
+def _flag(session: Session, adapter_id: int, where: ColumnElement[bool], *, newest: bool) -> None:
+    statement = update(Version).where(Version.adapter_id == adapter_id, where).values(newest=newest)
     session.execute(statement.execution_options(synchronize_session="fetch"))

@@ -61,7 +61,8 @@ def record(session: Session, draft: VersionDraft, *, write_record: Callable[[byt
     if draft.lease is not None:
         leases.require(session, draft.lease)
     adapter = _locked_adapter(session, draft.name)
-    version = session.scalar(select(Version).where(Version.adapter_id == adapter.id, Version.digest == draft.manifest))
+    same = select(Version).where(Version.adapter_id == adapter.id, Version.digest == draft.manifest)
+    version = session.scalar(same.with_for_update())  # gc frees a deleted version under the same lock
     created, restored = version is None, version is not None and version.deleted_at is not None
     if version is None:
         version = _insert(session, adapter, draft, write_record)
@@ -148,15 +149,13 @@ def _row(adapter: Adapter, draft: VersionDraft, number: int) -> Version:
 def _write_record(
     session: Session, draft: VersionDraft, number: int, write_record: Callable[[bytes], FileEntry]
 ) -> FileEntry:
-    base = None if draft.base_id is None else session.get_one(Base, draft.base_id)
-    known = draft.base_name is not None or base is not None
     content = record_bytes(
         VersionRecord(
             name=str(draft.name),
             number=number,
             manifest=draft.manifest,
             parents=tuple(ParentRecord(one.digest, one.relation, one.weight) for one in draft.parents),
-            base=BaseRecord(draft.base_name, base and base.fingerprint, base and base.layout) if known else None,
+            base=_base_record(session, draft),
             recipe=None if draft.recipe is None else {"method": draft.recipe.method, "body": dict(draft.recipe.body)},
         )
     )
@@ -165,6 +164,13 @@ def _write_record(
     _know_blobs(session, (entry,))
     write_record(content)
     return entry
+
+
+def _base_record(session: Session, draft: VersionDraft) -> BaseRecord | None:
+    if draft.base_id is None:
+        return None if draft.base_name is None else BaseRecord(draft.base_name)
+    base = session.get_one(Base, draft.base_id)
+    return BaseRecord(draft.base_name, base.fingerprint, base.layout)
 
 
 def _know_blobs(session: Session, entries: Iterable[FileEntry]) -> None:

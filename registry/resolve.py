@@ -57,7 +57,7 @@ def _pick(session: Session, adapter: Adapter, ref: Ref) -> Version | None:
     return newest_of(session, adapter.id)
 
 
-def _aliased(adapter_id: int, alias: str) -> Select[tuple[Version]]:
+def _aliased(adapter_id: int, alias: str) -> Select[Version]:
     return (
         select(Version)
         .join(Alias, Alias.version_id == Version.id)

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from registry.database import Database
-    from registry.settings import Settings
 
 # The ordinal of the newest migration and its revision. A migration that only adds leaves `oldest_client` in the
 # catalog alone, so that older clients keep working; one that takes something away raises it.
@@ -46,18 +45,18 @@ class _Found:
     ordinal: int = 0
 
 
-def prepare(database: Database, settings: Settings) -> SchemaState:
+def prepare(database: Database) -> SchemaState:
     """Make sure that this client can use the database.
 
     An empty one gets its schema; an older SQLite file is copied and upgraded. Raises SchemaError for a foreign
     database, one that only newer clients may use, and an older PostgreSQL database (which waits for `migrate`).
     """
-    return _bring_up(database, settings, explicit=False)
+    return _bring_up(database, explicit=False)
 
 
-def migrate(database: Database, settings: Settings) -> SchemaState:
+def migrate(database: Database) -> SchemaState:
     """Like `prepare`, and upgrades PostgreSQL too."""
-    return _bring_up(database, settings, explicit=True)
+    return _bring_up(database, explicit=True)
 
 
 def migrations_folder() -> Path:
@@ -66,7 +65,7 @@ def migrations_folder() -> Path:
     return inside if inside.is_dir() else Path(__file__).parent.parent / "migrations"
 
 
-def _bring_up(database: Database, settings: Settings, *, explicit: bool) -> SchemaState:
+def _bring_up(database: Database, *, explicit: bool) -> SchemaState:
     if database.file is not None:
         _make_folder(Path(database.file).parent)
     with database.reading() as session:
@@ -118,7 +117,7 @@ def _look(connection: Connection, label: str) -> _Found:
 
 def _place(connection: Connection, label: str) -> _Found:
     revision = connection.scalar(text("SELECT version_num FROM alembic_version"))
-    meta = dict(connection.execute(text("SELECT key, value FROM catalog_meta")).tuples().all())
+    meta = {key: value for key, value in connection.execute(text("SELECT key, value FROM catalog_meta"))}
     try:
         ordinal, oldest_client = int(meta["schema"]), int(meta["oldest_client"])
     except (KeyError, ValueError):

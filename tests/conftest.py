@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import itertools
+import os
 import shutil
 import warnings
 from contextlib import contextmanager
@@ -23,12 +24,10 @@ _numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a running server, one for all xdist workers; it stops with the last of them."""
-    import os
-
     shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
+    if hasattr(request.config, "workerinput"):  # xdist
         shared = shared.parent
     with warnings.catch_warnings():
         # It warns about an unset XDG_RUNTIME_DIR while it is imported.
@@ -48,7 +47,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("template")
     settings = make_settings(home)
     database = Database(settings.resolved_database_url)
-    prepare(database, settings)
+    prepare(database)
     database.dispose()
     return settings.catalog_file
 
@@ -102,15 +101,13 @@ def _fill_server(url: str) -> None:
         connection.execute("SELECT pg_reload_conf()")
         connection.execute("CREATE DATABASE catalog_making TEMPLATE template0")
         making = Database(_with_name(url, "catalog_making"))
-        prepare(making, make_settings("/nowhere"))
+        prepare(making)
         making.dispose()
         connection.execute("ALTER DATABASE catalog_making RENAME TO catalog_template")
 
 
 @contextmanager
 def _fresh_database(server: str, template: str) -> Iterator[str]:
-    import os
-
     import psycopg
 
     name = f"test_{os.getpid()}_{next(_numbers)}"

@@ -26,7 +26,7 @@ def make_settings(home: Path | str, **fields: Any) -> Settings:
 def open_database(settings: Settings) -> Database:
     """The database of some settings, with its schema."""
     database = Database(settings.resolved_database_url)
-    prepare(database, settings)
+    prepare(database)
     return database
 
 

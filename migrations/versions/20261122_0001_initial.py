@@ -73,9 +73,7 @@ def _bases() -> None:
         sa.Column("parameter_count", NUMBER, nullable=False),
         sa.Column("parameters", sa.Text(), nullable=False, comment="JSON object: canonical parameter path to shape"),
         sa.Column("config", sa.Text(), nullable=False, comment="config.json, verbatim JSON object"),
-        sa.Column(
-            "norms", sa.Text(), nullable=True, comment="JSON object: parameter path to Frobenius norm, where streamed"
-        ),
+        sa.Column("norms", sa.Text(), nullable=True, comment="JSON object: path to Frobenius norm, where known"),
         sa.Column("created_at", MOMENT, server_default=NOW, nullable=False),
         sa.CheckConstraint("layout LIKE 'sha256:%' AND length(layout) = 71", name=op.f("ck_bases_layout_format")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_bases")),

@@ -29,7 +29,7 @@ class Base(Table):
     parameter_count: Mapped[Number]
     parameters: Mapped[LongText] = mapped_column(comment="JSON object: canonical parameter path to shape")
     config: Mapped[LongText] = mapped_column(comment="config.json, verbatim JSON object")
-    norms: Mapped[LongText | None] = mapped_column(comment="JSON object: parameter path to Frobenius norm, where streamed")
+    norms: Mapped[LongText | None] = mapped_column(comment="JSON object: path to Frobenius norm, where known")
     created_at: Mapped[CreatedAt]
 
 

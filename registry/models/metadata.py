@@ -31,10 +31,13 @@ metadata = MetaData(
 )
 
 
+_SQLITE_TIME = sqlite.DATETIME(truncate_microseconds=True)  # type: ignore[no-untyped-call]  # untyped upstream
+
+
 class UtcTime(TypeDecorator[datetime]):
     """A moment in UTC. SQLite keeps neither a zone nor fractions: its text then sorts and compares like the moment."""
 
-    impl = DateTime(timezone=True).with_variant(sqlite.DATETIME(truncate_microseconds=True), "sqlite")
+    impl = DateTime(timezone=True).with_variant(_SQLITE_TIME, "sqlite")
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
