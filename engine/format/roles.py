@@ -112,7 +112,9 @@ class _Rules:
         module = wrapped_path(key.module)
         if module not in self._targeted:
             parameters = self._lora.target_parameters or ()
-            self._targeted[module] = bool(parameter_names(module, parameters)) or self._matcher.targets(module)
+            # PEFT drops a tied output layer from the saved targets and still writes its factors.
+            tied = self._lora.ensure_weight_tying and module.rpartition(".")[2] in _EMBEDDINGS
+            self._targeted[module] = tied or bool(parameter_names(module, parameters)) or self._matcher.targets(module)
         return self._targeted[module]
 
 
