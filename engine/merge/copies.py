@@ -1,4 +1,4 @@
-"""Full copies of base tensors that travel in an adapter: modules_to_save and saved embeddings. No torch.
+"""Full copies of base tensors that travel in an adapter: modules_to_save and saved embeddings.
 
 A trained copy (modules_to_save) of one parent is carried, of several refused: copies are no sums. An untrained copy,
 which PEFT writes beside an adapted or resized embedding, is carried when every parent that has it has the same bytes.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from engine.format.keys import parse_key
 from engine.merge.refusals import refusal
 
 if TYPE_CHECKING:
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
     from engine.compat.finding import Finding
     from engine.format.facts import AdapterFacts
     from engine.format.tensors import TensorInfo
-    from engine.merge.refusals import Config
 
 RULE = "merge-modules-to-save"
+
+CARRIED = ("modules_to_save", "embedding")
+"""Roles of the tensors that are copied; every other role that is no factor has its own refusal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,29 +41,31 @@ class Copy:
             return file.read(self.info.size)
 
 
-def gather(parents: Sequence[tuple[AdapterFacts, Config]]) -> tuple[list[Copy], list[str], list[Finding]]:
+def gather(parents: Sequence[AdapterFacts]) -> tuple[list[Copy], list[str], list[Finding]]:
     """The copies the result carries, its modules_to_save, and why that cannot be."""
-    trained = {facts.path: (facts, names) for facts, config in parents if (names := _trained(facts, config))}
+    carriers = [facts for facts in parents if "modules_to_save" in facts.others.values()]
     findings = []
-    if len(trained) > 1:
-        carriers = ", ".join(path.name for path in trained)
-        findings.append(refusal(RULE, f"{carriers} each train full copies of modules (modules_to_save)"))
+    if len(carriers) > 1:
+        names = ", ".join(facts.path.name for facts in carriers)
+        findings.append(refusal(RULE, f"{names} each train full copies of modules (modules_to_save)"))
     copies: dict[str, Copy] = {}
-    for facts, _ in parents:
-        for copy in _copies(facts):
-            first = copies.setdefault(copy.info.name, copy)
-            if facts.path not in trained and not _same(first, copy):
-                message = f"{copy.info.name} differs between {first.path.parent.name} and {facts.path.name}"
-                findings.append(refusal(RULE, message, where=copy.info.name))
-    saved = [name for facts, config in parents if facts.path in trained for name in config.get("modules_to_save") or ()]
+    for copy in (copy for facts in parents for copy in _copies(facts)):
+        first = copies.setdefault(copy.info.name, copy)
+        if len(carriers) < 2 and not _same(first, copy):
+            message = f"{copy.info.name} differs between {first.path.parent.name} and {copy.path.parent.name}"
+            findings.append(refusal(RULE, message, where=copy.info.name))
+    saved = sorted({module for facts in carriers for module in _saved_modules(facts)})
     findings.extend(_collisions(parents, saved))
-    return list(copies.values()), sorted(set(saved)), findings
+    return list(copies.values()), saved, findings
 
 
-def _trained(facts: AdapterFacts, config: Config) -> list[str]:
-    return [
-        name for name in facts.others if any(_inside(name, module) for module in config.get("modules_to_save") or ())
-    ]
+def _saved_modules(facts: AdapterFacts) -> Iterator[str]:
+    """The entries of modules_to_save, and the modules of heads that PEFT adds for a task without saying so."""
+    entries = (facts.config.lora.modules_to_save if facts.config.lora else None) or ()
+    yield from entries
+    for name, role in facts.others.items():
+        if role == "modules_to_save" and not any(_inside(name, entry) for entry in entries):
+            yield parse_key(name).module
 
 
 def _inside(tensor: str, module: str) -> bool:
@@ -71,8 +76,9 @@ def _inside(tensor: str, module: str) -> bool:
 
 def _copies(facts: AdapterFacts) -> Iterator[Copy]:
     tensors: Mapping[str, TensorInfo] = facts.header.tensors
-    for name in facts.others:
-        yield Copy(tensors[name], facts.weights, facts.header.data_offset + tensors[name].start)
+    for name, role in facts.others.items():
+        if role in CARRIED:
+            yield Copy(tensors[name], facts.weights, facts.header.data_offset + tensors[name].start)
 
 
 def _same(one: Copy, other: Copy) -> bool:
@@ -82,9 +88,9 @@ def _same(one: Copy, other: Copy) -> bool:
     return alike and one.read() == other.read()
 
 
-def _collisions(parents: Iterable[tuple[AdapterFacts, Config]], saved: Iterable[str]) -> Iterator[Finding]:
+def _collisions(parents: Iterable[AdapterFacts], saved: Iterable[str]) -> Iterator[Finding]:
     """One parent's LoRA below another's full copy: PEFT would load the copy and lose the factors."""
-    for facts, _ in parents:
+    for facts in parents:
         for module in facts.modules:
             for name in saved:
                 if _inside(f"{module.name}.weight", name):

@@ -29,11 +29,7 @@ LONG_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfl
 
 
 def parse_dtype(text: str) -> str:
-    """Safetensors' name of the dtype that a person wrote as `text`.
-
-    Raises:
-        OptionError: no dtype that a result can have.
-    """
+    """Safetensors' name of the dtype that a person wrote as `text`; raises OptionError where no result can have it."""
     if text.upper() in SIZES:
         return text.upper()
     try:

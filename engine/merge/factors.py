@@ -43,8 +43,7 @@ class FactorFile:
     def read(self, name: str) -> Tensor:
         """The tensor `name`, copied from the file.
 
-        Raises:
-            UnreadableError: the file has become shorter since its header was read.
+        Raises UnreadableError where the file has become shorter since its header was read.
         """
         info = self._header.tensors[name]
         data = bytearray(info.size)

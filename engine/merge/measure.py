@@ -46,16 +46,18 @@ def measure(joint: Joint, kept: int, rounding: float) -> Sums:
 
 
 def rounding_error(B: Tensor, A: Tensor, rounded_b: Tensor, rounded_a: Tensor) -> float:
-    """‖B·A - B'·A'‖² for rounded factors B' and A', without the difference of large numbers.
+    """‖B·A - B'·A'‖² for rounded factors B' and A'; not finite where they are not.
 
-    B·A - B'·A' = (B - B')·A + B'·(A - A').
+    No difference of large numbers: B·A - B'·A' = (B - B')·A + B'·(A - A').
     """
     b, a = rounded_b.double(), rounded_a.double()
     lost_b, lost_a = B - b, A - a
     first = ((lost_b.T @ lost_b) * (A @ A.T)).sum()
     second = ((b.T @ b) * (lost_a @ lost_a.T)).sum()
     cross = ((lost_b.T @ b) * (A @ lost_a.T)).sum()
-    return max(0.0, float(first + second + 2 * cross))
+    total = float(first + second + 2 * cross)
+    # A sum of squares; only rounding takes it below zero. A NaN stays one.
+    return 0.0 if total < 0 else total
 
 
 def add(sums: Sequence[Sums]) -> Sums:

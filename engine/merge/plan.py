@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from engine.compat.finding import Finding
     from engine.format.facts import AdapterFacts, ModuleFacts
-    from engine.merge.refusals import Config
     from engine.merge.source import Source
 
 
@@ -79,18 +79,15 @@ def plan(
 ) -> MergePlan:
     """Reads configs and headers of `sources` and decides the result.
 
-    Raises:
-        OptionError: an unknown method or dtype, a rank below 1 or beside an exact method, no source, a weight that is
-            not finite.
-        UnreadableError: a folder is no adapter.
-        RefusedError: the parents cannot be merged; carries every reason.
+    Raises OptionError for an unknown method or dtype, a rank below 1 or beside an exact method, no source, or a weight
+    that is not finite; UnreadableError or PatternError for a folder that is no adapter; RefusedError, with every
+    reason, for parents that cannot be merged.
     """
     _check_options(sources, method, rank)
     wanted = None if dtype is None else parse_dtype(dtype)
     parents = [read_adapter(source.path) for source in sources]
-    pairs: list[tuple[AdapterFacts, Config]] = [(facts, facts.config.raw) for facts in parents]
-    findings = list(refusals(pairs))
-    copies, saved, problems = gather(pairs)
+    findings = list(refusals(parents))
+    copies, saved, problems = gather(parents)
     findings += problems
     findings += _contradictions(parents)
     if findings:
@@ -105,7 +102,7 @@ def plan(
         rank=max(module.rank for module in modules),
         modules=modules,
         copies=tuple(copies),
-        config=result_config([config for _, config in pairs], [Adapted(m.name, m.rank) for m in modules], saved),
+        config=result_config([facts.config for facts in parents], [Adapted(m.name, m.rank) for m in modules], saved),
     )
 
 
@@ -123,9 +120,9 @@ def _check_options(sources: Sequence[Source], method: str, rank: int | str | Non
         raise OptionError(f"rank {rank}: expected 1 or more, or max")
 
 
-def _limit(rank: int | Literal["max"] | None, parents: Sequence[AdapterFacts]) -> float:
+def _limit(rank: int | Literal["max"] | None, parents: Sequence[AdapterFacts]) -> int:
     if rank == "max":
-        return math.inf
+        return sys.maxsize
     return rank or max(module.rank for facts in parents for module in facts.modules)
 
 
@@ -150,6 +147,9 @@ def _contradictions(parents: Sequence[AdapterFacts]) -> Iterator[Finding]:
         broken = [piece.module for piece in pieces if not _fits(piece.module)]
         for module in broken:
             message = f"{name}: A {list(module.a_shape)} and B {list(module.b_shape)} do not multiply"
+            yield refusal("merge-shapes", message, where=name)
+        for module in (piece.module for piece in pieces if piece.module.configured_rank != piece.module.a_shape[0]):
+            message = f"{name}: the config gives rank {module.configured_rank}, A is {list(module.a_shape)}"
             yield refusal("merge-shapes", message, where=name)
         if not broken and len({_shape(piece.module) for piece in pieces}) > 1:
             shapes = " and ".join(sorted({_in_words(piece.module) for piece in pieces}))
@@ -176,14 +176,14 @@ def _in_words(module: ModuleFacts) -> str:
     return f"{module.kind} A {list(module.a_shape)} B {list(module.b_shape)}"
 
 
-def _module(name: str, pieces: Sequence[Piece], limit: float | None) -> ModulePlan:
+def _module(name: str, pieces: Sequence[Piece], limit: int | None) -> ModulePlan:
     a, b = pieces[0].module.a_shape, pieces[0].module.b_shape
     groups = a[0] // b[1]
     rank = sum(piece.module.rank for piece in pieces)
     if limit is not None:
         # Of each group, so that every group keeps the same number of singular values: B's layout asks for it.
         each = min(rank // groups, b[0] // groups, math.prod(a[1:]), max(1, limit // groups))
-        rank = int(each) * groups
+        rank = each * groups
     return ModulePlan(name, rank, groups, tuple(pieces), (rank, *a[1:]), (b[0], rank // groups, *b[2:]))
 
 

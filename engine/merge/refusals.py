@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engine.compat.finding import Finding
+from engine.format.keys import parse_key
 from engine.merge.dtypes import READABLE
 
 if TYPE_CHECKING:
-    from engine.format.facts import AdapterFacts
+    from collections.abc import Callable, Iterator, Sequence
 
-Config = Mapping[str, Any]
+    from engine.format.facts import AdapterFacts
+    from engine.format.settings import LoraSettings
 
 MUTATING = ("pissa", "olora", "corda", "lora_ga", "loftq")
 """Values of init_lora_weights, or their beginning, that subtract the start factors from the base weights."""
@@ -27,53 +28,49 @@ VARIANTS = {
 """Config keys of LoRA variants whose effect is not scaling·B·A."""
 
 
-def _of_type(facts: AdapterFacts, config: Config) -> Iterator[str]:
-    kind = config.get("peft_type")
-    if kind != "LORA":
-        yield f"is {kind}, only LORA adapters are merged"
-    for key, what in VARIANTS.items():
-        if config.get(key):
-            yield f"is {what} ({key})"
+def _variant(facts: AdapterFacts, lora: LoraSettings) -> Iterator[str]:
     del facts
+    for key, what in VARIANTS.items():
+        if getattr(lora, key):
+            yield f"is {what} ({key})"
 
 
-def _dora(facts: AdapterFacts, config: Config) -> Iterator[str]:
-    if config.get("use_dora") or _extras(facts, "lora_magnitude_vector"):
+def _dora(facts: AdapterFacts, lora: LoraSettings) -> Iterator[str]:
+    if lora.use_dora or _holds(facts, "magnitude"):
         yield "is a DoRA adapter: its magnitude vectors rescale the base weights, so no sum of ΔW holds it"
 
 
-def _lora_bias(facts: AdapterFacts, config: Config) -> Iterator[str]:
-    if config.get("lora_bias") or _extras(facts, "lora_B.bias"):
+def _lora_bias(facts: AdapterFacts, lora: LoraSettings) -> Iterator[str]:
+    if lora.lora_bias or _holds(facts, "lora_bias"):
         yield "trains a bias inside lora_B (lora_bias)"
 
 
-def _bias(facts: AdapterFacts, config: Config) -> Iterator[str]:
+def _bias(facts: AdapterFacts, lora: LoraSettings) -> Iterator[str]:
     del facts
-    if config.get("bias", "none") not in (None, "none"):
-        yield f"trains biases of the base (bias={config['bias']!r})"
+    if lora.bias != "none":
+        yield f"trains biases of the base (bias={lora.bias!r})"
 
 
-def _trainable_tokens(facts: AdapterFacts, config: Config) -> Iterator[str]:
-    if config.get("trainable_token_indices") or _named(facts, "trainable_tokens_delta"):
+def _trainable_tokens(facts: AdapterFacts, lora: LoraSettings) -> Iterator[str]:
+    if lora.trainable_token_indices or _holds(facts, "tokens"):
         yield "replaces embedding rows (trainable_token_indices)"
 
 
-def _target_parameters(facts: AdapterFacts, config: Config) -> Iterator[str]:
-    if config.get("target_parameters") or any(module.kind == "parameter" for module in facts.modules):
+def _target_parameters(facts: AdapterFacts, lora: LoraSettings) -> Iterator[str]:
+    if lora.target_parameters or any(module.kind == "parameter" for module in facts.modules):
         yield "adapts bare parameters (target_parameters), whose names are not in the file"
 
 
-def _mutated_base(facts: AdapterFacts, config: Config) -> Iterator[str]:
-    start = config.get("init_lora_weights")
+def _mutated_base(facts: AdapterFacts, lora: LoraSettings) -> Iterator[str]:
+    start = lora.init_lora_weights
     if isinstance(start, str) and start.lower().startswith(MUTATING):
         yield f"was initialised with {start!r}, which changed the base weights it was trained on"
-    if config.get("kasa_config") or _extras(facts, "lora_diag"):
+    if lora.kasa_config is not None or _holds(facts, "diag"):
         yield "is a KaSA adapter, which truncated the base weights it was trained on"
 
 
-def _tensors(facts: AdapterFacts, config: Config) -> Iterator[str]:
-    if config.get("peft_type") != "LORA":
-        return
+def _tensors(facts: AdapterFacts, lora: LoraSettings) -> Iterator[str]:
+    del lora
     for module, names in facts.incomplete.items():
         yield f"module {module} has only {', '.join(names)}"
     for name in facts.unmatched:
@@ -82,8 +79,8 @@ def _tensors(facts: AdapterFacts, config: Config) -> Iterator[str]:
         yield "holds no LoRA factors"
 
 
-def _values(facts: AdapterFacts, config: Config) -> Iterator[str]:
-    del config
+def _values(facts: AdapterFacts, lora: LoraSettings) -> Iterator[str]:
+    del lora
     for module in facts.modules:
         for key in (module.a_key, module.b_key):
             dtype = facts.header.tensors[key].dtype
@@ -91,8 +88,8 @@ def _values(facts: AdapterFacts, config: Config) -> Iterator[str]:
                 yield f"tensor {key} is {dtype}, no floating dtype that can be merged"
 
 
-RULES: dict[str, Callable[[AdapterFacts, Config], Iterator[str]]] = {
-    "merge-type": _of_type,
+RULES: dict[str, Callable[[AdapterFacts, LoraSettings], Iterator[str]]] = {
+    "merge-type": _variant,
     "merge-dora": _dora,
     "merge-lora-bias": _lora_bias,
     "merge-bias": _bias,
@@ -102,16 +99,24 @@ RULES: dict[str, Callable[[AdapterFacts, Config], Iterator[str]]] = {
     "merge-tensors": _tensors,
     "merge-values": _values,
 }
-"""Rules over one parent; `disagreements` adds those over several."""
+"""Rules over one LoRA parent; `refusals` adds those over several."""
 
 
-def refusals(parents: Sequence[tuple[AdapterFacts, Config]]) -> Iterator[Finding]:
+def refusals(parents: Sequence[AdapterFacts]) -> Iterator[Finding]:
     """Every reason why these parents cannot be merged, parent by parent, then between them."""
-    for facts, config in parents:
+    for facts in parents:
+        lora = facts.config.lora
+        if lora is None:
+            kind = facts.config.peft_type
+            yield _about(facts, "merge-type", f"is of type {kind}; only LORA adapters are merged")
+            continue
         for rule, judge in RULES.items():
-            for reason in judge(facts, config):
-                yield refusal(rule, f"{facts.path.name} {reason}", target=str(facts.path))
-    yield from _disagreements(parents)
+            for reason in judge(facts, lora):
+                yield _about(facts, rule, reason)
+    layouts = {str(facts.config.lora.layer_replication or None) for facts in parents if facts.config.lora}
+    if len(layouts) > 1:
+        message = f"parents replicate layers differently: layer_replication is {' and '.join(sorted(layouts))}"
+        yield refusal("merge-replication", message)
 
 
 def refusal(rule: str, message: str, *, target: str = "merge", where: str | None = None) -> Finding:
@@ -119,16 +124,9 @@ def refusal(rule: str, message: str, *, target: str = "merge", where: str | None
     return Finding(rule=rule, severity="error", message=message, target=target, where=where)
 
 
-def _disagreements(parents: Sequence[tuple[AdapterFacts, Config]]) -> Iterator[Finding]:
-    layouts = {str(config.get("layer_replication") or None) for _, config in parents}
-    if len(layouts) > 1:
-        message = f"parents replicate layers differently: layer_replication is {' and '.join(sorted(layouts))}"
-        yield refusal("merge-replication", message)
+def _about(facts: AdapterFacts, rule: str, reason: str) -> Finding:
+    return refusal(rule, f"{facts.path.name} {reason}", target=str(facts.path))
 
 
-def _extras(facts: AdapterFacts, ending: str) -> bool:
-    return any(extra.endswith(ending) for module in facts.modules for extra in module.extras) or _named(facts, ending)
-
-
-def _named(facts: AdapterFacts, ending: str) -> bool:
-    return any(name.endswith(ending) for name in facts.header.tensors)
+def _holds(facts: AdapterFacts, role: str) -> bool:
+    return any(parse_key(name).role == role for name in facts.header.tensors)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from engine.merge.refusals import Config
+    from engine.format.config import AdapterConfig
 
 SHARED = ("auto_mapping", "layer_replication", "revision", "task_type")
 """Keys that survive when all parents that have them agree."""
@@ -28,7 +28,7 @@ class Adapted:
     rank: int
 
 
-def result_config(parents: Sequence[Config], modules: Sequence[Adapted], saved: Sequence[str]) -> dict[str, Any]:
+def result_config(parents: Sequence[AdapterConfig], modules: Sequence[Adapted], saved: Sequence[str]) -> dict[str, Any]:
     """The config with which PEFT gives every module of `modules` its rank and scaling 1, and adapts nothing else.
 
     `saved` is the modules_to_save list. Keys left out have PEFT's defaults.
@@ -38,7 +38,7 @@ def result_config(parents: Sequence[Config], modules: Sequence[Adapted], saved: 
     smaller = {_pattern(name, ranks): rank for name, rank in ranks.items() if rank < largest}
     config = {
         "peft_type": "LORA",
-        "base_model_name_or_path": _first(parents, "base_model_name_or_path"),
+        "base_model_name_or_path": next((name for parent in parents if (name := parent.base_model_name_or_path)), None),
         "r": largest,
         "lora_alpha": largest,
         "rank_pattern": smaller,
@@ -51,7 +51,7 @@ def result_config(parents: Sequence[Config], modules: Sequence[Adapted], saved: 
         "bias": "none",
         "init_lora_weights": True,
         "inference_mode": True,
-        "fan_in_fan_out": any(parent.get("fan_in_fan_out") for parent in parents),
+        "fan_in_fan_out": any(parent.lora.fan_in_fan_out for parent in parents if parent.lora),
         **{key: _agreed(parents, key) for key in SHARED},
     }
     return dict(sorted(config.items()))
@@ -68,12 +68,12 @@ def _pattern(name: str, ranks: Mapping[str, int]) -> str:
     return name if matched == [name] else f"^{re.escape(name)}"
 
 
-def _excluded(parents: Sequence[Config], ranks: Mapping[str, int]) -> str | None:
+def _excluded(parents: Sequence[AdapterConfig], ranks: Mapping[str, int]) -> str | None:
     """A regular expression over modules that a short target would adapt too, where the parents may have spared them.
 
     A parent that lists plain targets has adapted all modules whose names end in them, so nothing is left to spare.
     """
-    plain = [entry for parent in parents if _is_plain(parent) for entry in parent["target_modules"]]
+    plain = [entry for parent in parents for entry in _plain_targets(parent)]
     short = [name for name in ranks if name.count(".") < ROOT_DEPTH]
     unsure = [name for name in short if not any(f".{name}".endswith(f".{entry}") for entry in plain)]
     if not unsure:
@@ -83,15 +83,13 @@ def _excluded(parents: Sequence[Config], ranks: Mapping[str, int]) -> str | None
     return rf"(?!(?:{'|'.join(wanted)})$){ending}" if wanted else ending
 
 
-def _is_plain(parent: Config) -> bool:
-    restricted = any(parent.get(key) for key in ("exclude_modules", "layers_to_transform", "layers_pattern"))
-    return isinstance(parent.get("target_modules"), list) and not restricted
+def _plain_targets(parent: AdapterConfig) -> tuple[str, ...]:
+    lora = parent.lora
+    if lora is None or lora.exclude_modules or lora.layers_to_transform is not None:
+        return ()
+    return lora.target_modules if isinstance(lora.target_modules, tuple) else ()
 
 
-def _first(parents: Sequence[Config], key: str) -> Any:
-    return next((parent[key] for parent in parents if parent.get(key)), None)
-
-
-def _agreed(parents: Sequence[Config], key: str) -> Any:
-    given = [parent[key] for parent in parents if parent.get(key) is not None]
+def _agreed(parents: Sequence[AdapterConfig], key: str) -> Any:
+    given = [parent.raw[key] for parent in parents if parent.raw.get(key) is not None]
     return given[0] if given and all(value == given[0] for value in given) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Literal
@@ -45,10 +46,8 @@ def merge(
     `rank` None is the largest effective rank of the parents, "max" as many as keep everything; only `svd` takes one.
     `dtype` None is the parents' widest. `progress` is called in this thread with modules done and in all.
 
-    Raises:
-        OptionError, UnreadableError, RefusedError: as `plan`; RefusedError also for values that are not finite, in a
-            parent or after rounding to `dtype`.
-        DestinationError: `out` exists and is not an empty folder, or cannot be made.
+    Raises what `plan` does; RefusedError also for values that are not finite, in a parent or after rounding to
+    `dtype`; DestinationError where `out` is more than an empty folder, or cannot be made or written.
     """
     return apply(plan(sources, method=method, rank=rank, dtype=dtype), out, progress=progress)
 
@@ -115,11 +114,12 @@ def _merge_module(
             raise _refused(module.name, f"{error}: a parent holds NaN, an infinity or numbers too large") from None
         B, A = method.combine(parts, joint, each)
         rounded = B.to(dtype), A.to(dtype)
-        if not all(bool(tensor.isfinite().all()) for tensor in rounded):
+        rounding = rounding_error(B, A, *rounded)
+        if not math.isfinite(rounding):
             raise _refused(module.name, f"the result does not fit {LONG_NAMES[planned.dtype]}; choose a wider dtype")
         factors.append(rounded)
         kept = len(joint.S) if method.exact else each
-        sums.append(measure(joint, kept, rounding_error(B, A, *rounded)))
+        sums.append(measure(joint, kept, rounding))
         spectrum = joint.S[:kept].tolist()
     writer.put(module.b_key, as_bytes(torch.cat([B for B, _ in factors])))
     writer.put(module.a_key, as_bytes(torch.cat([A for _, A in factors])))

@@ -75,11 +75,10 @@ class Joint:
 def join(parts: Sequence[Part], *, precise: bool = False) -> Joint:
     """The joint subspace of `parts`; `precise` asks for full float64 accuracy, for results kept in float64.
 
-    Raises:
-        FloatingPointError: a factor holds a NaN or an infinity, or products overflow.
+    Raises FloatingPointError where a factor holds a NaN or an infinity, or products overflow.
     """
-    left = span(torch.cat([part.B.double() for part in parts], dim=1), precise=precise)
-    right = span(torch.cat([part.A.double() for part in parts], dim=0).T, precise=precise)
+    left = span(_stacked([part.B for part in parts], 1), precise=precise)
+    right = span(_stacked([part.A for part in parts], 0).T, precise=precise)
     ranks = [part.A.shape[0] for part in parts]
     pairs = zip(parts, torch.split(left.triangle, ranks, 1), torch.split(right.triangle, ranks, 1), strict=True)
     cores = tuple(part.scaling * (b @ a.T) for part, b, a in pairs)
@@ -103,6 +102,17 @@ def span(stack: Tensor, *, precise: bool = False) -> Basis:
     if precise:
         return _by_reflections(stack)
     return _by_gram(stack) or _by_reflections(stack)
+
+
+def _stacked(tensors: Sequence[Tensor], dim: int) -> Tensor:
+    """torch.cat in float64, each tensor converted where it will lie."""
+    sizes = [tensor.shape[dim] for tensor in tensors]
+    shape = list(tensors[0].shape)
+    shape[dim] = sum(sizes)
+    stack = torch.empty(shape, dtype=torch.float64)
+    for place, tensor in zip(torch.split(stack, sizes, dim), tensors, strict=True):
+        place.copy_(tensor)
+    return stack
 
 
 def _by_gram(stack: Tensor) -> Basis | None:
