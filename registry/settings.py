@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 FORMATS = ("human", "json", "quiet")
+COMPLETION = "_ADAPTERS_COMPLETE"
 _FILE_KEYS = frozenset({"home", "database_url", "store_url", "namespace", "format"})
 
 
@@ -91,6 +92,12 @@ def load_settings(
         actor=_actor(env),
         color=not env.get("NO_COLOR") and env.get("TERM") != "dumb",
     )
+
+
+def completion_request(environ: Mapping[str, str] | None = None) -> str | None:
+    """What a shell asks for at TAB (`bash_source`, `zsh_complete`, …), or None for an ordinary command."""
+    env = os.environ if environ is None else environ  # noqa: TID251 (this is the one place)
+    return env.get(COMPLETION) or None
 
 
 def _default_home(env: Mapping[str, str]) -> Path:

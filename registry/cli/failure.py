@@ -14,6 +14,7 @@ from registry.cli.invocation import Invocation, open_registry
 from registry.cli.output import note
 from registry.cli.root import root
 from registry.errors import FindingsError, RegistryError
+from registry.settings import COMPLETION, completion_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,7 +28,7 @@ _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EAC
 
 
 def run(arguments: Sequence[str], *, opener: Callable[[Settings], Registry] = open_registry) -> int:
-    """Run one command line; the exit code of design section 6. Never raises but for shell completion's own exit."""
+    """Run one command line; the exit code of design section 6. Never raises."""
     invocation = Invocation(opener=opener)
     try:
         code = _run(invocation, arguments)
@@ -37,20 +38,30 @@ def run(arguments: Sequence[str], *, opener: Callable[[Settings], Registry] = op
 
 
 def _run(invocation: Invocation, arguments: Sequence[str]) -> int:
+    request = completion_request()
+    if request is not None:
+        return _complete(request)
     try:
-        code = root.main(list(arguments), prog_name="adapters", standalone_mode=False, obj=invocation)
-    except SystemExit as stop:
-        if isinstance(stop.__context__, BrokenPipeError):  # click answers a closed pipe with exit 1
-            return CLOSED_PIPE
-        raise
+        # not root.main(): click would answer a closed pipe with exit code 1
+        with root.make_context("adapters", list(arguments), obj=invocation) as context:
+            code = root.invoke(context)
     except BrokenPipeError:
         return CLOSED_PIPE
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
     except (click.exceptions.Abort, KeyboardInterrupt):
-        note("nothing more was done", kind="interrupted")
+        note("stopped before the end", kind="interrupted")
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001 (every error ends here; _explain tells them apart)
         return _explain(invocation, error)
     return code if isinstance(code, int) else 0
+
+
+def _complete(request: str) -> int:
+    """Answer the shell's TAB; click reads the words typed so far from the environment."""
+    from click.shell_completion import shell_complete
+
+    return shell_complete(root, {}, "adapters", COMPLETION, request)
 
 
 def _explain(invocation: Invocation, error: Exception) -> int:

@@ -23,11 +23,11 @@ def tag() -> None:
 
 @tag.command("set", examples=["adapters tag set team/sql@3 task=sql stage=canary"])
 @click.argument("ref")
-@click.argument("tags", nargs=-1, required=True, type=KeyValue(), metavar="KEY=VALUE...")
+@click.argument("tags", nargs=-1, required=True, type=KeyValue(), callback=once, metavar="KEY=VALUE...")
 @click.pass_obj
-def set_tags(invocation: Invocation, ref: str, tags: tuple[tuple[str, str], ...]) -> None:
+def set_tags(invocation: Invocation, ref: str, tags: dict[str, str]) -> None:
     """Set labels of a version; a label that is there gets the new value."""
-    _emit_labels(invocation, invocation.registry.set_tags(ref, once(tags)))
+    _emit_labels(invocation, invocation.registry.set_tags(ref, tags))
 
 
 @tag.command("rm", examples=["adapters tag rm team/sql@3 stage"])
@@ -46,11 +46,11 @@ def metric() -> None:
 
 @metric.command("set", examples=["adapters metric set team/sql@3 accuracy=0.91 loss=0.32"])
 @click.argument("ref")
-@click.argument("metrics", nargs=-1, required=True, type=NameNumber(), metavar="NAME=NUMBER...")
+@click.argument("metrics", nargs=-1, required=True, type=NameNumber(), callback=once, metavar="NAME=NUMBER...")
 @click.pass_obj
-def set_metrics(invocation: Invocation, ref: str, metrics: tuple[tuple[str, float], ...]) -> None:
+def set_metrics(invocation: Invocation, ref: str, metrics: dict[str, float]) -> None:
     """Record measurements of a version; one that is there gets the new number."""
-    _emit_labels(invocation, invocation.registry.set_metrics(ref, once(metrics)))
+    _emit_labels(invocation, invocation.registry.set_metrics(ref, metrics))
 
 
 def _emit_labels(invocation: Invocation, info: VersionInfo) -> None:

@@ -35,10 +35,24 @@ HEADER = ("REF", "TYPE", "RANK", "SIZE", "BASE", "ALIASES", "TAGS", "METRICS", "
 @click.option("--rank", metavar="LO..HI", help="Largest rank of a module, such as 8..32 or 16.")
 @click.option("--size", "size_", metavar="LO..HI", help="Bytes of all files, such as 1MB..1GB.")
 @click.option("--created", metavar="LO..HI", help="2026-01-01..2026-02-01, or 7d for the last 7 days.")
-@click.option("--tag", "tags", multiple=True, type=KeyValue(), metavar="KEY=VALUE", help="With this label. Repeatable.")
+@click.option(
+    "--tag",
+    "tags",
+    multiple=True,
+    type=KeyValue(),
+    callback=once,
+    metavar="KEY=VALUE",
+    help="With this label. Repeatable.",
+)
 @click.option("--alias", metavar="ALIAS", help="Versions that this alias names.")
 @click.option(
-    "--metric", "metrics", multiple=True, type=KeyValue(), metavar="N=LO..HI", help="By measurement. Repeatable."
+    "--metric",
+    "metrics",
+    multiple=True,
+    type=KeyValue(),
+    callback=once,
+    metavar="N=LO..HI",
+    help="By measurement. Repeatable.",
 )
 @click.option("--check", metavar="ENGINE=STATUS", help="By the outcome of a check.")
 @click.option(
@@ -57,9 +71,9 @@ def list_(
     rank: str | None,
     size_: str | None,
     created: str | None,
-    tags: tuple[tuple[str, str], ...],
+    tags: dict[str, str],
     alias: str | None,
-    metrics: tuple[tuple[str, str], ...],
+    metrics: dict[str, str],
     check: str | None,
     sort: str,
     limit: int,
@@ -77,9 +91,9 @@ def list_(
         rank=rank,
         size=size_,
         created=created,
-        tags=once(tags),
+        tags=tags,
         alias=alias,
-        metrics=once(metrics),
+        metrics=metrics,
         check=check,
         sort=sort,
         limit=limit,

@@ -8,7 +8,7 @@ import click
 
 from registry.cli.command import Verb
 from registry.cli.output import emit, note
-from registry.cli.params import Rank, Weights, alias_option, allow_option, metric_option, once, tag_option
+from registry.cli.params import Rank, Weights, alias_option, allow_option, metric_option, tag_option
 from registry.cli.progress import bars
 from registry.cli.push import pushed_lines
 from registry.cli.text import fields, number, percent, table
@@ -54,8 +54,8 @@ def merge(
     dtype: str | None,
     into: str,
     aliases: tuple[str, ...],
-    tags: tuple[tuple[str, str], ...],
-    metrics: tuple[tuple[str, float], ...],
+    tags: dict[str, str],
+    metrics: dict[str, float],
     message: str | None,
     dry_run: bool,
     assume_same_base: bool,
@@ -75,8 +75,8 @@ def merge(
             dtype=dtype,
             into=into,
             aliases=aliases,
-            tags=once(tags),
-            metrics=once(metrics),
+            tags=tags,
+            metrics=metrics,
             message=message,
             dry_run=dry_run,
             assume_same_base=assume_same_base,
@@ -114,9 +114,11 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _lines(invocation: Invocation, result: MergeResult) -> Iterator[str]:
-    if result.ref is not None:
+    if result.ref is None:
+        yield "dry run: nothing was published"
+    else:
         yield from pushed_lines(invocation, result)
-        yield ""
+    yield ""
     yield from report_lines(result.report)
 
 

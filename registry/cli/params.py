@@ -73,20 +73,32 @@ class Rank(click.ParamType[int | Literal["max"]]):
         return int(text)
 
 
-def once(pairs: tuple[tuple[str, _T], ...]) -> dict[str, _T]:
-    """The pairs as a mapping; a key given twice is a usage error, for nobody can mean both."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise click.UsageError(f"{next(key for key in keys if keys.count(key) > 1)!r} is given twice")
+def once(_ctx: click.Context, param: click.Parameter, value: tuple[tuple[str, _T], ...]) -> dict[str, _T]:
+    """Callback: pairs become a mapping; a key given twice is a usage error, for nobody can mean both."""
+    found = dict(value)
+    if len(found) < len(value):
+        keys = [key for key, _ in value]
+        raise click.BadParameter(f"{next(key for key in keys if keys.count(key) > 1)!r} is given twice", param=param)
     return found
 
 
 tag_option = click.option(
-    "--tag", "tags", multiple=True, type=KeyValue(), metavar="KEY=VALUE", help="Label the version. Repeatable."
+    "--tag",
+    "tags",
+    multiple=True,
+    type=KeyValue(),
+    callback=once,
+    metavar="KEY=VALUE",
+    help="Label the version. Repeatable.",
 )
 metric_option = click.option(
-    "--metric", "metrics", multiple=True, type=NameNumber(), metavar="NAME=NUMBER", help="A measurement. Repeatable."
+    "--metric",
+    "metrics",
+    multiple=True,
+    type=NameNumber(),
+    callback=once,
+    metavar="NAME=NUMBER",
+    help="A measurement. Repeatable.",
 )
 alias_option = click.option(
     "--alias", "aliases", multiple=True, metavar="ALIAS", help="Point this alias at the version. Repeatable."

@@ -9,7 +9,7 @@ import click
 from registry.cli.command import Verb
 from registry.cli.findings import finding_lines
 from registry.cli.output import emit, note
-from registry.cli.params import alias_option, allow_option, metric_option, once, tag_option
+from registry.cli.params import alias_option, allow_option, metric_option, tag_option
 from registry.cli.progress import bars
 from registry.cli.text import fields, printable
 
@@ -54,8 +54,8 @@ def push(
     name: str,
     *,
     aliases: tuple[str, ...],
-    tags: tuple[tuple[str, str], ...],
-    metrics: tuple[tuple[str, float], ...],
+    tags: dict[str, str],
+    metrics: dict[str, float],
     message: str | None,
     base: str | None,
     parents: tuple[str, ...],
@@ -73,8 +73,8 @@ def push(
             path,
             name,
             aliases=aliases,
-            tags=once(tags),
-            metrics=once(metrics),
+            tags=tags,
+            metrics=metrics,
             message=message,
             base=base,
             parents=parents,
