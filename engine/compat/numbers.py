@@ -22,6 +22,13 @@ def nonfinite(subject: Subject) -> Iterator[Hit]:
             yield Hit(f"tensor {tensor}: expected finite numbers, found {count} NaN or Inf among {total}", where=tensor)
 
 
+def unscanned(subject: Subject) -> Iterator[Hit]:
+    if subject.values is not None and (names := subject.values.unscanned):
+        yield Hit(
+            f"{len(names)} tensors have a dtype whose numbers are not looked into: {listed(names)}", where=names[0]
+        )
+
+
 def zero_factor(subject: Subject) -> Iterator[Hit]:
     """The factor that starts at zero is still zero, so the module adds nothing: B, or A of an embedding."""
     if subject.values is None:

@@ -134,6 +134,7 @@ RULES: tuple[Rule, ...] = (
     Rule("scaling-extreme", "warning", "lora_alpha / r lies outside 1/64 to 64.", "config", settings.extreme_scaling),
     Rule("file-template", "warning", "Chat template or tokenizer files travel along.", "config", safety.template_files),
     Rule("file-code", "warning", "The folder holds files with code.", "config", safety.code_files),
+    Rule("value-unscanned", "info", "Tensors have a dtype not looked into.", "values", numbers.unscanned),
     Rule("base-quantized", "info", "The base is quantised, shapes are not compared.", "base", fit.quantized),
     Rule("base-unprinted", "info", "The base is known from its config alone.", "base", settings.unprinted_base),
     Rule("revision-none", "info", "The config names no revision of the base.", "config", safety.no_revision),

@@ -101,7 +101,9 @@ def test_a_missing_shard_is_named(tmp_path):
     folder = _shard(tmp_path / "base", [["lm_head.weight"], ["transformer.wte.weight"]])
     (folder / "model-00002-of-00002.safetensors").unlink()
 
-    with pytest.raises(BaseError, match="shard model-00002-of-00002.safetensors is missing; it should hold 1 tensors"):
+    with pytest.raises(
+        BaseError, match=r"shard model-00002-of-00002\.safetensors is missing; it should hold 1 tensors"
+    ):
         read_base(folder)
 
 
