@@ -8,6 +8,7 @@ import click
 
 from registry.cli.command import Verb
 from registry.cli.output import emit
+from registry.cli.progress import bars
 from registry.cli.text import plural, printable, size, table
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def fsck(invocation: Invocation) -> int:
     """
     from registry.fsck import WRONG_BYTES
 
-    result = invocation.registry.fsck()
+    with bars(invocation) as progress:
+        result = invocation.registry.fsck(progress=progress)
     emit(invocation, result, human=lambda: _fsck_lines(result), quiet=lambda: _loud(result))
     errors = {finding.id for finding in result.findings if finding.severity == "error"}
     return 6 if errors & WRONG_BYTES else 1 if errors else 0

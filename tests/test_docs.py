@@ -1,0 +1,159 @@
+"""Documentation that cannot rot: every command has help and examples, and the README's console blocks run as they stand.
+
+In a ```console block a line `$ …` is run by bash; a backslash at its end continues it, a comment `# exit N` at its end names the
+exit code where it is not 0. Lines below it are what a terminal shows, with `...` for anything; without such lines only the exit code
+counts. All blocks run in order, in one folder that holds a copy of examples/, with one empty home. ```console no-run is not run.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import click
+import pytest
+
+from registry.cli.root import VERBS, root
+
+ROOT = Path(__file__).parent.parent
+FENCE = re.compile(r"^```console(?P<flags>[^\n]*)\n(?P<body>.*?)^```", re.DOTALL | re.MULTILINE)
+EXIT = re.compile(r"\s+# exit (\d+)$")
+# what a newcomer does not meet in the README
+ELSEWHERE = {"migrate", "undelete", "metric", "which", "verify"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of the README, what a terminal should show, and the code it should leave with."""
+
+    command: str
+    shown: tuple[str, ...]
+    code: int = 0
+
+
+def _commands() -> list[tuple[str, click.Command]]:
+    context = click.Context(root)
+    found: list[tuple[str, click.Command]] = [("", root)]
+    for verb in VERBS:
+        command = root.get_command(context, verb)
+        assert command is not None
+        found.append((verb, command))
+        if isinstance(command, click.Group):
+            found += [(f"{verb} {name}", member) for name, member in command.commands.items()]
+    return found
+
+
+COMMANDS = _commands()
+LEAVES = [(name, command) for name, command in COMMANDS if not isinstance(command, click.Group)]
+
+
+def steps(text: str) -> list[Step]:
+    """The commands of all console blocks in order."""
+    found: list[Step] = []
+    for block in FENCE.finditer(text):
+        if "no-run" not in block["flags"]:
+            found += _steps_of_block(block["body"])
+    return found
+
+
+def _steps_of_block(body: str) -> list[Step]:
+    lines = re.sub(r"\\\n(?:> )?\s*", "", body).splitlines()
+    starts = [place for place, line in enumerate(lines) if line.startswith("$ ")] + [len(lines)]
+    found = []
+    for start, end in pairwise(starts):
+        command = lines[start].removeprefix("$ ")
+        code = EXIT.search(command)
+        shown = tuple(line.rstrip() for line in lines[start + 1 : end] if line.strip())
+        found.append(Step(EXIT.sub("", command), shown, int(code[1]) if code else 0))
+    return found
+
+
+def matches(shown: tuple[str, ...], output: str) -> bool:
+    """Whether output is what the block shows; blank lines and spaces at line ends do not count."""
+    lines = "\n".join(line.rstrip() for line in output.splitlines() if line.strip())
+    pattern = ".*".join(re.escape(part) for part in "\n".join(shown).split("..."))
+    return re.fullmatch(pattern, lines, re.DOTALL) is not None
+
+
+def test_steps_are_read_from_console_blocks_only():
+    text = "```console\n$ a \\\n    b\none\n\n$ c  # exit 4\n```\n```console no-run\n$ d\n```\n```bash\ne\n```\n"
+
+    assert steps(text) == [Step("a b", ("one",)), Step("c", (), 4)]
+
+
+@pytest.mark.parametrize(
+    ("shown", "output", "same"),
+    [
+        (("a ... c",), "a b c\n", True),
+        (("a", "...", "z"), "a\nb\nc\nz\n", True),
+        (("a",), "a  \n\n", True),
+        (("a",), "a\nb\n", False),
+        (("a.c",), "abc\n", False),
+    ],
+)
+def test_dots_stand_for_anything_and_nothing_else_does(shown: tuple[str, ...], output: str, same: bool):
+    assert matches(shown, output) is same
+
+
+@pytest.mark.parametrize(("name", "command"), COMMANDS, ids=[name or "adapters" for name, _ in COMMANDS])
+def test_every_command_has_help_and_one_to_three_examples(name: str, command: click.Command):
+    examples = command.examples  # type: ignore[attr-defined] (every command is a Verb or Verbs)
+
+    assert command.help
+    assert 1 <= len(examples) <= 3
+    assert all(f"adapters {name}".strip() in example for example in examples)
+
+
+@pytest.mark.parametrize(("name", "command"), LEAVES, ids=[name for name, _ in LEAVES])
+def test_examples_parse(name: str, command: click.Command):
+    """Each example is a command line that its command accepts."""
+    for example in command.examples:  # type: ignore[attr-defined] (every command is a Verb or Verbs)
+        line = example.partition("$(")[2].rstrip(")") or example
+        words = shlex.split(line)[1 + len(name.split()) :]
+        command.make_context(name, words, obj=type("Anything", (), {})())
+
+
+@pytest.mark.parametrize(("name", "command"), LEAVES, ids=[name for name, _ in LEAVES])
+def test_every_option_has_help(name: str, command: click.Command):
+    silent = [item.opts for item in command.params if isinstance(item, click.Option) and not item.help]
+
+    assert silent == []
+
+
+@pytest.mark.parametrize("verb", sorted(set(VERBS) - ELSEWHERE))
+def test_the_readme_shows_each_verb_a_newcomer_meets(verb: str):
+    assert f"adapters {verb}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_runs(tmp_path: Path):
+    """Every console block, in order, with the real command line."""
+    plan = steps((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert plan, "the README has no console blocks"
+    shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "ADAPTERS_HOME": str(tmp_path / "home"),
+        "COLUMNS": "200",
+        "LC_ALL": "C.UTF-8",
+    }
+
+    for step in plan:
+        done = subprocess.run(
+            ["bash", "-c", step.command],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == step.code, f"$ {step.command}\n{done.stdout}"
+        assert not step.shown or matches(step.shown, done.stdout), f"$ {step.command}\n{done.stdout}"
