@@ -1,0 +1,61 @@
+"""The streaming writer against safetensors' own."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from engine.merge.factors import as_bytes
+from engine.merge.writer import TensorWriter
+from tests.engine.merge.factories import normal
+
+NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+}
+
+
+def write(path, tensors):
+    with TensorWriter(path, {name: (NAMES[t.dtype], tuple(t.shape)) for name, t in tensors.items()}) as writer:
+        for name in reversed(tensors):
+            writer.put(name, as_bytes(tensors[name]))
+
+
+def test_bytes_are_those_of_save_file(tmp_path):
+    """Every dtype, names in no order, an empty tensor, a scalar and a name beyond ASCII."""
+    tensors = {f"{name}.x": normal(1, 3, 5).to(dtype) for dtype, name in NAMES.items()}
+    tensors |= {
+        "z": normal(2, 7),
+        "a": normal(3, 2),
+        "größe": normal(4, 1),
+        "empty": torch.zeros(0, 3),
+        "one": torch.tensor(1.0),
+    }
+
+    write(tmp_path / "ours", tensors)
+    save_file(tensors, tmp_path / "theirs", metadata={"format": "pt"})
+
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
+def test_a_tensor_of_another_size_is_an_error(tmp_path):
+    with (
+        TensorWriter(tmp_path / "x", {"a": ("F32", (3,))}) as writer,
+        pytest.raises(ValueError, match="8 bytes, planned 12"),
+    ):
+        writer.put("a", b"12345678")
+
+
+def test_a_file_that_exists_is_never_written_over(tmp_path):
+    (tmp_path / "x").write_text("kept")
+
+    with pytest.raises(FileExistsError):
+        TensorWriter(tmp_path / "x", {})
+
+    assert (tmp_path / "x").read_text() == "kept"
