@@ -13,6 +13,7 @@ _NUMBER = re.compile(r"v?([0-9]+)", re.ASCII)
 _HEX = re.compile(r"[0-9a-f]{12,64}", re.ASCII)
 _HEX_LIKE = re.compile(r"[0-9a-f]{12,}", re.ASCII)
 _DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))})
+_SEPARATOR = re.compile(r"@|(?<![@:]sha256)(?<!^sha256):", re.ASCII | re.IGNORECASE)
 _LARGEST_NUMBER = 2**63 - 1
 
 
@@ -71,7 +72,7 @@ def parse_ref(text: str, *, namespace: str = "local") -> Ref:
         if (position == 1 and kind != "digest") or position > 1 or kind in fields:
             raise UsageError(f"reference {text[:120]!r}: expected name@version or name@version@sha256:hex")
         fields[kind] = value
-    return Ref(name=name, folded=text != text.lower(), **fields)  # type: ignore[arg-type] (checked by _selector)
+    return Ref(name=name, folded=text != text.lower(), **fields)  # type: ignore[arg-type]  # _selector pairs them
 
 
 def parse_alias(text: str) -> str:
@@ -84,7 +85,7 @@ def parse_alias(text: str) -> str:
 
 def _split(text: str) -> list[str]:
     """Split at `@`, or at `:` where it does not belong to `sha256:`."""
-    return re.split(r"@|(?<!sha256)(?<!SHA256):", text)
+    return _SEPARATOR.split(text)
 
 
 def _selector(text: str, whole: str) -> tuple[Literal["number", "alias", "digest", "latest"], int | str | bool]:
@@ -107,7 +108,7 @@ def _part(text: str, what: str) -> str:
     folded = text.lower() if text.isascii() else text
     if not _PART.fullmatch(folded) or ".." in folded:
         raise UsageError(
-            f"{what} {text[:120]!r}: expected 1 to 96 of a-z 0-9 . _ - (not two dots in a row), starting with a letter or digit"
+            f"{what} {text[:120]!r}: expected 1 to 96 of a-z 0-9 . _ - without `..`, the first a letter or digit"
         )
     if folded.split(".", 1)[0] in _DEVICES or folded.endswith("."):
         raise UsageError(f"{what} {text!r}: device names and a trailing dot are not portable")

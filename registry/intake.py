@@ -1,0 +1,138 @@
+"""A folder becomes a list of regular files to take and names left out. Nothing is read but the listing."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.format.adapter import CONFIG_NAME
+from engine.format.select import select_files
+from registry.disk import reading_beneath
+from registry.errors import IntakeError
+from registry.paths import clashing, path_problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
+    from pathlib import Path
+
+_PICKLED = "adapter_model.bin"
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeFile:
+    """A file to take. `size` is what the listing said; the staged copy decides."""
+
+    path: str
+    absolute: Path
+    size: int
+
+    @contextmanager
+    def open(self) -> Iterator[int]:
+        """A descriptor of the regular file, even if a link was put in its way after the scan: IntakeError then."""
+        folder = self.absolute.parents[self.path.count("/")]
+        manager = reading_beneath(folder, self.path)
+        try:
+            descriptor = manager.__enter__()
+        except OSError as error:
+            raise IntakeError(f"{self.absolute}: cannot be read: {error.strerror or error}") from error
+        try:
+            yield descriptor
+        finally:
+            manager.__exit__(None, None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """What makes the version, by path; and what was left out, sorted, a whole folder as `name/`."""
+
+    files: tuple[IntakeFile, ...]
+    left_out: tuple[str, ...]
+
+
+def scan(folder: Path, include: Sequence[str] = ()) -> Intake:
+    """Chooses a version's files. `folder` itself may be a link; nothing beneath it that is taken may be.
+
+    `include` globs are relative to the folder. IntakeError names what is missing, is no regular file, cannot be read,
+    or has a name that is not portable; also a glob that matches nothing.
+    """
+    listing = _listing(folder)
+    chosen = select_files([name for name in listing if not name.endswith("/")], include)
+    if chosen.unused:
+        raise IntakeError(f"--include {_shown(chosen.unused[0])}: matches no file of {_shown(folder)}")
+    _check_required(folder, chosen.missing, listing)
+    files = tuple(_take(folder, path, listing[path]) for path in chosen.included)
+    if pair := clashing(chosen.included):
+        first, second = map(_shown, pair)
+        raise IntakeError(f"{_shown(folder)}: {first} and {second} cannot lie side by side on every file system")
+    return Intake(files, _summary(listing.keys() - set(chosen.included), chosen.included))
+
+
+def _listing(folder: Path) -> dict[str, os.stat_result]:
+    """Every file by relative path; a folder that is empty or may not be looked into as `name/`."""
+    try:
+        with os.scandir(folder):
+            return dict(_walk(folder, ""))
+    except NotADirectoryError:
+        raise IntakeError(f"{_shown(folder)}: is no folder, expected an adapter's folder") from None
+    except OSError as error:
+        raise IntakeError(f"{_shown(folder)}: {error.strerror or error}") from None
+
+
+def _walk(folder: Path, above: str) -> Iterator[tuple[str, os.stat_result]]:
+    for entry in _entries(folder / above):
+        known = entry.stat(follow_symlinks=False)
+        if not stat.S_ISDIR(known.st_mode):
+            yield above + entry.name, known
+            continue
+        inside = list(_walk(folder, f"{above}{entry.name}/"))
+        yield from inside or [(f"{above}{entry.name}/", known)]
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except PermissionError:
+        return []
+
+
+def _check_required(folder: Path, missing: Sequence[str], listing: Mapping[str, os.stat_result]) -> None:
+    if CONFIG_NAME in missing:
+        inside = sorted(name for name in listing if name.endswith(f"/{CONFIG_NAME}"))
+        hint = f"adapters push {_shown(folder / inside[0].removesuffix(CONFIG_NAME))}" if inside else None
+        raise IntakeError(f"{_shown(folder)}: no {CONFIG_NAME} in it", hint=hint)
+    if missing:
+        found = f"{_PICKLED} is not taken, only safetensors is" if _PICKLED in listing else f"no {missing[0]} in it"
+        raise IntakeError(f"{_shown(folder)}: {found}")
+
+
+def _take(folder: Path, path: str, known: os.stat_result) -> IntakeFile:
+    place = folder / path
+    if stat.S_ISLNK(known.st_mode):
+        raise IntakeError(
+            f"{_shown(place)}: is a symbolic link", hint=f"cp -rL {_shown(folder)} COPY, then push that copy"
+        )
+    if not stat.S_ISREG(known.st_mode):
+        raise IntakeError(f"{_shown(place)}: is no regular file")
+    if problem := path_problem(path):
+        raise IntakeError(f"{_shown(place)}: the name {problem}")
+    if not os.access(place, os.R_OK):
+        raise IntakeError(f"{place}: cannot be read: Permission denied")
+    return IntakeFile(path, place, known.st_size)
+
+
+def _summary(left_out: AbstractSet[str], included: Sequence[str]) -> tuple[str, ...]:
+    """Left-out names as text, sorted; a folder of which nothing was taken as one `name/`."""
+    touched = {path.split("/", 1)[0] for path in included if "/" in path}
+    tops = {name: name.split("/", 1)[0] for name in left_out if "/" in name}
+    shown = {f"{tops[name]}/" if name in tops and tops[name] not in touched else name for name in left_out}
+    return tuple(sorted(map(_shown, shown)))
+
+
+def _shown(name: object) -> str:
+    """A name as text, also where its bytes are no UTF-8."""
+    return os.fsencode(str(name)).decode("utf-8", "backslashreplace")
