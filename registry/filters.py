@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from registry.errors import UsageError
 
@@ -67,6 +67,25 @@ class ListQuery:
 
 
 NumberRange = str | tuple[float | None, float | None] | None
+
+
+class ListFilters(TypedDict, total=False):
+    """The keyword arguments of `list_query` and of `Registry.list`."""
+
+    name: str | None
+    base: str | None
+    peft_type: str | None
+    rank: NumberRange
+    size: NumberRange
+    created: str | tuple[datetime | None, datetime | None] | None
+    tags: Mapping[str, str] | None
+    alias: str | None
+    metrics: Mapping[str, NumberRange] | None
+    check: str | Mapping[str, str] | None
+    sort: str
+    limit: int
+    cursor: str | None
+    all_versions: bool
 
 
 def list_query(

@@ -1,0 +1,365 @@
+"""`Registry`: every verb of the command line as a method. Both are the same functions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from registry import aliases as alias_moves
+from registry import bases as base_models
+from registry import labels, removal
+from registry.errors import UsageError
+from registry.filters import list_query, parse_duration
+from registry.handle import Handle
+from registry.progress import silent
+from registry.refs import Ref, parse_alias
+from registry.resolve import resolve
+from registry.schema import prepare
+from registry.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    import builtins
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Unpack
+
+    from registry.draft import Relation
+    from registry.filters import ListFilters
+    from registry.progress import Progress
+    from registry.results import (
+        AliasInfo,
+        BaseInfo,
+        CheckReport,
+        FsckResult,
+        GcResult,
+        LineageGraph,
+        LogEntry,
+        MergeResult,
+        PullResult,
+        PushResult,
+        RegistryStatus,
+        VerifyResult,
+        VersionDetail,
+        VersionInfo,
+    )
+
+_RELATIONS = ("finetuned_from", "converted_from", "merged_from")
+
+
+class Registry:
+    """A catalog and its blobs. A class because it holds the connection pool; use `Registry.open`.
+
+    References are texts as on the command line (`team/sql@prod`). Every method is one transaction, or one use case
+    with one transaction at its end; errors are those of `registry.errors` and `engine.errors`.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._handle = Handle(settings)
+        self.settings = settings
+
+    @classmethod
+    def open(
+        cls,
+        home: str | Path | None = None,
+        *,
+        database_url: str | None = None,
+        store_url: str | None = None,
+        settings: Settings | None = None,
+    ) -> Registry:
+        """The registry at these places; whatever is not given comes from the environment, adapters.toml or defaults.
+
+        Touches nothing yet: the first call that needs the database creates the schema where there is none.
+        """
+        return cls(settings or load_settings(home=home, database_url=database_url, store_url=store_url))
+
+    def close(self) -> None:
+        """Close idle connections; the next call opens new ones."""
+        self._handle.unchecked.dispose()
+
+    # Setting up
+
+    def init(self) -> RegistryStatus:
+        """Create what is missing: schema, blob folder."""
+        from registry.disk import make_folder, reaching
+
+        state = prepare(self._handle.unchecked)
+        with reaching(self.settings.blobs):
+            make_folder(self.settings.blobs)
+        return self._handle.status(state)
+
+    def migrate(self) -> RegistryStatus:
+        """Bring an older schema up to date, PostgreSQL's too."""
+        from registry.schema import migrate
+
+        return self._handle.status(migrate(self._handle.unchecked))
+
+    def doctor(self) -> RegistryStatus:
+        """Places, versions, and whether each can be used; changes nothing in an existing registry."""
+        from registry.doctor import examine_registry
+
+        return examine_registry(self._handle.database, self._handle.store, self.settings)
+
+    # Publishing and fetching
+
+    def push(
+        self,
+        path: str | Path,
+        name: str,
+        *,
+        aliases: Iterable[str] = (),
+        tags: Mapping[str, str] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        message: str | None = None,
+        base: str | None = None,
+        parents: Iterable[str] = (),
+        relation: Relation = "finetuned_from",
+        include: Iterable[str] = (),
+        allow: Iterable[str] = (),
+        progress: Progress | None = None,
+    ) -> PushResult:
+        """Publish an adapter folder as the next version of `name`; the same content finds the version that has it."""
+        from registry.push import PushRequest, push
+
+        labels.check_tags(tags or {})
+        labels.check_metrics(metrics or {})
+        if relation not in _RELATIONS:
+            raise UsageError(f"relation {relation!r} is not one of {', '.join(_RELATIONS)}")
+        target = self._handle.name(name)
+        names = tuple(parse_alias(alias) for alias in aliases)
+        request = PushRequest(
+            path=Path(path).expanduser(),
+            name=target,
+            aliases=names,
+            tags=tags or {},
+            metrics=metrics or {},
+            message=message,
+            base=base,
+            parents=self._handle.parents(parents, relation),
+            include=tuple(include),
+            allow=tuple(allow),
+            actor=self.settings.actor,
+        )
+        return push(self._handle, request, progress=progress or silent)
+
+    def pull(self, ref: str, *, to: str | Path | None = None, progress: Progress | None = None) -> Path:
+        """The folder that holds a version, every byte verified: `to`, or an immutable one unique to the digest."""
+        return self.pull_result(ref, to=to, progress=progress).path
+
+    def pull_result(self, ref: str, *, to: str | Path | None = None, progress: Progress | None = None) -> PullResult:
+        """Like `pull`, with the exact version and digest."""
+        from registry.pull import pull
+
+        wanted = self._handle.ref(ref)
+        destination = None if to is None else Path(to).expanduser()
+        return pull(self._handle, wanted, to=destination, progress=progress or silent)
+
+    # Looking up
+
+    def get(self, ref: str) -> VersionDetail:
+        """Everything known about a version."""
+        from registry.detail import show
+
+        wanted = self._handle.ref(ref)
+        with self._handle.database.reading() as session:
+            return show(session, resolve(session, wanted).id)
+
+    def show(self, ref: str) -> VersionDetail:
+        """The same as `get`, also for a deleted version."""
+        from registry.detail import show
+
+        wanted = self._handle.ref(ref)
+        with self._handle.database.reading() as session:
+            return show(session, resolve(session, wanted, deleted=True).id)
+
+    def list(self, **filters: Unpack[ListFilters]) -> builtins.list[VersionInfo]:
+        """One page of the newest versions of all adapters, or of all versions; each row carries its cursor.
+
+        The filters are the options of `adapters list`; ranges are `LO..HI` or (low, high), None leaving an end open.
+        """
+        from registry.listing import list_versions
+
+        query = list_query(**filters)
+        with self._handle.database.reading() as session:
+            return list_versions(session, query)
+
+    def log(self, name: str) -> tuple[LogEntry, ...]:
+        """Versions and alias moves of an adapter in the order they happened."""
+        from registry.history import log
+
+        wanted = self._handle.name(name)
+        with self._handle.database.reading() as session:
+            return log(session, wanted)
+
+    def lineage(self, ref: str, *, up: bool = True, down: bool = True) -> LineageGraph:
+        """What a version comes from (`up`) and what came from it (`down`)."""
+        from registry.lineage import lineage
+
+        wanted = self._handle.ref(ref)
+        with self._handle.database.reading() as session:
+            return lineage(session, resolve(session, wanted, deleted=True).id, up=up, down=down)
+
+    def which(self, file: str | Path) -> tuple[VersionInfo, ...]:
+        """The versions that hold this file, or a safetensors file with the same tensors; NotFoundError for none."""
+        from registry.summary import summaries
+        from registry.verify import file_digests, versions_holding
+
+        digest, tensors = file_digests(Path(file).expanduser())
+        with self._handle.database.reading() as session:
+            return summaries(session, versions_holding(session, digest, tensors))
+
+    # Names and labels
+
+    def set_alias(self, ref: str, alias: str, *, expect: str | None = None) -> AliasInfo:
+        """Point an alias at a version. `expect` is the reference it must point at now, or "none"."""
+        wanted, name = self._handle.ref(ref), parse_alias(alias)
+        expected: Ref | Literal["none"] | None = None
+        if expect is not None:
+            expected = "none" if expect == "none" else self._handle.ref(expect)
+        actor = self.settings.actor
+        return self._handle.database.write(
+            lambda session: alias_moves.set_alias(session, wanted, name, expect=expected, actor=actor)
+        )
+
+    def remove_alias(self, name: str, alias: str) -> AliasInfo:
+        """Take an alias away; its history stays."""
+        wanted, old, actor = self._handle.name(name), parse_alias(alias), self.settings.actor
+        return self._handle.database.write(lambda session: alias_moves.remove_alias(session, wanted, old, actor=actor))
+
+    def rollback_alias(self, name: str, alias: str) -> AliasInfo:
+        """Undo the newest move of an alias; again goes one further back."""
+        wanted, old, actor = self._handle.name(name), parse_alias(alias), self.settings.actor
+        return self._handle.database.write(
+            lambda session: alias_moves.rollback_alias(session, wanted, old, actor=actor)
+        )
+
+    def aliases(self, name: str) -> tuple[AliasInfo, ...]:
+        """The aliases of an adapter."""
+        wanted = self._handle.name(name)
+        with self._handle.database.reading() as session:
+            return alias_moves.list_aliases(session, wanted)
+
+    def set_tags(self, ref: str, tags: Mapping[str, str]) -> VersionInfo:
+        """Add tags; one that is there gets the new value."""
+        actor = self.settings.actor
+        return self._handle.labelled(ref, lambda session, row: labels.set_tags(session, row, tags, actor=actor))
+
+    def remove_tags(self, ref: str, keys: Iterable[str]) -> VersionInfo:
+        """Remove tags; a key that is not there is no error."""
+        gone, actor = tuple(keys), self.settings.actor
+        return self._handle.labelled(ref, lambda session, row: labels.remove_tags(session, row, gone, actor=actor))
+
+    def set_metrics(self, ref: str, metrics: Mapping[str, float]) -> VersionInfo:
+        """Add metrics; one that is there gets the new value."""
+        actor = self.settings.actor
+        return self._handle.labelled(ref, lambda session, row: labels.set_metrics(session, row, metrics, actor=actor))
+
+    # Removing and keeping up
+
+    def remove(self, ref: str) -> VersionInfo:
+        """Mark a version deleted: its number and lineage stay, and `undelete` brings it back until gc freed it."""
+        wanted, actor = self._handle.ref(ref), self.settings.actor
+        return self._handle.changed(lambda session: removal.remove(session, wanted, actor=actor).id)
+
+    def undelete(self, ref: str) -> VersionInfo:
+        """Take a deletion back."""
+        wanted, actor = self._handle.ref(ref), self.settings.actor
+        return self._handle.changed(lambda session: removal.undelete(session, wanted, actor=actor).id)
+
+    def verify(self, ref: str) -> VerifyResult:
+        """Hash every blob of a version; CorruptError names the first that is wrong or missing."""
+        from registry.pull import files_of
+        from registry.verify import verify_files
+
+        wanted = self._handle.ref(ref)
+        with self._handle.database.reading() as session:
+            version = resolve(session, wanted, deleted=True)
+            exact, digest, files = f"{wanted.name}@{version.number}", version.digest, files_of(session, version)
+        return verify_files(self._handle.store, exact, digest, files)
+
+    def fsck(self, *, progress: Progress | None = None) -> FsckResult:
+        """Check every row and every byte."""
+        from registry.fsck import check_registry
+
+        return check_registry(self._handle.database, self._handle.store, progress=progress or silent)
+
+    def gc(self, *, grace: str = "7d", dry_run: bool = False) -> GcResult:
+        """Free what nothing needs; `grace` is how long a deletion must be past."""
+        from registry.gc import collect
+
+        span = parse_duration(grace)
+        return collect(
+            self._handle.database, self._handle.store, grace=span, dry_run=dry_run, actor=self.settings.actor
+        )
+
+    # Bases, checks, merges
+
+    def add_base(self, path: str | Path, *, names: Iterable[str] = (), revision: str | None = None) -> BaseInfo:
+        """Remember a base model by its path and names: safetensors headers and samples, or its config alone."""
+        from registry.basefiles import read_base_place
+
+        place = Path(path).expanduser()
+        facts = read_base_place(place)
+        known_as = (*dict.fromkeys(names), str(place.absolute()))
+        actor = self.settings.actor
+        return self._handle.database.write(
+            lambda session: base_models.add(session, facts, known_as, revision=revision, actor=actor)
+        )
+
+    def bases(self) -> tuple[BaseInfo, ...]:
+        """All bases in the order they were met."""
+        with self._handle.database.reading() as session:
+            return base_models.list_bases(session)
+
+    def base(self, name: str) -> BaseInfo:
+        """A base by any of its names, its path or its fingerprint."""
+        wanted = self._handle.base_name(name)
+        with self._handle.database.reading() as session:
+            return base_models.show_base(session, base_models.get(session, wanted))
+
+    def check(
+        self, *targets: str, base: str | None = None, for_engines: Iterable[str] = (), with_refs: Iterable[str] = ()
+    ) -> CheckReport:
+        """Judge references or paths by the check-in rules, against a base where one is known."""
+        from registry.check import check
+
+        if tuple(for_engines) or tuple(with_refs):
+            raise UsageError("checks for serving engines and siblings are not available yet")
+        return check(self._handle, targets, base=base)
+
+    def merge(
+        self,
+        refs: Sequence[str],
+        *,
+        weights: Sequence[float] | None = None,
+        combination: str = "svd",
+        rank: int | Literal["max"] | None = None,
+        dtype: str | None = None,
+        into: str,
+        aliases: Iterable[str] = (),
+        tags: Mapping[str, str] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        message: str | None = None,
+        dry_run: bool = False,
+        assume_same_base: bool = False,
+        allow: Iterable[str] = (),
+        progress: Progress | None = None,
+    ) -> MergeResult:
+        """Merge versions into the next version of `into`: `cat`, `linear` or `svd`, with a report of what was kept."""
+        from registry.merge import MergeRequest, merge
+
+        request = MergeRequest(
+            refs=tuple(self._handle.ref(ref) for ref in refs),
+            into=self._handle.name(into),
+            method=combination,
+            weights=None if weights is None else tuple(map(float, weights)),
+            rank=rank,
+            dtype=dtype,
+            aliases=tuple(parse_alias(alias) for alias in aliases),
+            tags=tags or {},
+            metrics=metrics or {},
+            message=message,
+            allow=tuple(allow),
+            assume_same_base=assume_same_base,
+            dry_run=dry_run,
+            actor=self.settings.actor,
+        )
+        return merge(self._handle, request, progress=progress or silent)

@@ -1,0 +1,82 @@
+"""What a person needs to know when something is wrong: places, versions, and whether each can be used."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sqlite3
+import sys
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import func, select, text
+
+from registry.models import Adapter, Blob, Lease, Version
+from registry.results import RegistryStatus
+from registry.schema import HEAD
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from registry.blobs import BlobStore
+    from registry.database import Database
+    from registry.settings import Settings
+
+_EXTRAS = ("torch", "transformers", "bitsandbytes", "psycopg", "obstore")
+_LITTLE_SPACE = 1 << 30
+
+
+def examine_registry(database: Database, store: BlobStore, settings: Settings) -> RegistryStatus:
+    """Look at everything, change nothing. Each check has a name, a status (`ok`, `warning`) and a detail."""
+    with database.reading() as session:
+        checks = [_database_check(session, database), _counts(session), _leases(session)]
+    checks += [_store_check(store), _space(settings), _python(), _extras()]
+    return RegistryStatus(database.label, str(store.root), HEAD, checks=tuple(checks))
+
+
+def _check(name: str, detail: str, *, ok: bool = True) -> dict[str, Any]:
+    return {"name": name, "status": "ok" if ok else "warning", "detail": detail}
+
+
+def _database_check(session: Session, database: Database) -> dict[str, Any]:
+    if not database.is_sqlite:
+        return _check("database", str(session.scalar(text("SELECT version()"))))
+    mode = session.scalar(text("PRAGMA journal_mode"))
+    level = {0: "off", 1: "normal", 2: "full", 3: "extra"}.get(int(session.scalar(text("PRAGMA synchronous")) or 0))
+    why = "concurrent writers can corrupt a write-ahead log before SQLite 3.51.3" if mode == "delete" else "WAL is safe"
+    return _check("database", f"SQLite {sqlite3.sqlite_version}, journal {mode}, synchronous {level}: {why}")
+
+
+def _counts(session: Session) -> dict[str, Any]:
+    numbers = {
+        name: session.scalar(select(func.count()).select_from(table))
+        for name, table in (("adapters", Adapter), ("versions", Version), ("blobs", Blob))
+    }
+    return _check("catalog", ", ".join(f"{count} {name}" for name, count in numbers.items()))
+
+
+def _leases(session: Session) -> dict[str, Any]:
+    count = session.scalar(select(func.count()).select_from(Lease)) or 0
+    return _check("leases", f"{count} pushes running or interrupted; gc drops those that are gone")
+
+
+def _store_check(store: BlobStore) -> dict[str, Any]:
+    place = store.root if store.root.exists() else store.root.parent
+    writable = os.access(place, os.W_OK)
+    return _check("store", f"{store.root} {'can' if writable else 'cannot'} be written", ok=writable)
+
+
+def _space(settings: Settings) -> dict[str, Any]:
+    place = next(folder for folder in (settings.home, *settings.home.parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    return _check("space", f"{free / 1e9:.1f} GB free at {place}", ok=free > _LITTLE_SPACE)
+
+
+def _python() -> dict[str, Any]:
+    return _check("python", sys.version.split()[0])
+
+
+def _extras() -> dict[str, Any]:
+    found = [name for name in _EXTRAS if importlib.util.find_spec(name) is not None]
+    missing = [name for name in _EXTRAS if name not in found]
+    return _check("extras", f"installed: {', '.join(found) or 'none'}; not installed: {', '.join(missing) or 'none'}")

@@ -1,0 +1,86 @@
+"""What the files of a version say: facts, values, digest, and the rows and documents that follow from them."""
+
+from __future__ import annotations
+
+import json
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from engine.compat.check import check_adapter
+from engine.format.adapter import read_adapter
+from engine.format.digest import tensors_digest
+from engine.format.values import scan_values
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from engine.compat.finding import Finding
+    from engine.format.facts import AdapterFacts, BaseFacts
+    from engine.format.values import ValueFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """An adapter folder, read once: every tensor's values were looked at and hashed."""
+
+    facts: AdapterFacts
+    values: ValueFacts
+    tensors_digest: str
+
+    def findings(self, *, base: BaseFacts | None, base_known: bool | None, files: Iterable[str]) -> tuple[Finding, ...]:
+        """What the check-in rules say."""
+        return check_adapter(self.facts, values=self.values, base=base, base_known=base_known, files=files)
+
+    @property
+    def norm(self) -> float | None:
+        """Frobenius norm over all ΔW together; None where one of them is unknown, or there is none."""
+        norms = list(self.values.norms.values())
+        if not norms or any(norm is None for norm in norms):
+            return None
+        total = math.hypot(*(norm for norm in norms if norm is not None))
+        return total if math.isfinite(total) else None
+
+    @property
+    def dtype(self) -> str | None:
+        """The dtype of all tensors, `mixed` where they have several."""
+        dtypes = {info.dtype for info in self.facts.header.tensors.values()}
+        return dtypes.pop() if len(dtypes) == 1 else ("mixed" if dtypes else None)
+
+    @property
+    def parameters(self) -> int:
+        """Elements of all tensors together."""
+        return sum(info.count for info in self.facts.header.tensors.values())
+
+
+def examine(folder: Path) -> Examined:
+    """Read an adapter folder. Raises engine.errors.UnreadableError or PatternError where it is no adapter."""
+    facts = read_adapter(folder)
+    # Hashing lets the other thread run, so that both together take as long as the slower one.
+    with ThreadPoolExecutor(1) as threads:
+        digest = threads.submit(tensors_digest, facts.weights, facts.header)
+        return Examined(facts, scan_values(facts), digest.result())
+
+
+def documents(
+    examined: Examined, *, spectra: Mapping[str, Sequence[float]], report: Mapping[str, Any] | None
+) -> dict[str, str]:
+    """The compact JSON documents stored with a version. `spectra` are singular values by module, where known."""
+    norms = examined.values.norms
+    modules = [
+        replace(module, norm=_finite(norms.get(module.name)), spectrum=tuple(spectra.get(module.name, ())) or None)
+        for module in examined.facts.modules
+    ]
+    found: dict[str, Any] = {
+        "config": examined.facts.config.raw,
+        "modules": [module.as_json() for module in modules],
+    }
+    if report is not None:
+        found["report"] = report
+    return {kind: json.dumps(body, ensure_ascii=False, separators=(",", ":")) for kind, body in found.items()}
+
+
+def _finite(norm: float | None) -> float | None:
+    return norm if norm is not None and math.isfinite(norm) else None

@@ -1,0 +1,60 @@
+"""Pull: a reference becomes a verified folder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+
+from registry.checkout import checkout_to
+from registry.errors import NotFoundError, UnavailableError
+from registry.models import File, Version
+from registry.progress import silent
+from registry.pulled import ensure_pulled, find_pulled
+from registry.resolve import resolve
+from registry.results import FileEntry, PullResult
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sqlalchemy.orm import Session
+
+    from registry.handle import Handle
+    from registry.progress import Progress
+    from registry.refs import Ref
+
+
+def files_of(session: Session, version: Version) -> tuple[FileEntry, ...]:
+    """The files of a version by path; NotFoundError where gc freed them."""
+    query = select(File.path, File.sha256, File.size, File.blob_digest)
+    rows = session.execute(query.where(File.version_id == version.id, File.role == "file").order_by(File.path)).all()
+    if version.freed_at is not None or any(row.blob_digest is None for row in rows):
+        raise NotFoundError(f"version {version.number}: its files were freed after it was deleted")
+    return tuple(FileEntry(row.path, row.sha256, row.size) for row in rows)
+
+
+def pull(handle: Handle, ref: Ref, *, to: Path | None = None, progress: Progress = silent) -> PullResult:
+    """Bring a version's files to `to`, or to the immutable folder that belongs to its digest.
+
+    With database or store down, a reference that names a digest is served from what was pulled before (P8).
+    """
+    pulled = handle.settings.pulled
+    try:
+        with handle.database.reading() as session:
+            version = resolve(session, ref)
+            digest, files = version.digest, files_of(session, version)
+            found = f"{ref.name}@{version.number}"
+        size = sum(entry.size for entry in files)
+        progress(f"pulling {found}", 0, size)
+        if to is not None:
+            checkout_to(handle.store, files, to)
+            place = to
+        else:
+            place = ensure_pulled(handle.store, digest, files, pulled)
+        progress(f"pulling {found}", size, size)
+        return PullResult(found, digest, place)
+    except UnavailableError:
+        known = None if ref.digest is None or to is not None else find_pulled(pulled, ref.digest)
+        if known is None:
+            raise
+        return PullResult(str(ref), f"sha256:{known.name}", known)

@@ -1,0 +1,220 @@
+"""Push: a folder becomes a version. The order of steps is promise P1 to P4; README.md tells it in words."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from engine.compat.rules import RULES
+from registry import bases, leases
+from registry.basefiles import read_base_place
+from registry.draft import Parent, RecipeDraft, VersionDraft
+from registry.errors import FindingsError, RegistryError, UsageError
+from registry.examine import Examined, documents, examine
+from registry.gc import lease_owner
+from registry.intake import scan
+from registry.manifest import manifest_bytes
+from registry.progress import silent
+from registry.publish import RECORD_PATH, Published, record
+from registry.refs import is_path
+from registry.results import FileEntry, PushResult
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from sqlalchemy.orm import Session
+
+    from engine.compat.finding import Finding
+    from engine.format.facts import BaseFacts
+    from registry.blobs import BlobStore
+    from registry.database import Database
+    from registry.handle import Handle
+    from registry.intake import Intake
+    from registry.progress import Progress
+    from registry.refs import Name
+    from registry.staging import StagedFile, Staging
+
+# Long enough to place any adapter's files; the lease of a push that died on this host ends with the next gc anyway.
+LEASE = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushRequest:
+    """What a caller wants pushed. `base` is a name or a path; None takes the config's. `allow` names rules to pass."""
+
+    path: Path
+    name: Name
+    aliases: tuple[str, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    message: str | None = None
+    base: str | None = None
+    parents: tuple[Parent, ...] = ()
+    include: tuple[str, ...] = ()
+    allow: tuple[str, ...] = ()
+    recipe: RecipeDraft | None = None
+    report: Mapping[str, Any] | None = None
+    spectra: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    actor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """The base of a push: what the catalog or the given path knows of it."""
+
+    name: str | None
+    facts: BaseFacts | None
+    known: bool
+
+
+def push(handle: Handle, request: PushRequest, *, progress: Progress = silent) -> PushResult:
+    """Publish a folder as the next version of a name, or find the version that holds the same content.
+
+    Raises IntakeError or engine.errors.UnreadableError for what cannot be taken, FindingsError where a rule refuses.
+    """
+    _check_allowed(request.allow)
+    intake = scan(request.path, request.include)
+    database, store = handle.database, handle.store
+    with store.staging() as staging:
+        files = _stage(staging, intake, progress)
+        examined = examine(staging.folder / "files")
+        base = _find_base(database, request.base, examined)
+        findings = _judge(request, examined, base, files)
+        draft = _draft(request, examined, base, findings, files)
+        manifest = staging.add(manifest_bytes(draft.files), name="manifest")
+        draft = replace(draft, manifest=manifest.digest, manifest_size=manifest.size)
+        with _leased(database, staging, [*(file.digest for file in files.values()), manifest.digest]) as lease:
+            store.place(*files.values(), manifest)
+            published = database.write(lambda session: _publish(session, store, replace(draft, lease=lease), base))
+    return _result(request, draft, published, intake)
+
+
+def _check_allowed(allow: tuple[str, ...]) -> None:
+    known = {rule.id for rule in RULES}
+    for rule in allow:
+        if rule not in known:
+            raise UsageError(f"rule {rule!r} is not known", hint="adapters check PATH names the rules that fired")
+
+
+def _stage(staging: Staging, intake: Intake, progress: Progress) -> dict[str, StagedFile]:
+    """Durable copies by path: from here on nothing is read from the source again."""
+    total = sum(file.size for file in intake.files)
+    staged: dict[str, StagedFile] = {}
+    done = 0
+    for file in intake.files:
+        progress("copying", done, total)
+        with file.open() as descriptor:
+            staged[file.path] = staging.add(descriptor, name=f"files/{file.path}")
+        done += file.size
+    progress("copying", total, total)
+    return staged
+
+
+def _find_base(database: Database, given: str | None, examined: Examined) -> _Base:
+    name = given or examined.facts.config.base_model_name_or_path
+    if given is not None and is_path(given):
+        from pathlib import Path
+
+        return _Base(given, read_base_place(Path(given).expanduser()), known=True)
+    if name is None:
+        return _Base(None, None, known=False)
+    with database.reading() as session:
+        row = bases.find(session, name)
+        return _Base(name, None if row is None else bases.facts_of(row), known=row is not None)
+
+
+def _judge(
+    request: PushRequest, examined: Examined, base: _Base, files: Mapping[str, StagedFile]
+) -> tuple[Finding, ...]:
+    findings = examined.findings(base=base.facts, base_known=base.known, files=files)
+    if any(finding.severity == "error" and finding.rule not in request.allow for finding in findings):
+        raise FindingsError(str(request.path), findings)
+    return findings
+
+
+def _draft(
+    request: PushRequest,
+    examined: Examined,
+    base: _Base,
+    findings: tuple[Finding, ...],
+    files: Mapping[str, StagedFile],
+) -> VersionDraft:
+    facts = examined.facts
+    return VersionDraft(
+        name=request.name,
+        manifest="",
+        manifest_size=0,
+        files=tuple(FileEntry(path, file.digest, file.size) for path, file in sorted(files.items())),
+        peft_type=facts.config.peft_type,
+        modules=len(facts.modules),
+        rank=facts.rank,
+        tensors_digest=examined.tensors_digest,
+        parameters=examined.parameters,
+        dtype=examined.dtype,
+        norm=examined.norm,
+        base_name=base.name,
+        documents=documents(examined, spectra=request.spectra, report=request.report),
+        tags=request.tags,
+        metrics=request.metrics,
+        aliases=request.aliases,
+        parents=request.parents,
+        recipe=request.recipe,
+        findings=findings,
+        message=request.message,
+        actor=request.actor,
+    )
+
+
+@contextmanager
+def _leased(database: Database, staging: Staging, digests: list[str]) -> Iterator[str]:
+    owner = lease_owner(staging.folder)
+    lease = database.write(lambda session: leases.acquire(session, digests, LEASE, owner=owner))
+    try:
+        yield lease
+    except BaseException:
+        # Best effort: gc drops the lease of a process that is gone.
+        with suppress(RegistryError):
+            database.write(lambda session: leases.release(session, lease))
+        raise
+
+
+def _publish(session: Session, store: BlobStore, draft: VersionDraft, base: _Base) -> Published:
+    def write_record(content: bytes) -> FileEntry:
+        return FileEntry(RECORD_PATH, store.put_bytes(content), len(content))
+
+    return record(session, replace(draft, base_id=_base_row(session, base)), write_record=write_record)
+
+
+def _base_row(session: Session, base: _Base) -> int | None:
+    """The base's row in this transaction; one that was given as a path becomes known by it."""
+    if base.name is None or not base.known:
+        return None
+    if base.facts is not None and is_path(base.name):
+        bases.add(session, base.facts, (base.name,))
+    row = bases.find(session, base.name)
+    return None if row is None else row.id
+
+
+def _result(request: PushRequest, draft: VersionDraft, published: Published, intake: Intake) -> PushResult:
+    ref = f"{request.name}@{published.number}"
+    notes = []
+    if published.restored:
+        notes.append(f"{ref} was deleted and is back: it holds this content")
+    elif not published.created:
+        newest = "" if published.newest == published.number else f"; the newest is {request.name}@{published.newest}"
+        notes.append(f"unchanged: {ref} holds this content{newest}")
+    return PushResult(
+        ref=ref,
+        name=str(request.name),
+        version=published.number,
+        digest=draft.manifest,
+        tensors_digest=draft.tensors_digest,
+        created=published.created,
+        left_out=intake.left_out,
+        findings=draft.findings,
+        newest=published.newest,
+        notes=tuple(notes),
+    )
