@@ -21,9 +21,9 @@ KeyValue = str | int | float
 _LARGEST = 2**63
 
 
-def encode_cursor(query: ListQuery, key: Sequence[KeyValue]) -> str:
-    """The cursor of the row with this sort key."""
-    content = json.dumps([_mark(query), *key], separators=(",", ":"))
+def encode_cursor(mark: str, key: Sequence[KeyValue]) -> str:
+    """The cursor of the row with this sort key, in the list with this mark."""
+    content = json.dumps([mark, *key], separators=(",", ":"))
     return base64.urlsafe_b64encode(content.encode()).decode().rstrip("=")
 
 
@@ -32,7 +32,7 @@ def decode_cursor(query: ListQuery, kinds: Sequence[type[KeyValue]]) -> tuple[Ke
     if query.cursor is None:
         return None
     mark, *key = _content(query.cursor)
-    if mark != _mark(query):
+    if mark != mark_of(query):
         raise UsageError(
             "this cursor belongs to a list with other filters or another order",
             hint="repeat the filters and the sort key that the cursor came from, or leave --cursor out",
@@ -42,7 +42,7 @@ def decode_cursor(query: ListQuery, kinds: Sequence[type[KeyValue]]) -> tuple[Ke
     return tuple(key)
 
 
-def _mark(query: ListQuery) -> str:
+def mark_of(query: ListQuery) -> str:
     """What makes two pages one list: everything but where the page starts and how long it is."""
     whole = dataclasses.replace(query, cursor=None, limit=0)
     return hashlib.sha256(repr(whole).encode()).hexdigest()[:16]

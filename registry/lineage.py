@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, literal, select
 
+from registry.joins import join_as_written
 from registry.models import Adapter, Base, BaseName, BaseTwin, LineageEdge, Version
 from registry.results import Edge, LineageGraph, Node
 
@@ -33,6 +34,7 @@ def lineage(session: Session, version_id: int, *, up: bool = True, down: bool = 
     A parent that this catalog does not hold is a node of kind `unknown`, named by its digest. An id is visited once,
     so the walk ends whatever the edges say.
     """
+    join_as_written(session)
     above = _above(session, version_id) if up else []
     below = _below(session, version_id) if down else []
     return _graph(session, version_id, above, below, based=_parents(above) | {version_id} if up else set())
@@ -40,8 +42,8 @@ def lineage(session: Session, version_id: int, *, up: bool = True, down: bool = 
 
 def neighbours(session: Session, version_id: int) -> LineageGraph:
     """One step up and down, and the version's own base."""
-    above = session.execute(_EDGE.where(LineageEdge.child_id == version_id)).all()
-    below = session.execute(_EDGE.where(LineageEdge.parent_id == version_id)).all()
+    above = session.connection().execute(_EDGE.where(LineageEdge.child_id == version_id)).all()
+    below = session.connection().execute(_EDGE.where(LineageEdge.parent_id == version_id)).all()
     return _graph(session, version_id, above, below, based={version_id})
 
 
@@ -49,13 +51,13 @@ def _above(session: Session, version_id: int) -> Sequence[_Row]:
     seen = _start("ancestors", version_id)
     step = select(LineageEdge.parent_id).join(seen, LineageEdge.child_id == seen.c.id)
     seen = seen.union(step.where(LineageEdge.parent_id.is_not(None)))
-    return session.execute(_EDGE.join(seen, LineageEdge.child_id == seen.c.id)).all()
+    return session.connection().execute(_EDGE.join(seen, LineageEdge.child_id == seen.c.id)).all()
 
 
 def _below(session: Session, version_id: int) -> Sequence[_Row]:
     seen = _start("descendants", version_id)
     seen = seen.union(select(LineageEdge.child_id).join(seen, LineageEdge.parent_id == seen.c.id))
-    return session.execute(_EDGE.join(seen, LineageEdge.parent_id == seen.c.id)).all()
+    return session.connection().execute(_EDGE.join(seen, LineageEdge.parent_id == seen.c.id)).all()
 
 
 def _start(name: str, version_id: int) -> CTE:
@@ -95,7 +97,7 @@ def _versions(session: Session, ids: set[int]) -> Iterator[_Row]:
     rows = select(*facts, Adapter.namespace, Adapter.name).join(Adapter, Adapter.id == Version.adapter_id)
     for start in range(0, len(ordered), _CHUNK):
         chunk = ordered[start : start + _CHUNK]
-        yield from session.execute(rows.where(Version.id.in_(chunk)).order_by(Version.id))
+        yield from session.connection().execute(rows.where(Version.id.in_(chunk)).order_by(Version.id))
 
 
 def _bases(session: Session, versions: dict[str, _Row]) -> tuple[list[Node], list[Edge]]:
@@ -104,11 +106,15 @@ def _bases(session: Session, versions: dict[str, _Row]) -> tuple[list[Node], lis
     A base that the catalog knows goes by its first name, one it does not know by the name the version gives.
     """
     ids = {row.base_id for row in versions.values()} - {None}
-    twins = session.execute(
-        select(BaseTwin.base_id, BaseTwin.twin_id, BaseTwin.relation)
-        .where(BaseTwin.base_id.in_(ids))
-        .order_by(BaseTwin.base_id, BaseTwin.twin_id)
-    ).all()
+    twins = (
+        session.connection()
+        .execute(
+            select(BaseTwin.base_id, BaseTwin.twin_id, BaseTwin.relation)
+            .where(BaseTwin.base_id.in_(ids))
+            .order_by(BaseTwin.base_id, BaseTwin.twin_id)
+        )
+        .all()
+    )
     known = _known_bases(session, ids | {twin.twin_id for twin in twins})
     nodes = {node.id: node for node in known.values()}
     edges = []
@@ -123,7 +129,7 @@ def _bases(session: Session, versions: dict[str, _Row]) -> tuple[list[Node], lis
 
 def _known_bases(session: Session, ids: set[int]) -> dict[int, Node]:
     first = select(BaseName.name).where(BaseName.base_id == Base.id).order_by(BaseName.id).limit(1).scalar_subquery()
-    rows = session.execute(
+    rows = session.connection().execute(
         select(Base.id, first.label("name"), Base.fingerprint, Base.layout).where(Base.id.in_(ids)).order_by(Base.id)
     )
     return {row.id: Node(row.name or row.fingerprint or row.layout, "base", row.fingerprint) for row in rows}

@@ -10,11 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, CompoundSelect, Select, func, select, text, tuple_
+from sqlalchemy import ColumnElement, CompoundSelect, Select, bindparam, func, select, text, tuple_
 from sqlalchemy.orm import aliased
 
 from registry.conditions import conditions_of, metric_of
-from registry.cursor import decode_cursor, encode_cursor
+from registry.cursor import decode_cursor, encode_cursor, mark_of
+from registry.joins import join_as_written
 from registry.models import Adapter, Alias, BaseName, Metric, Tag, Version
 from registry.results import VersionInfo
 
@@ -33,6 +34,14 @@ Ids = Select[int] | CompoundSelect[int]
 FEW = 2000
 _FACTS = 10  # columns of a row after its sort key
 _CHUNK = 500  # both databases bound the number of parameters of a statement
+_THESE: Any = bindparam("ids", expanding=True)
+_ALIASES = select(Alias.version_id, Alias.name).where(Alias.version_id.in_(_THESE)).order_by(Alias.name)
+_TAGS = select(Tag.version_id, Tag.key, Tag.value).where(Tag.version_id.in_(_THESE)).order_by(Tag.version_id, Tag.key)
+_METRICS = (
+    select(Metric.version_id, Metric.name, Metric.value)
+    .where(Metric.version_id.in_(_THESE))
+    .order_by(Metric.version_id, Metric.name)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +67,13 @@ def list_versions(session: Session, query: ListQuery) -> list[VersionInfo]:
     Rows that are there throughout are neither skipped nor repeated from page to page. UsageError for a cursor that
     belongs to another list.
     """
+    join_as_written(session)
     conditions = conditions_of(session, query)
     page = _page(query, conditions, _fewest(session, conditions.candidates))
-    rows = session.execute(_with_facts(page, query)).all()
+    rows = session.connection().execute(_with_facts(page, query)).all()
     labels = labels_of(session, [row.id for row in rows])
-    return [_info(row, labels, query) for row in rows]
+    mark = mark_of(query)
+    return [_info(row, labels, mark) for row in rows]
 
 
 def labels_of(session: Session, ids: Sequence[int]) -> Labels:
@@ -70,16 +81,14 @@ def labels_of(session: Session, ids: Sequence[int]) -> Labels:
     aliases: dict[int, tuple[str, ...]] = {}
     tags: dict[int, dict[str, str]] = {}
     metrics: dict[int, dict[str, float]] = {}
+    database = session.connection()
     for start in range(0, len(ids), _CHUNK):
-        chunk = ids[start : start + _CHUNK]
-        named = select(Alias.version_id, Alias.name).where(Alias.version_id.in_(chunk))
-        for version_id, alias in session.execute(named.order_by(Alias.name)):
+        chunk = {"ids": ids[start : start + _CHUNK]}
+        for version_id, alias in database.execute(_ALIASES, chunk).all():
             aliases[version_id] = (*aliases.get(version_id, ()), alias)
-        tagged = select(Tag.version_id, Tag.key, Tag.value).where(Tag.version_id.in_(chunk))
-        for version_id, key, value in session.execute(tagged.order_by(Tag.version_id, Tag.key)):
+        for version_id, key, value in database.execute(_TAGS, chunk).all():
             tags.setdefault(version_id, {})[key] = value
-        measured = select(Metric.version_id, Metric.name, Metric.value).where(Metric.version_id.in_(chunk))
-        for version_id, name, number in session.execute(measured.order_by(Metric.version_id, Metric.name)):
+        for version_id, name, number in database.execute(_METRICS, chunk).all():
             metrics.setdefault(version_id, {})[name] = number
     return Labels(aliases, tags, metrics)
 
@@ -95,19 +104,17 @@ def _fewest(session: Session, candidates: Sequence[Ids]) -> Ids | None:
     if not candidates:
         return None
     capped = [select(func.count()).select_from(ids.limit(FEW).subquery()).scalar_subquery() for ids in candidates]
-    counts = session.execute(select(*[count.label(f"c{n}") for n, count in enumerate(capped)])).one()
+    counts = session.connection().execute(select(*[count.label(f"c{n}") for n, count in enumerate(capped)])).one()
     smallest = min(range(len(candidates)), key=lambda n: int(counts[n]))
     return candidates[smallest] if counts[smallest] < FEW else None
 
 
 def _page(query: ListQuery, conditions: Conditions, driver: Ids | None) -> Select[Any]:
     """Ids and sort keys (`k0`, `k1`, …) of the page's rows."""
-    if driver is not None:
-        found, order = _driven(query, conditions, driver)
-    elif query.sort == "name" and not query.all_versions:
-        found, order = _walked_adapters(query, conditions)
+    if driver is None and query.sort == "name" and not query.all_versions:
+        found, order = _over_adapters(query, conditions)
     else:
-        found, order = _walked_versions(query, conditions)
+        found, order = _over_versions(query, conditions, driver)
     key = decode_cursor(query, order.kinds)
     if key is not None:
         found = found.where(_after(order.columns, key, descending=query.descending))
@@ -116,20 +123,7 @@ def _page(query: ListQuery, conditions: Conditions, driver: Ids | None) -> Selec
     return found.limit(query.limit) if query.limit else found
 
 
-def _driven(query: ListQuery, conditions: Conditions, driver: Ids) -> tuple[Select[Any], _Order]:
-    found = driver.cte("found").prefix_with("MATERIALIZED")
-    (only,) = found.c
-    page = (
-        select(Version.id)
-        .select_from(found)
-        .join(Version, Version.id == only)
-        .join(Adapter, Adapter.id == Version.adapter_id)
-        .where(conditions.scope, *conditions.adapter, *conditions.probes)
-    )
-    return page, _order(query, Version)
-
-
-def _walked_adapters(query: ListQuery, conditions: Conditions) -> tuple[Select[Any], _Order]:
+def _over_adapters(query: ListQuery, conditions: Conditions) -> tuple[Select[Any], _Order]:
     """The newest version as a scalar subquery: the walk over adapters by name is all that is left to plan."""
     newest = (
         select(Version.id)
@@ -141,13 +135,22 @@ def _walked_adapters(query: ListQuery, conditions: Conditions) -> tuple[Select[A
     return page, _order(query, Version)
 
 
-def _walked_versions(query: ListQuery, conditions: Conditions) -> tuple[Select[Any], _Order]:
+def _over_versions(query: ListQuery, conditions: Conditions, driver: Ids | None) -> tuple[Select[Any], _Order]:
+    """From the driver's ids, or else from all versions; what they must fulfil is hidden in a scalar subquery."""
     walked = aliased(Version, name="walked")
     scope = walked.deleted_at.is_(None) if query.all_versions else text("walked.newest")
-    page = select(walked.id).join(Adapter, Adapter.id == walked.adapter_id).where(scope, *conditions.adapter)
-    if conditions.probes:
-        fits = select(Version.id).where(Version.id == walked.id, *conditions.probes).correlate(walked)
-        page = page.where(fits.scalar_subquery().is_not(None))
+    page = select(walked.id)
+    known: Any = walked.id
+    if driver is None:
+        page = page.where(scope)
+    else:
+        found = driver.cte("found").prefix_with("MATERIALIZED")
+        (known,) = found.c
+        page = page.select_from(found).join(walked, walked.id == known)
+    page = page.join(Adapter, Adapter.id == walked.adapter_id).where(*conditions.adapter)
+    if driver is not None or conditions.probes:
+        fits = select(Version.id).where(Version.id == known, conditions.scope, *conditions.probes)
+        page = page.where(fits.correlate_except(Version).scalar_subquery().is_not(None))
     return page, _order(query, walked)
 
 
@@ -186,7 +189,7 @@ def _with_facts(page: Select[Any], query: ListQuery) -> Select[Any]:
     )
 
 
-def _info(row: Row[*tuple[Any, ...]], labels: Labels, query: ListQuery) -> VersionInfo:
+def _info(row: Row[*tuple[Any, ...]], labels: Labels, mark: str) -> VersionInfo:
     name = f"{row.namespace}/{row.name}"
     return VersionInfo(
         ref=f"{name}@{row.number}",
@@ -201,5 +204,5 @@ def _info(row: Row[*tuple[Any, ...]], labels: Labels, query: ListQuery) -> Versi
         tags=labels.tags.get(row.id, {}),
         metrics=labels.metrics.get(row.id, {}),
         created_at=row.created_at,
-        cursor=encode_cursor(query, tuple(row)[:-_FACTS]),
+        cursor=encode_cursor(mark, tuple(row)[:-_FACTS]),
     )
