@@ -40,9 +40,7 @@ def _replicated(ranges: object) -> list[int]:
     if not isinstance(ranges, (list, tuple)):
         return []
     pairs = [pair for pair in ranges if isinstance(pair, (list, tuple)) and len(pair) == 2]
-    bounded = [
-        range(*pair) for pair in pairs if all(isinstance(side, int) and 0 <= side <= _MOST_LAYERS for side in pair)
-    ]
+    bounded = [range(*pair) for pair in pairs if all(isinstance(side, int) and side >= 0 for side in pair)]
     return list(islice(chain.from_iterable(bounded), _MOST_LAYERS))
 
 

@@ -50,7 +50,7 @@ def read_base(path: Path) -> BaseFacts:
     folder = path if path.is_dir() else path.parent
     config_path = folder / "config.json"
     config = read_model_config(config_path) if config_path.is_file() else {}
-    stored = _read_tensors(path, files)
+    stored = _read_tensors(files)
     return _facts(config, stored)
 
 
@@ -131,15 +131,9 @@ def _widest_share(stored: tuple[_Stored, ...]) -> str | None:
     return _CONFIG_DTYPES.get(dtype, dtype)
 
 
-def _read_tensors(path: Path, files: tuple[tuple[Path, frozenset[str] | None], ...]) -> tuple[_Stored, ...]:
-    found: dict[str, _Stored] = {}
-    holders: dict[str, str] = {}
-    for file, promised in files:
-        for tensor in _read_file(file, promised):
-            if tensor.name in found:
-                raise BaseError(path, f"tensor {tensor.name} is both in {holders[tensor.name]} and in {file.name}")
-            found[tensor.name], holders[tensor.name] = tensor, file.name
-    return tuple(found.values())
+def _read_tensors(files: tuple[tuple[Path, frozenset[str] | None], ...]) -> tuple[_Stored, ...]:
+    # An index gives a tensor one place and each shard holds exactly what it is given, so no name comes twice.
+    return tuple(tensor for file, promised in files for tensor in _read_file(file, promised))
 
 
 def _read_file(file: Path, promised: frozenset[str] | None) -> list[_Stored]:

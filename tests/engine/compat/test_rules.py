@@ -190,6 +190,14 @@ def test_values_not_read_are_skipped(tmp_path):
     ]
 
 
+def test_a_copy_of_another_width_is_no_resize(tmp_path):
+    weights = _damaged(**{"base_model.model.lm_head.weight": _ones(12, 5)})
+
+    found = {finding.rule for finding in _check(tmp_path, config=_with(modules_to_save=["lm_head"]), weights=weights)}
+
+    assert found == {"base-copy-shape", "embedding-replaced"}
+
+
 def test_many_places_are_cut_with_a_word(tmp_path):
     weights = {f"base_model.model.model.layers.{n}.self_attn.q_proj.lora_A.weight": _ones(2, 4) for n in range(30)}
 
