@@ -81,7 +81,7 @@ def list_aliases(session: Session, name: Name) -> tuple[AliasInfo, ...]:
 def move(
     session: Session, adapter: Adapter, alias: str, target: Version | None, *, actor: str | None, action: Action
 ) -> None:
-    """Point a locked adapter's alias somewhere (None: nowhere) and remember it. Moving it to where it is does nothing."""
+    """Point a locked adapter's alias somewhere (None: nowhere) and remember it. A move to where it is does nothing."""
     row = session.get(Alias, (adapter.id, alias))
     before = None if row is None else row.version_id
     after = None if target is None else target.id

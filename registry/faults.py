@@ -58,8 +58,9 @@ def translated(label: str) -> Iterator[None]:
 
 
 def outcome_unknown(error: DBAPIError) -> bool:
-    """Whether a COMMIT that failed like this may have been done: the server never answered."""
-    return _sqlite_code(error) is None and _sqlstate(error) is None
+    """Whether a COMMIT that failed like this may have been done: the server went away instead of answering."""
+    state = _sqlstate(error)
+    return _sqlite_code(error) is None and (state is None or state.startswith(("08", "57P")))
 
 
 def _meaning(error: DBAPIError, label: str) -> RegistryError | None:

