@@ -60,20 +60,20 @@ def library(content: bytes):
     return {name: (info["dtype"], tuple(info["shape"]), len(info["data"])) for name, info in found}
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(mutated())
 def test_reader_and_library_agree_on_mutations(content):
     assert ours(content) == library(content)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(valid())
 def test_valid_files_are_read(parts):
     text, data = parts
     assert ours(raw(text, data)) is not None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=40))
 def test_random_bytes_as_header(text):
     content = struct.pack("<Q", len(text)) + text

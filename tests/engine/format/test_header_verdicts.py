@@ -2,6 +2,7 @@
 
 import os
 import struct
+from pathlib import Path
 
 import pytest
 import safetensors
@@ -142,13 +143,14 @@ def test_verdict_is_the_librarys(name, tmp_path):
             assert caught.value.code == expected
 
 
-def test_33_half_a_million_empty_tensors(tmp_path):
+@pytest.mark.parametrize("count", [50_000, pytest.param(500_000, marks=pytest.mark.slow)])
+def test_33_very_many_empty_tensors(count, tmp_path):
     """A file of 500,000 empty tensors is legal."""
     item = '"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
     path = tmp_path / "x.safetensors"
-    path.write_bytes(raw("{" + ",".join(item % number for number in range(500_000)) + "}", b""))
+    path.write_bytes(raw("{" + ",".join(item % number for number in range(count)) + "}", b""))
     assert reference(str(path)) == OK
-    assert len(read_header(path).tensors) == 500_000
+    assert len(read_header(path).tensors) == count
 
 
 def test_36_99_megabytes_of_spaces(tmp_path):
@@ -213,7 +215,7 @@ class TestWhatIsNoRegularFile:
         assert self.code(tmp_path) == "not-regular"
 
     def test_device(self):
-        assert self.code(__import__("pathlib").Path("/dev/zero")) == "not-regular"
+        assert self.code(Path("/dev/zero")) == "not-regular"
 
     def test_missing(self, tmp_path):
         assert self.code(tmp_path / "x") == "missing"
