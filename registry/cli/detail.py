@@ -28,7 +28,7 @@ def show(invocation: Invocation, ref: str) -> None:
     JSON holds every module, the whole config, the recipe and the merge report.
     """
     found = invocation.registry.show(ref)
-    emit(invocation, found, human=lambda: detail_lines(found), quiet=lambda: [found.ref])
+    emit(invocation, found, human=lambda: detail_lines(invocation, found), quiet=lambda: [found.ref])
 
 
 @click.command(cls=Verb, examples=["adapters log team/sql"])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from registry.cli.output import emit, styled
-from registry.cli.text import printable
+from registry.cli.text import plural, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -14,13 +15,15 @@ if TYPE_CHECKING:
     from registry.cli.invocation import Invocation
 
 _COLOURS = {"error": "red", "warning": "yellow"}
+_ORDER = {"error": 0, "warning": 1, "info": 2}
 
 
 def finding_lines(invocation: Invocation, findings: Sequence[Finding]) -> Iterator[str]:
-    """One line a finding, and its fix below where there is one."""
-    severities = max((len(finding.severity) for finding in findings), default=0)
-    rules = max((len(finding.rule) for finding in findings), default=0)
-    for finding in findings:
+    """One line a finding with its fix below, the worst first; rules skipped for one reason share a line."""
+    told = sorted((item for item in findings if item.severity in _ORDER), key=lambda item: _ORDER[item.severity])
+    severities = max((len(item.severity) for item in findings), default=0)
+    rules = max((len(item.rule) for item in told), default=0)
+    for finding in told:
         severity = finding.severity.ljust(severities)
         if finding.severity in _COLOURS:
             severity = styled(invocation, severity, colour=_COLOURS[finding.severity])
@@ -28,6 +31,9 @@ def finding_lines(invocation: Invocation, findings: Sequence[Finding]) -> Iterat
         yield f"{severity}  {finding.rule.ljust(rules)}  {_target(finding)}{printable(finding.message)}{place}"
         if finding.fix:
             yield f"{'':{severities}}  fix: {printable(finding.fix)}"
+    skipped = Counter(f"{_target(item)}{printable(item.message)}" for item in findings if item.severity == "skipped")
+    for reason, count in skipped.items():
+        yield f"{'skipped'.ljust(severities)}  {plural(count, 'rule')}: {reason}"
 
 
 def emit_refusal(invocation: Invocation, subject: str | None, findings: Sequence[Finding]) -> None:

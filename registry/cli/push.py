@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from registry.cli.invocation import Invocation
+    from registry.draft import Relation
     from registry.results import MergeResult, PushResult
 
 RELATIONS = ("finetuned_from", "converted_from", "merged_from")
@@ -59,7 +60,7 @@ def push(
     message: str | None,
     base: str | None,
     parents: tuple[str, ...],
-    relation: str,
+    relation: Relation,
     include: tuple[str, ...],
     allow: tuple[str, ...],
 ) -> None:

@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from engine.compat.finding import Finding
+from registry.cli.findings import finding_lines
 from registry.cli.merge import report_lines
 from registry.cli.text import fields, moment, number, pairs, printable, size, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from registry.cli.invocation import Invocation
     from registry.results import LineageGraph, VersionDetail
 
 
-def detail_lines(found: VersionDetail) -> Iterator[str]:
+def detail_lines(invocation: Invocation, found: VersionDetail) -> Iterator[str]:
     """Facts, files, modules, lineage, findings, and the merge report where there is one."""
     yield from fields(_facts(found))
     yield ""
     files = [(item.path, size(item.size), item.sha256) for item in found.files]
     yield from table(("FILE", "SIZE", "DIGEST"), files, right=("SIZE",))
-    for lines in (module_lines(found.modules), _edges(found.lineage), _findings(found.findings)):
+    findings = [Finding(**item) for item in found.findings]
+    for lines in (module_lines(found.modules), _edges(found.lineage), finding_lines(invocation, findings)):
         shown = list(lines)
         if shown:
             yield ""
@@ -87,9 +91,3 @@ def _edges(graph: LineageGraph) -> Iterator[str]:
 
 def _name(identity: str, deleted: set[str]) -> str:
     return f"{identity} (deleted)" if identity in deleted else identity
-
-
-def _findings(findings: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    if findings:
-        rows = [(str(item["severity"]), str(item["rule"]), str(item["message"])) for item in findings]
-        yield from table(("SEVERITY", "RULE", "MESSAGE"), rows)
