@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, CompoundSelect, Select, and_, func, or_, select, text, union_all
 
-from registry.models import Adapter, Alias, Base, BaseName, CheckResult, Metric, Tag, Version
+from registry.bases import find
+from registry.models import Adapter, Alias, BaseName, CheckResult, Metric, Tag, Version
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -93,22 +94,15 @@ def _base_and_rank(session: Session, query: ListQuery, scope: Any) -> Condition:
     return Condition(and_(or_(*arms), *rank), union_all(*wanted) if len(wanted) > 1 else wanted[0])
 
 
-def _base_arms(session: Session, base: str) -> list[ColumnElement[bool]]:
+def _base_arms(session: Session, wanted: str) -> list[ColumnElement[bool]]:
     """A version fits by its known base, or by an equal spelling where its base is unknown."""
-    base_id = _base_id(session, base)
-    if base_id is None:
-        return [and_(Version.base_id.is_(None), Version.base_name == base)]
-    names = session.scalars(select(BaseName.name).where(BaseName.base_id == base_id).distinct()).all()
-    unknown = and_(Version.base_id.is_(None), Version.base_name.in_(sorted({base, *names})))
-    return [Version.base_id == base_id, unknown]
-
-
-def _base_id(session: Session, base: str) -> int | None:
-    """What a name of a base means today; a fingerprint names its base too."""
-    if base.startswith("sha256:"):
-        return session.scalar(select(Base.id).where(Base.fingerprint == base))
-    newest = select(BaseName.base_id).where(BaseName.name == base).order_by(BaseName.id.desc()).limit(1)
-    return session.scalar(newest)
+    base = find(session, wanted)
+    if base is None:
+        return [and_(Version.base_id.is_(None), Version.base_name == wanted)]
+    today = select(func.max(BaseName.id)).group_by(BaseName.name)  # a name may have meant another base before
+    names = session.scalars(select(BaseName.name).where(BaseName.base_id == base.id, BaseName.id.in_(today)))
+    unknown = and_(Version.base_id.is_(None), Version.base_name.in_(sorted({wanted, *names})))
+    return [Version.base_id == base.id, unknown]
 
 
 def _created(session: Session, span: Span) -> Condition:
