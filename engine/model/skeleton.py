@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-_CODE_KEYS = ("auto_map", "trust_remote_code", "custom_pipelines")
-# Keys that load something else than the architecture: kernels from a hub, quantisers, pretrained backbones.
+_CODE_KEYS = ("trust_remote_code", "custom_pipelines")
+# Keys that load something else than the architecture: the author's classes (transformers' own of the same name is used
+# where it has one), kernels from a hub, quantisers, pretrained backbones.
 _DROPPED_KEYS = frozenset(
-    {"quantization_config", "attn_implementation", "experts_implementation", "torch_dtype", "dtype"}
+    {"auto_map", "quantization_config", "attn_implementation", "experts_implementation", "torch_dtype", "dtype"}
 )
 _PRETRAINED_KEYS = frozenset({"use_pretrained_backbone", "use_timm_backbone"})
 # Names that transformers itself no longer has, with their present class.
@@ -121,7 +122,12 @@ def _model_class(path: Path, config: Mapping[str, Any]) -> Any:
     if architecture is None and model_type in (bodies := _bodies()):
         return getattr(transformers, bodies[model_type])
     found = f"architecture {architecture!r}, model_type {model_type!r}"
-    raise BaseError(path, f"transformers {transformers.__version__} has no class for {found}")
+    own = "; its author's code, named in auto_map, is never run" if config.get("auto_map") else ""
+    raise BaseError(
+        path,
+        f"transformers {transformers.__version__} has no class for {found}{own}; "
+        "add the model's folder with its safetensors files instead",
+    )
 
 
 def _known_classes() -> frozenset[str]:

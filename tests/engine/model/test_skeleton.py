@@ -84,7 +84,7 @@ def test_llama_parameters_are_those_of_the_published_architecture(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "key", ["auto_map", "trust_remote_code", "custom_pipelines"]
+    "key", ["trust_remote_code", "custom_pipelines"]
 )  # fmt: skip
 def test_a_config_that_asks_for_its_own_code_is_refused(tmp_path, key):
     with pytest.raises(BaseError, match=f"{key} asks for the author's own code, which is never run"):
@@ -92,8 +92,23 @@ def test_a_config_that_asks_for_its_own_code_is_refused(tmp_path, key):
 
 
 def test_code_keys_are_found_at_any_depth(tmp_path):
-    with pytest.raises(BaseError, match=r"vision_config\.auto_map"):
-        layout_from_config(_write(tmp_path, "GPT2Model", vision_config={"auto_map": {"AutoModel": "evil.Evil"}}))
+    with pytest.raises(BaseError, match=r"vision_config\.trust_remote_code"):
+        layout_from_config(_write(tmp_path, "GPT2Model", vision_config={"trust_remote_code": True}))
+
+
+def test_auto_map_is_dropped_where_transformers_has_the_class_itself(tmp_path):
+    own = layout_from_config(_write(tmp_path, "GPT2Model", auto_map={"AutoModel": "evil.Evil"}))
+
+    assert own.parameters["wte.weight"] == (16, 8)
+    assert "evil" not in sys.modules
+
+
+def test_auto_map_of_an_unknown_class_is_named_as_the_reason(tmp_path):
+    config = tmp_path / "config.json"
+    config.write_text('{"architectures": ["EvilModel"], "model_type": "evil", "auto_map": {"AutoModel": "evil.Evil"}}')
+
+    with pytest.raises(BaseError, match="named in auto_map, is never run"):
+        layout_from_config(config)
 
 
 def test_private_keys_reach_no_model(tmp_path):
@@ -161,10 +176,9 @@ def test_a_large_model_takes_no_memory_and_little_time():
     assert len(base.parameters) == 32 * 9 + 3
 
 
-# What stands in the way of the others: the author's own code, or no architecture named at all.
+# What stands in the way of the others: a class that only the author has, or no architecture named at all.
 REFUSED = {
-    "MiniCPM3-4B": "auto_map", "Phi-3-mini-128k-instruct": "auto_map", "phi-1": "auto_map", "chatglm-6b": "auto_map",
-    "laneformer-2B": "auto_map", "gpt2-JOSASA-old3": "no class", "roberta-base_no-model_type": "no class",
+    "chatglm-6b": "auto_map", "laneformer-2B": "auto_map", "gpt2-JOSASA-old3": "no class", "roberta-base_no-model_type": "no class",
 }  # fmt: skip
 
 
