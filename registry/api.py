@@ -279,16 +279,14 @@ class Registry:
         """Check every row and every byte."""
         from registry.fsck import check_registry
 
-        return check_registry(self._handle.database, self._handle.store, progress=progress or silent)
+        return check_registry(self._handle, progress=progress or silent)
 
     def gc(self, *, grace: str = "7d", dry_run: bool = False) -> GcResult:
         """Free what nothing needs; `grace` is how long a deletion must be past."""
         from registry.gc import collect
 
         span = parse_duration(grace)
-        return collect(
-            self._handle.database, self._handle.store, grace=span, dry_run=dry_run, actor=self.settings.actor
-        )
+        return collect(self._handle, grace=span, dry_run=dry_run)
 
     # Bases, checks, merges
 

@@ -13,23 +13,27 @@ from sqlalchemy import func, select
 from registry.errors import CorruptError, MissingBlobError, UsageError
 from registry.manifest import parse_manifest
 from registry.models import Adapter, Blob, File, Version
+from registry.pulled import stale_pulls
 from registry.results import FileEntry, FsckResult, StoreFinding
 from registry.rowchecks import ref_text, row_findings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from sqlalchemy.orm import Session
 
     from registry.blobs import BlobStore
     from registry.database import Database
+    from registry.handle import Handle
     from registry.progress import Progress
 
 WRONG_BYTES = frozenset({"missing-blob", "wrong-bytes", "wrong-size", "wrong-manifest"})
 
 
-def check_registry(database: Database, store: BlobStore, *, progress: Progress) -> FsckResult:
+def check_registry(handle: Handle, *, progress: Progress) -> FsckResult:
     """Every row and every byte. Reads only. Beside running pushes it may report their leases and orphans."""
+    database, store = handle.database, handle.store
     findings = row_findings(database)
     with database.reading() as session:
         rows = {
@@ -41,7 +45,7 @@ def check_registry(database: Database, store: BlobStore, *, progress: Progress) 
     findings += _rows_against_blobs(rows, on_disk)
     findings += _hashes(store, [digest for digest in rows if digest in on_disk], progress)
     findings += _blobs_against_rows(rows, on_disk)
-    findings += _leftovers(store)
+    findings += _leftovers(store, handle.settings.pulled)
     bad = {finding.subject for finding in findings if finding.id in WRONG_BYTES}
     findings += _manifests(database, store, bad)
     return FsckResult(status=_status(findings), versions=versions, blobs=len(on_disk), findings=tuple(findings))
@@ -86,8 +90,9 @@ def _blobs_against_rows(rows: Mapping[str, tuple[int, str]], on_disk: Mapping[st
     return [StoreFinding("orphan-blob", "info", digest, message) for digest in sorted(on_disk.keys() - rows.keys())]
 
 
-def _leftovers(store: BlobStore) -> list[StoreFinding]:
-    dead = [StoreFinding("dead-staging", "info", str(path), "its process is gone") for path in store.stale_staging()]
+def _leftovers(store: BlobStore, pulled: Path) -> list[StoreFinding]:
+    scratch = [*store.stale_staging(), *stale_pulls(pulled)]
+    dead = [StoreFinding("dead-staging", "info", str(path), "its process is gone") for path in scratch]
     return dead + [StoreFinding("stray-file", "warning", str(path), "is no blob") for path in store.strays()]
 
 

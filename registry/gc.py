@@ -19,6 +19,7 @@ from sqlalchemy import delete, exists, func, select, update
 from registry.clock import now
 from registry.leases import drop_expired, hold_publishing, leased, release
 from registry.models import AuditEntry, Blob, File, Lease, LeaseBlob, Version
+from registry.pulled import clear_stale_pulls, stale_pulls
 from registry.results import GcResult
 
 if TYPE_CHECKING:
@@ -30,22 +31,24 @@ if TYPE_CHECKING:
 
     from registry.blobs import BlobStore
     from registry.database import Database
+    from registry.handle import Handle
 
 _BATCH = 200
 
 Sized = tuple[str, int]  # digest and bytes
 
 
-def collect(database: Database, store: BlobStore, *, grace: timedelta, dry_run: bool, actor: str | None) -> GcResult:
+def collect(handle: Handle, *, grace: timedelta, dry_run: bool) -> GcResult:
     """Free what may go. `grace` counts from deletion, and for files without rows from their last change.
 
     A dry run tells the same and changes nothing. A crash leaves what the next run finishes.
     """
+    database, store, pulled = handle.database, handle.store, handle.settings.pulled
     if dry_run:
-        return _preview(database, store, grace)
+        return _preview(handle, grace)
     database.write(lambda session: _drop_leases(session, store))
-    temporary = store.clear_stale()
-    versions = database.write(lambda session: _free_versions(session, grace, actor))
+    temporary = store.clear_stale() + clear_stale_pulls(pulled)
+    versions = database.write(lambda session: _free_versions(session, grace, handle.settings.actor))
     database.write(_condemn)
     freed = _sweep(database, store)
     orphans = database.write(lambda session: _unlink_orphans(session, store, grace))
@@ -79,15 +82,17 @@ def _drop_leases(session: Session, store: BlobStore) -> None:
             release(session, lease)
 
 
-def _preview(database: Database, store: BlobStore, grace: timedelta) -> GcResult:
-    with database.reading() as session:
+def _preview(handle: Handle, grace: timedelta) -> GcResult:
+    store = handle.store
+    with handle.database.reading() as session:
         expired = tuple(session.scalars(_expired(now(session) - grace)))
         stays = ~(File.version_id.in_(expired) & (File.role == "file"))
         needed = exists().where(File.blob_digest == Blob.digest, stays)
         rows = session.execute(select(Blob.digest, Blob.size).where(~needed, ~leased(Blob.digest))).all()
         orphans = _orphans(session, store, now(session) - grace)
     gone = [(digest, size) for digest, size in rows] + orphans
-    return _result(gone, versions=len(expired), temporary=len(store.stale_staging()), dry_run=True)
+    temporary = len(store.stale_staging()) + len(stale_pulls(handle.settings.pulled))
+    return _result(gone, versions=len(expired), temporary=temporary, dry_run=True)
 
 
 def _expired(moment: datetime) -> Select[int]:

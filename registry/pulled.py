@@ -14,7 +14,7 @@ from registry.digests import digest_of, hex_of
 from registry.disk import CREATE, discard, discard_tree, opened, reaching, reading, sync_folder
 from registry.errors import ConflictError, CorruptError, UsageError
 from registry.manifest import manifest_bytes, parse_manifest
-from registry.scratch import clear_stale, scratch_folder
+from registry.scratch import clear_stale, scratch_folder, stale_folders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -61,6 +61,11 @@ def find_pulled(pulled_root: Path, digest: str) -> Path | None:
     if wrong := difference(folder, _manifest(folder)):
         raise wrong
     return folder
+
+
+def stale_pulls(pulled_root: Path) -> list[Path]:
+    """What pulls of dead processes left half-done."""
+    return stale_folders(pulled_root)
 
 
 def clear_stale_pulls(pulled_root: Path) -> int:

@@ -1,0 +1,221 @@
+"""verify, which, fsck, gc and doctor: each planted damage is found, and nothing alive is ever collected."""
+
+import os
+
+import pytest
+from sqlalchemy import delete, update
+
+from registry.errors import CorruptError, IntakeError, NotFoundError, UsageError
+from registry.models import Alias, Blob, Document, File, Lease, Version
+from tests.registries import factors, make_adapter
+
+
+@pytest.fixture
+def pushed(registry, tmp_path):
+    registry.push(make_adapter(tmp_path / "a"), "team/sql", aliases=["prod"])
+    registry.push(make_adapter(tmp_path / "b", seed=1), "team/sql")
+    return registry
+
+
+def blob_path(registry, digest):
+    return registry.settings.blobs / "sha256" / digest[7:9] / digest[7:]
+
+
+def weights_of(registry, ref):
+    return next(entry.sha256 for entry in registry.show(ref).files if entry.path.endswith(".safetensors"))
+
+
+def ids(registry):
+    return {finding.id for finding in registry.fsck().findings}
+
+
+def change(registry, statement):
+    registry._handle.database.write(lambda session: session.execute(statement).rowcount)
+
+
+def test_verify_counts_what_it_hashed(pushed):
+    result = pushed.verify("team/sql@1")
+    sizes = [entry.size for entry in pushed.show("team/sql@1").files]
+
+    assert (result.files, result.bytes, result.status) == (2, sum(sizes), "pass")
+
+
+def test_which_finds_by_file_and_by_tensors(pushed, tmp_path):
+    """The second file has another header, so other bytes, and the same tensors."""
+    from safetensors.numpy import save_file
+
+    save_file(dict(reversed(factors(1).items())), tmp_path / "other.safetensors", metadata={"made": "elsewhere"})
+
+    assert [info.ref for info in pushed.which(tmp_path / "b" / "adapter_config.json")] == ["team/sql@2", "team/sql@1"]
+    assert [info.ref for info in pushed.which(tmp_path / "other.safetensors")] == ["team/sql@2"]
+
+
+def test_which_names_what_nobody_holds(pushed, tmp_path):
+    (tmp_path / "x").write_text("x")
+
+    with pytest.raises(NotFoundError, match="sha256:"):
+        pushed.which(tmp_path / "x")
+    with pytest.raises(IntakeError, match="nowhere"):
+        pushed.which(tmp_path / "nowhere")
+
+
+def test_fsck_of_a_whole_registry_finds_nothing(pushed):
+    result = pushed.fsck()
+
+    # 2 versions: config is shared, 2 weights, 2 manifests, 2 records
+    assert (result.status, result.versions, result.blobs, result.findings) == ("pass", 2, 7, ())
+
+
+def test_fsck_finds_wrong_and_missing_bytes(pushed):
+    wrong, missing = (blob_path(pushed, weights_of(pushed, ref)) for ref in ("team/sql@1", "team/sql@2"))
+    content = wrong.read_bytes()
+    wrong.chmod(0o644)
+    wrong.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    missing.unlink()
+    manifest = blob_path(pushed, pushed.show("team/sql@1").digest)
+    manifest.chmod(0o644)
+    manifest.write_bytes(b"{}")
+
+    result = pushed.fsck()
+
+    assert result.status == "fail"
+    assert {finding.id for finding in result.findings} == {"wrong-bytes", "missing-blob", "wrong-size"}
+
+
+@pytest.mark.parametrize(
+    ("statement", "finding"),
+    [
+        (update(Version).where(Version.number == 1).values(size=1), "wrong-version-size"),
+        (update(Version).where(Version.number == 2).values(newest=False), "wrong-newest"),
+        (update(File).where(File.role == "record").values(blob_digest=None), "file-without-blob"),
+        (delete(Document).where(Document.kind == "config"), "missing-document"),
+        (delete(File).where(File.role == "manifest"), "missing-manifest-row"),
+        (update(File).where(File.path == "adapter_config.json").values(path="x.json"), "wrong-manifest"),
+        (update(Blob).values(state="deleting"), "unfinished-deletion"),
+    ],
+)
+def test_fsck_finds_each_planted_damage(pushed, statement, finding):
+    change(pushed, statement)
+
+    assert finding in ids(pushed)
+
+
+def test_fsck_finds_an_alias_of_a_deleted_version(pushed):
+    from sqlalchemy import func, select
+
+    first = select(Version.id).where(Version.number == 1).scalar_subquery()
+    change(pushed, update(Version).where(Version.number == 1).values(deleted_at=func.current_timestamp()))
+    change(pushed, update(Alias).values(version_id=first))
+
+    assert "dangling-alias" in ids(pushed)
+
+
+def test_what_a_crash_leaves_is_info_and_gc_removes_it(pushed):
+    """An orphan blob, a dead staging folder and a spent lease."""
+    store = pushed._handle.store
+    store.put_bytes(b"orphan")
+    (pushed.settings.staging / "dead.tmp").mkdir()
+    (pushed.settings.staging / "dead.tmp" / "x").write_text("x")
+    spent = Lease(id="0" * 32, owner=None, expires_at=pushed.show("team/sql").created_at)
+    pushed._handle.database.write(lambda session: session.add(spent))
+
+    findings = pushed.fsck().findings
+    result = pushed.gc(grace="0")
+
+    assert {(finding.id, finding.severity) for finding in findings} == {
+        ("orphan-blob", "info"),
+        ("dead-staging", "info"),
+        ("spent-lease", "info"),
+    }
+    assert (result.blobs, result.bytes, result.temporary) == (1, 6, 1)
+    assert pushed.fsck().findings == ()
+
+
+def test_gc_frees_a_deleted_version_after_its_grace_and_only_then(pushed):
+    pushed.remove("team/sql@2")
+    weights = weights_of(pushed, "team/sql@2")
+
+    assert pushed.gc().blobs == 0
+    assert pushed.undelete("team/sql@2").version == 2
+    pushed.remove("team/sql@2")
+    assert pushed.gc(grace="0", dry_run=True).removed == (weights,)
+    assert blob_path(pushed, weights).exists()
+    freed = pushed.gc(grace="0")
+    assert (freed.removed, freed.versions) == ((weights,), 1)
+    assert not blob_path(pushed, weights).exists()
+    with pytest.raises(NotFoundError, match="freed"):
+        pushed.undelete("team/sql@2")
+    with pytest.raises(NotFoundError):
+        pushed.pull("team/sql@2")
+    assert pushed.fsck().findings == ()
+
+
+def test_gc_keeps_a_blob_that_another_version_shares(pushed):
+    config = next(entry.sha256 for entry in pushed.show("team/sql@2").files if entry.path == "adapter_config.json")
+    pushed.remove("team/sql@2")
+    pushed.gc(grace="0")
+
+    assert blob_path(pushed, config).exists()
+    assert pushed.verify("team/sql@1").status == "pass"
+
+
+def test_content_that_gc_freed_can_be_pushed_again_under_its_number(pushed, tmp_path):
+    pushed.remove("team/sql@2")
+    pushed.gc(grace="0")
+    result = pushed.push(tmp_path / "b", "team/sql")
+
+    assert (result.version, result.created) == (2, False)
+    assert pushed.verify("team/sql@2").status == "pass"
+    assert pushed.fsck().findings == ()
+
+
+def test_gc_spares_what_a_running_lease_names(pushed):
+    from datetime import timedelta
+
+    from registry import leases
+
+    store = pushed._handle.store
+    digest = store.put_bytes(b"on its way in")
+    lease = pushed._handle.database.write(
+        lambda s: leases.acquire(s, [digest], timedelta(hours=1), owner="elsewhere:/x")
+    )
+
+    assert pushed.gc(grace="0").blobs == 0
+    assert ids(pushed) == {"orphan-blob", "running-lease"}
+    pushed._handle.database.write(lambda session: leases.release(session, lease))
+    assert pushed.gc(grace="0").removed == (digest,)
+
+
+def test_gc_finishes_what_an_interrupted_gc_began(pushed):
+    pushed.remove("team/sql@2")
+    weights = weights_of(pushed, "team/sql@2")
+    change(pushed, update(File).where(File.sha256 == weights).values(blob_digest=None))
+    change(pushed, update(Version).where(Version.number == 2).values(freed_at=pushed.show("team/sql@1").created_at))
+    change(pushed, update(Blob).where(Blob.digest == weights).values(state="deleting"))
+    blob_path(pushed, weights).unlink()
+
+    assert pushed.gc(grace="0").removed == (weights,)
+    assert pushed.fsck().findings == ()
+
+
+def test_gc_refuses_a_grace_that_is_no_duration(pushed):
+    with pytest.raises(UsageError, match="soon"):
+        pushed.gc(grace="soon")
+
+
+def test_doctor_tells_where_things_are_and_what_is_missing(pushed):
+    status = pushed.doctor()
+    checks = {check["name"]: check for check in status.checks}
+
+    assert str(pushed.settings.blobs) == status.store
+    assert checks["catalog"]["detail"] == "1 adapters, 2 versions, 7 blobs"
+    assert {check["status"] for check in status.checks} == {"ok"}
+    assert os.fspath(pushed.settings.home) in checks["space"]["detail"]
+
+
+def test_verify_names_the_blob_that_is_missing(pushed):
+    digest = weights_of(pushed, "team/sql@1")
+    blob_path(pushed, digest).unlink()
+
+    with pytest.raises(CorruptError, match=digest[7:20]):
+        pushed.verify("team/sql@1")
