@@ -304,7 +304,7 @@ KEYS = {
 
 
 def test_pages_of_every_order_hold_every_row_once(database, plan):
-    """Against Python's own filter and sort, with and without filters, for pages of 1, 3 and 7 rows."""
+    """Against Python's own filter and sort, with and without filters, in pages of 7 rows."""
     rows = sample(database)
     for sort, key in KEYS.items():
         for descending in (False, True):
@@ -322,8 +322,7 @@ def test_pages_of_every_order_hold_every_row_once(database, plan):
                         reverse=descending,
                     )
                     filters = {"sort": sort + ":desc" * descending, "all_versions": all_versions, "tags": tags}
-                    for limit in (3, 7):
-                        assert pages(database, limit, **filters) == [row["ref"] for row in expected], filters
+                    assert pages(database, 7, **filters) == [row["ref"] for row in expected], filters
 
 
 def test_filters_together_are_a_conjunction_on_either_plan(database, plan):
