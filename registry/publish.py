@@ -18,7 +18,7 @@ from registry.errors import UsageError
 from registry.labels import check_metrics, check_tags, put_metrics, put_tags
 from registry.manifest import BaseRecord, ParentRecord, VersionRecord, record_bytes
 from registry.models import Adapter, Base, Blob, CheckResult, Document, File, LineageEdge, Recipe, Version
-from registry.newest import mark_newest
+from registry.newest import IS_NEWEST, mark_newest
 from registry.results import FileEntry
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def record(session: Session, draft: VersionDraft, *, write_record: Callable[[byt
         version = _insert(session, adapter, draft, write_record)
     elif restored or version.freed_at is not None:
         _restore(session, version)
-    newest = mark_newest(session, adapter.id)
+    newest = version.number if created else mark_newest(session, adapter.id)
     _add(session, adapter, version, draft)
     if draft.lease is not None:
         leases.release(session, draft.lease)
@@ -105,7 +105,7 @@ def _insert(
     # The old newest gives its flag away first: the index allows one per adapter.
     session.execute(
         update(Version)
-        .where(Version.adapter_id == adapter.id, Version.newest)
+        .where(Version.adapter_id == adapter.id, IS_NEWEST)
         .values(newest=False)
         .execution_options(synchronize_session=False)
     )

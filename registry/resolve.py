@@ -9,6 +9,7 @@ from sqlalchemy import select
 
 from registry.errors import ConflictError, NotFoundError
 from registry.models import Adapter, Alias, Version
+from registry.newest import IS_NEWEST
 
 if TYPE_CHECKING:
     from sqlalchemy import Select
@@ -46,7 +47,7 @@ def find_adapter(session: Session, name: Name) -> Adapter:
 
 def newest_of(session: Session, adapter_id: int) -> Version | None:
     """The version that `latest` means."""
-    return session.scalar(select(Version).where(Version.adapter_id == adapter_id, Version.newest))
+    return session.scalar(select(Version).where(Version.adapter_id == adapter_id, IS_NEWEST))
 
 
 def _pick(session: Session, adapter: Adapter, ref: Ref) -> Version | None:

@@ -37,7 +37,7 @@ def _child(work, database, index, gate, results):
     gate.wait()
     try:
         results.put(work(database, index))
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 (the parent must hear of it)
         results.put(f"{type(error).__name__}: {error}")
 
 
