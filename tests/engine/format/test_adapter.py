@@ -38,12 +38,21 @@ class TestModules:
             rank_pattern={"a.q": 4, "c.q": 8},
             alpha_pattern={"c.q": 32},
         )
-        assert [(m.name, m.rank, m.scaling) for m in read.modules] == [("a.q", 4, 1.0), ("b.q", 2, 2.0), ("c.q", 8, 4.0)]
+        assert [(m.name, m.rank, m.scaling) for m in read.modules] == [
+            ("a.q", 4, 1.0),
+            ("b.q", 2, 2.0),
+            ("c.q", 8, 4.0),
+        ]
         assert read.rank == 8
 
     @pytest.mark.parametrize(
         ("a", "b", "kind"),
-        [((2, 4, 3), (6, 2, 1), "conv1d"), ((2, 4, 3, 5), (6, 2, 1, 1), "conv2d"), ((2, 4, 2, 2, 2), (6, 2, 1, 1, 1), "conv3d"), ((2,), (6, 2), "unknown")],
+        [
+            ((2, 4, 3), (6, 2, 1), "conv1d"),
+            ((2, 4, 3, 5), (6, 2, 1, 1), "conv2d"),
+            ((2, 4, 2, 2, 2), (6, 2, 1, 1, 1), "conv3d"),
+            ((2,), (6, 2), "unknown"),
+        ],
     )
     def test_kind_follows_the_dimensions(self, tmp_path, a, b, kind):
         assert facts(tmp_path, {P + "q.lora_A.weight": a, P + "q.lora_B.weight": b}).modules[0].kind == kind
@@ -53,7 +62,13 @@ class TestModules:
         assert (read.modules[0].kind, read.modules[0].rank, read.unmatched) == ("embedding", 2, ())
 
     def test_attention_out_proj_follows_the_attentions_rules(self, tmp_path):
-        read = facts(tmp_path, pair("mha") | pair("mha.base_layer.out_proj"), target_modules=["mha"], rank_pattern={"mha": 2}, r=9)
+        read = facts(
+            tmp_path,
+            pair("mha") | pair("mha.base_layer.out_proj"),
+            target_modules=["mha"],
+            rank_pattern={"mha": 2},
+            r=9,
+        )
         assert [(m.name, m.base_name, m.scaling) for m in read.modules] == [
             ("mha", "mha", 2.0),
             ("mha.base_layer.out_proj", "mha.out_proj", 2.0),
@@ -163,7 +178,9 @@ class TestFolders:
         adapter(tmp_path, shaped(pair("q")))
         (tmp_path / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
         (tmp_path / "adapter_model.bin").chmod(0)
-        with pytest.raises(UnreadableError, match="only safetensors weights are taken, pickle weights are never opened"):
+        with pytest.raises(
+            UnreadableError, match="only safetensors weights are taken, pickle weights are never opened"
+        ):
             read_adapter(tmp_path)
 
     def test_missing_files_are_named(self, tmp_path):
@@ -183,7 +200,9 @@ class TestFolders:
             read_adapter(tmp_path)
 
     def test_files_of_any_name(self, tmp_path):
-        folder = adapter(tmp_path, {P + "q.lora_A.weight": np.ones((2, 3), "<f2"), P + "q.lora_B.weight": np.ones((4, 2), "<f2")})
+        folder = adapter(
+            tmp_path, {P + "q.lora_A.weight": np.ones((2, 3), "<f2"), P + "q.lora_B.weight": np.ones((4, 2), "<f2")}
+        )
         (folder / "adapter_config.json").rename(tmp_path / "c")
         (folder / "adapter_model.safetensors").rename(tmp_path / "w")
         read = read_adapter_files(tmp_path / "c", tmp_path / "w")

@@ -30,7 +30,9 @@ def test_minimal_config_gets_pefts_defaults():
 
 
 def test_common_fields_are_read():
-    config = parse(base_model_name_or_path="b", revision="r", task_type="CAUSAL_LM", inference_mode=True, peft_version="0.18.0")
+    config = parse(
+        base_model_name_or_path="b", revision="r", task_type="CAUSAL_LM", inference_mode=True, peft_version="0.18.0"
+    )
     assert (config.base_model_name_or_path, config.revision, config.task_type) == ("b", "r", "CAUSAL_LM")
     assert (config.inference_mode, config.peft_version) == (True, "0.18.0")
 

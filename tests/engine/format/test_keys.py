@@ -43,7 +43,12 @@ def test_name_is_taken_apart(prefix, name, module, role):
 
 @pytest.mark.parametrize(
     ("module", "wrapped"),
-    [("a.b", "a.b"), ("a.base_layer.out_proj", "a"), ("e.base_layer.base_layer", "e"), ("a.base_layers.b", "a.base_layers.b")],
+    [
+        ("a.b", "a.b"),
+        ("a.base_layer.out_proj", "a"),
+        ("e.base_layer.base_layer", "e"),
+        ("a.base_layers.b", "a.base_layers.b"),
+    ],
 )
 def test_rules_speak_of_the_wrapped_module(module, wrapped):
     assert wrapped_path(module) == wrapped
