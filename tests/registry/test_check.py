@@ -1,0 +1,80 @@
+"""Check: the rules over references and paths, changing nothing."""
+
+import json
+
+import numpy as np
+import pytest
+
+from registry.errors import NotFoundError
+from tests.registries import factors, make_adapter, make_base
+
+Q_B = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"
+
+
+def errors(report):
+    return {(finding.target, finding.rule) for finding in report.findings if finding.severity == "error"}
+
+
+def test_a_path_and_a_reference_are_judged_in_one_report(registry, tmp_path):
+    registry.add_base(make_base(tmp_path / "base"), names=["team/base"])
+    registry.push(make_adapter(tmp_path / "good", revision="0" * 40), "team/good")
+    bad = str(make_adapter(tmp_path / "bad", tensors={**factors(0), Q_B: np.full((6, 2), np.inf, np.float32)}))
+    report = registry.check("team/good", bad)
+
+    assert report.status == "fail"
+    assert report.targets == {"team/good": "pass", bad: "fail"}
+    assert errors(report) == {(bad, "value-nonfinite")}
+
+
+def test_without_a_base_its_rules_are_skipped_and_leave_the_status(registry, tmp_path):
+    folder = make_adapter(tmp_path / "a", revision="0" * 40)
+    report = registry.check(str(folder))
+
+    assert report.status == "warn"  # the base is unknown
+    assert {finding.rule for finding in report.findings if finding.severity == "warning"} == {"base-unknown"}
+    assert "base-shape" in {finding.rule for finding in report.findings if finding.severity == "skipped"}
+
+
+@pytest.mark.parametrize("spell", ["team/base", "path"])
+def test_a_given_base_is_compared_by_name_or_path(registry, tmp_path, spell):
+    folder = make_base(tmp_path / "base")
+    registry.add_base(folder, names=["team/base"])
+    wrong = {key: np.pad(value, ((0, 0), (0, 1))) if "lora_A" in key else value for key, value in factors(0).items()}
+    adapter = str(make_adapter(tmp_path / "a", tensors=wrong, base_model_name_or_path="unknown/one"))
+    report = registry.check(adapter, base=str(folder) if spell == "path" else spell)
+
+    assert errors(report) == {(adapter, "base-shape")}
+
+
+def test_an_unknown_given_base_is_not_found(registry, tmp_path):
+    with pytest.raises(NotFoundError, match="nobody/knows"):
+        registry.check(str(make_adapter(tmp_path / "a")), base="nobody/knows")
+
+
+def test_a_base_known_from_its_config_alone_checks_shapes(registry, tmp_path):
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": 4,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "vocab_size": 10,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    info = registry.add_base(tmp_path / "config.json", names=["team/base"])
+    adapter = str(make_adapter(tmp_path / "a"))  # its q_proj gives 6 outputs, this base 4
+
+    assert info.fingerprint is None
+    assert errors(registry.check(adapter)) == {(adapter, "base-shape")}
+
+
+def test_checking_changes_nothing(registry, tmp_path):
+    adapter = make_adapter(tmp_path / "a")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and "home" not in path.parts}
+    registry.check(str(adapter))
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and "home" not in path.parts}
+
+    assert after == before
+    assert registry.list() == []
