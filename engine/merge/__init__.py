@@ -2,7 +2,7 @@
 
 try:
     import torch as _torch
-except ImportError as _error:
+except ModuleNotFoundError as _error:
     from engine.errors import MissingExtraError
 
     raise MissingExtraError("merge", "torch", "engine") from _error

@@ -153,6 +153,17 @@ def test_both_routes_are_taken():
     assert span(torch.cat([X, X], 1)).solver is None
 
 
+@pytest.mark.parametrize("columns", [6, 9])
+def test_a_stack_as_wide_as_high_is_its_own_core(columns):
+    """Q is the identity; nothing is factored."""
+    X = normal(1, 6, columns).double()
+
+    basis = span(X)
+
+    assert basis.carrier is None
+    assert torch.equal(basis.triangle, X)
+
+
 def test_columns_of_very_different_length_need_no_reflections():
     assert span(normal(1, 200, 4).double() * torch.tensor([1e-12, 1.0, 1e8, 1e-3])).solver is not None
 
