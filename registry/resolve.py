@@ -69,18 +69,16 @@ def _aliased(adapter_id: int, alias: str) -> Select[Version]:
 def _by_digest(session: Session, adapter: Adapter, ref: Ref, *, deleted: bool) -> Version:
     prefix = str(ref.digest)
     # "g" follows the last hex digit, so the range is exactly the digests that start like this.
-    query = select(Version).where(
+    every = select(Version).where(
         Version.adapter_id == adapter.id, Version.digest >= prefix, Version.digest < prefix + "g"
     )
-    if not deleted:
-        query = query.where(Version.deleted_at.is_(None))
+    query = every if deleted else every.where(Version.deleted_at.is_(None))
     found = session.scalars(query.order_by(Version.number).limit(3)).all()
     if len(found) > 1:
         numbers = ", ".join(f"{ref.name}@{version.number}" for version in found)
         raise ConflictError(f"{ref}: several versions have a digest that starts like this: {numbers}")
     if not found:
-        gone = None if deleted else session.scalar(query.with_only_columns(Version).limit(1))
-        raise _missing(session, adapter, ref, gone)
+        raise _missing(session, adapter, ref, session.scalar(every.limit(1)))
     return found[0]
 
 

@@ -367,6 +367,7 @@ def _files() -> None:
         sa.Column("blob_digest", sa.String(length=71), nullable=True, comment="null once gc freed it"),
         sa.Column("sha256", sa.String(length=71), nullable=False, comment="stays when the blob is freed"),
         sa.Column("size", NUMBER, nullable=False),
+        sa.CheckConstraint("sha256 LIKE 'sha256:%' AND length(sha256) = 71", name=op.f("ck_files_sha256_format")),
         sa.ForeignKeyConstraint(["blob_digest"], ["blobs.digest"], name=op.f("fk_files_blob_digest_blobs")),
         sa.ForeignKeyConstraint(["version_id"], ["versions.id"], name=op.f("fk_files_version_id_versions")),
         sa.PrimaryKeyConstraint("version_id", "path", name=op.f("pk_files")),
@@ -384,6 +385,9 @@ def _lineage() -> None:
         sa.Column("relation", sa.String(length=32), nullable=False),
         sa.Column("weight", sa.Float(precision=53), nullable=True),
         sa.Column("position", sa.Integer(), server_default="0", nullable=False),
+        sa.CheckConstraint(
+            "parent_digest LIKE 'sha256:%' AND length(parent_digest) = 71", name=op.f("ck_lineage_parent_digest_format")
+        ),
         sa.CheckConstraint(
             "relation IN ('merged_from', 'finetuned_from', 'converted_from')", name=op.f("ck_lineage_relation_known")
         ),

@@ -76,7 +76,7 @@ class File(Table):
     """A file of a version. The foreign key is promise P3: no row points at a blob the catalog does not know."""
 
     __tablename__ = "files"
-    __table_args__ = (Index("ix_files_blob_digest", "blob_digest"),)
+    __table_args__ = (Index("ix_files_blob_digest", "blob_digest"), digest_check("sha256"))
 
     version_id: Mapped[Number] = mapped_column(ForeignKey("versions.id"), primary_key=True)
     path: Mapped[str] = mapped_column(String(512), primary_key=True)
@@ -103,6 +103,7 @@ class LineageEdge(Table):
     __table_args__ = (
         UniqueConstraint("child_id", "relation", "parent_digest"),
         Index("ix_lineage_parent_id", "parent_id"),
+        digest_check("parent_digest"),
         CheckConstraint("relation IN ('merged_from', 'finetuned_from', 'converted_from')", name="relation_known"),
     )
 

@@ -1,5 +1,12 @@
 from __future__ import annotations
 
+import pytest
+from sqlalchemy import select, text
+
+from registry.database import Database
+from registry.errors import ConflictError, NotFoundError
+from registry.models import Version
+from registry.newest import IS_NEWEST
 from registry.refs import parse_ref
 from registry.removal import remove
 from registry.resolve import resolve
