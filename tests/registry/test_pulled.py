@@ -149,8 +149,12 @@ class TestFinding:
         beside = root / f"{path.name}.manifest.json"
         beside.chmod(0o644)
         beside.write_bytes(manifest_bytes(files[:1]))
+        (path / "sub").chmod(0o755)
+        (path / "sub/a.txt").unlink()
+        path.chmod(0o755)
+        (path / "sub").rmdir()
 
-        with pytest.raises(CorruptError, match="manifest"):
+        with pytest.raises(CorruptError, match=r"manifest\.json: wrong bytes"):
             find_pulled(root, digest)
 
     def test_a_short_digest_of_two_versions_names_both(self, root):
