@@ -83,22 +83,8 @@ def digest(kind: str, number: int) -> str:
 
 _BASE_COLUMNS = ("id", "fingerprint", "layout", "tensors", "parameter_count", "parameters", "config")
 _FILE_COLUMNS = ("version_id", "path", "role", "blob_digest", "sha256", "size")
-_VERSION_COLUMNS = tuple(
-    [
-        "id",
-        "adapter_id",
-        "number",
-        "digest",
-        "tensors_digest",
-        "newest",
-        "peft_type",
-        "rank",
-        "modules",
-        "size",
-        "base_id",
-        "base_name",
-    ]
-)
+_FACTS = ("peft_type", "rank", "modules", "size", "base_id", "base_name")
+_VERSION_COLUMNS = ("id", "adapter_id", "number", "digest", "tensors_digest", "newest", *_FACTS)
 _MANY = (("task", 20), ("lang", 50), ("owner", 499), ("data", 101), ("quality", 4), ("run", 1999), ("team", 30))
 
 

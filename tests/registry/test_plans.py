@@ -1,0 +1,146 @@
+"""No query of the read side reads a whole table of versions or of what hangs on them, statistics or not."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import event, insert, text
+
+from registry import listing
+from registry.detail import show
+from registry.filters import list_query
+from registry.joins import join_as_written
+from registry.lineage import lineage
+from registry.listing import list_versions
+from registry.models import Adapter, LineageEdge, Metric, Tag, Version
+from registry.refs import parse_ref
+from registry.resolve import resolve
+from tests.factories import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy.orm import Session
+
+    from registry.database import Database
+
+ADAPTERS, VERSIONS = 200, 5
+# A table, or the name it goes by in the query of the page.
+WHOLE = re.compile(r"(?:SCAN|Seq Scan on) (?:versions|walked|tags|metrics|lineage|files|documents)\b(?! USING)")
+
+
+def fill(session: Session) -> None:
+    """200 adapters x 5 versions, 3 tags each; half of the rows carry stage=prod, one in 200 its ticket."""
+    rows = range(1, ADAPTERS * VERSIONS + 1)
+    session.execute(
+        insert(Adapter), [{"id": n, "namespace": f"t{n % 9}", "name": f"a{n}"} for n in range(1, ADAPTERS + 1)]
+    )
+    session.execute(insert(Version), [version(n) for n in rows])
+    tags = [{"version_id": n, "key": "stage", "value": ("prod", "dev")[n % 2]} for n in rows]
+    tags += [{"version_id": n, "key": "ticket", "value": f"t{n % ADAPTERS}"} for n in rows]
+    tags += [{"version_id": n, "key": "seed", "value": str(n % 7)} for n in rows]
+    session.execute(insert(Tag), tags)
+    session.execute(insert(Metric), [{"version_id": n, "name": "loss", "value": n / 7} for n in rows])
+    edges = [
+        {"child_id": n, "parent_id": n - 1, "parent_digest": digest(n - 1), "relation": "finetuned_from"}
+        for n in rows[1:]
+    ]
+    session.execute(insert(LineageEdge), edges)
+
+
+def version(n: int) -> dict[str, Any]:
+    adapter, number = (n - 1) % ADAPTERS + 1, (n - 1) // ADAPTERS + 1
+    return {
+        "id": n,
+        "adapter_id": adapter,
+        "number": number,
+        "digest": digest(n),
+        "newest": number == VERSIONS,
+        "peft_type": "LORA",
+        "rank": 4 << n % 4,
+        "modules": 1,
+        "size": n,
+        "base_name": f"base-{adapter % 5}",
+    }
+
+
+@pytest.fixture
+def plans(database: Database) -> Callable[[Callable[[Session], Any]], str]:
+    """Runs something and gives back the plans of all its queries."""
+    database.write(fill)
+
+    def explain(work: Callable[[Session], Any]) -> str:
+        seen: list[tuple[str, Any]] = []
+        with database.reading() as session:
+            connection = session.connection()
+            event.listen(connection, "before_cursor_execute", lambda *call: seen.append((call[2], call[3])))
+            work(session)
+            words = "EXPLAIN QUERY PLAN" if database.is_sqlite else "EXPLAIN"
+            rows = [row for query, values in seen[:] for row in connection.exec_driver_sql(f"{words} {query}", values)]
+        return "\n".join(str(row[-1]) for row in rows)
+
+    return explain
+
+
+FILTERS: tuple[dict[str, Any], ...] = (
+    {},
+    {"tags": {"stage": "prod"}},
+    {"tags": {"stage": "prod"}, "rank": "8..16", "base": "base-3"},
+    {"tags": {"ticket": "t7"}, "rank": "8..16", "base": "base-3"},
+    {"tags": {"ticket": "t7"}, "rank": "8..16", "base": "base-3", "all_versions": True},
+    {"metrics": {"loss": "3..4"}},
+    {"name": "t3/a1*"},
+    {"name": "a1*"},
+    {"alias": "prod"},
+    {"check": "vllm=pass"},
+    {"created": "7d"},
+    {"sort": "created:desc"},
+    {"sort": "size"},
+    {"sort": "metric:loss", "tags": {"stage": "prod"}},
+    {"all_versions": True},
+)
+
+
+@pytest.mark.parametrize("few", [2000, 0], ids=["driven", "walked"])
+def test_list_pages_go_by_indexes(plans, monkeypatch, few):
+    """The first and the second page of every filter, with few candidates and with many."""
+    monkeypatch.setattr(listing, "FEW", few)
+    for filters in FILTERS:
+
+        def two_pages(session: Session, filters: dict[str, Any] = filters) -> None:
+            first = list_versions(session, list_query(limit=5, **filters))
+            if first:
+                list_versions(session, list_query(limit=5, cursor=first[-1].cursor, **filters))
+
+        found = plans(two_pages)
+        assert not WHOLE.search(found), (filters, found)
+
+
+def test_lineage_goes_by_indexes(plans):
+    found = plans(lambda session: lineage(session, 900))
+
+    assert not WHOLE.search(found), found
+    assert "ix_lineage_parent_id" in found
+
+
+def test_resolve_goes_by_indexes(plans):
+    def work(session: Session) -> None:
+        join_as_written(session)  # else PostgreSQL reads a table of a few pages whole, and rightly
+        for ref in ("t3/a3", "t3/a3@2", f"t3/a3@{digest(3)[:30]}"):
+            resolve(session, parse_ref(ref))
+
+    found = plans(work)
+    assert not WHOLE.search(found), found
+
+
+def test_show_goes_by_indexes(plans):
+    found = plans(lambda session: (join_as_written(session), show(session, 900)))
+
+    assert not WHOLE.search(found), found
+
+
+def test_a_query_without_an_index_is_noticed(plans):
+    """The pattern above is able to fail."""
+    assert WHOLE.search(plans(lambda session: session.execute(text("SELECT * FROM versions WHERE message = 'x'"))))
