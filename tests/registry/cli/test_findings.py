@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from engine.compat.finding import Finding
 from registry.results import CheckReport
-from tests.registry.cli.stub import Adapters
+
+if TYPE_CHECKING:
+    from tests.registry.cli.stub import Adapters
 
 FINDINGS = (
     Finding("base-shape", "skipped", "no base"),
