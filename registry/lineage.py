@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, literal, select
+from sqlalchemy import BigInteger, bindparam, literal, select
 
 from registry.joins import join_as_written
 from registry.models import Adapter, Base, BaseName, BaseTwin, LineageEdge, Version
@@ -26,6 +26,22 @@ _EDGE = select(
     LineageEdge.relation,
     LineageEdge.weight,
 ).order_by(LineageEdge.child_id, LineageEdge.position, LineageEdge.id)
+_THESE: Any = bindparam("ids", expanding=True)
+_NODE = (
+    select(
+        Version.id,
+        Version.number,
+        Version.digest,
+        Version.deleted_at,
+        Version.base_id,
+        Version.base_name,
+        Adapter.namespace,
+        Adapter.name,
+    )
+    .join(Adapter, Adapter.id == Version.adapter_id)
+    .where(Version.id.in_(_THESE))
+    .order_by(Version.id)
+)
 
 
 def lineage(session: Session, version_id: int, *, up: bool = True, down: bool = True) -> LineageGraph:
@@ -66,46 +82,45 @@ def _start(name: str, version_id: int) -> CTE:
 
 
 def _parents(edges: Sequence[_Row]) -> set[int]:
-    return {edge.parent_id for edge in edges if edge.parent_id is not None}
+    return {parent_id for _, parent_id, *_ in edges if parent_id is not None}
 
 
 def _graph(
-    session: Session,
-    start: int,
-    above: Sequence[_Row],
-    below: Sequence[_Row],
-    *,
-    based: set[int],
+    session: Session, start: int, above: Sequence[_Row], below: Sequence[_Row], *, based: set[int]
 ) -> LineageGraph:
     rows = list(dict.fromkeys([*above, *below]))
-    versions = list(_versions(session, {start} | _parents(rows) | {row.child_id for row in rows}))
-    refs = {row.id: f"{row.namespace}/{row.name}@{row.number}" for row in versions}
-    nodes = {refs[row.id]: Node(refs[row.id], "version", row.digest, row.deleted_at is not None) for row in versions}
+    refs: dict[int, str] = {}
+    nodes: dict[str, Node] = {}
+    given: dict[str, tuple[int | None, str | None]] = {}
+    for row in _versions(session, {start} | _parents(rows) | {child_id for child_id, *_ in rows}):
+        version_id, number, digest, deleted_at, base_id, base_name, namespace, name = row
+        ref = refs[version_id] = f"{namespace}/{name}@{number}"
+        nodes[ref] = Node(ref, "version", digest, deleted_at is not None)
+        if version_id in based:
+            given[ref] = (base_id, base_name)
     edges = []
-    for row in rows:
-        parent = row.parent_digest if row.parent_id is None else refs[row.parent_id]
-        nodes.setdefault(parent, Node(parent, "unknown", row.parent_digest))
-        edges.append(Edge(refs[row.child_id], parent, row.relation, row.weight))
-    bases, more = _bases(session, {refs[row.id]: row for row in versions if row.id in based})
+    for child_id, parent_id, parent_digest, relation, weight in rows:
+        parent = parent_digest if parent_id is None else refs[parent_id]
+        if parent not in nodes:
+            nodes[parent] = Node(parent, "unknown", parent_digest)
+        edges.append(Edge(refs[child_id], parent, relation, weight))
+    bases, more = _bases(session, given)
     return LineageGraph((*nodes.values(), *bases), (*edges, *more))
 
 
 def _versions(session: Session, ids: set[int]) -> Iterator[_Row]:
     """The versions of some ids, in the order they were pushed."""
     ordered = sorted(ids)
-    facts = (Version.id, Version.number, Version.digest, Version.deleted_at, Version.base_id, Version.base_name)
-    rows = select(*facts, Adapter.namespace, Adapter.name).join(Adapter, Adapter.id == Version.adapter_id)
     for start in range(0, len(ordered), _CHUNK):
-        chunk = ordered[start : start + _CHUNK]
-        yield from session.connection().execute(rows.where(Version.id.in_(chunk)).order_by(Version.id))
+        yield from session.connection().execute(_NODE, {"ids": ordered[start : start + _CHUNK]}).all()
 
 
-def _bases(session: Session, versions: dict[str, _Row]) -> tuple[list[Node], list[Edge]]:
+def _bases(session: Session, versions: dict[str, tuple[int | None, str | None]]) -> tuple[list[Node], list[Edge]]:
     """The bases of some versions by ref, with the twins of those bases.
 
     A base that the catalog knows goes by its first name, one it does not know by the name the version gives.
     """
-    ids = {row.base_id for row in versions.values()} - {None}
+    ids = {base_id for base_id, _ in versions.values() if base_id is not None}
     twins = (
         session.connection()
         .execute(
@@ -118,8 +133,8 @@ def _bases(session: Session, versions: dict[str, _Row]) -> tuple[list[Node], lis
     known = _known_bases(session, ids | {twin.twin_id for twin in twins})
     nodes = {node.id: node for node in known.values()}
     edges = []
-    for ref, row in versions.items():
-        name = row.base_name if row.base_id is None else known[row.base_id].id
+    for ref, (base_id, spelled) in versions.items():
+        name = spelled if base_id is None else known[base_id].id
         if name is not None:
             nodes.setdefault(name, Node(name, "base"))
             edges.append(Edge(ref, name, "base"))
