@@ -37,6 +37,8 @@ _PRAGMAS = (
     "PRAGMA synchronous = EXTRA",
     "PRAGMA trusted_schema = OFF",
     "PRAGMA cell_size_check = ON",
+    # A filtered page of a list touches some thousand rows; in the default 2 MB each is read from the file again.
+    "PRAGMA cache_size = -65536",
 )
 _POSTGRES_OPTIONS = {
     "statement_timeout": "60s",
