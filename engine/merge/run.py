@@ -143,8 +143,9 @@ def _each(
     One thread of linear algebra each: these matrices are too narrow to share, and sums keep one order whatever the
     number of cores, so that the same parents give the same bytes.
     """
-    threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(min(threads, len(modules)), initializer=torch.set_num_threads, initargs=(1,))
+    workers = min(torch.get_num_threads(), len(modules))
+    # The setting is the calling thread's own, so it ends with the pool.
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     try:
         futures = [pool.submit(work, module) for module in modules]
         for done, future in enumerate(as_completed(futures), 1):
@@ -154,4 +155,3 @@ def _each(
         return [future.result() for future in futures]
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)

@@ -150,6 +150,16 @@ def test_factors_below_anothers_trained_copy(tmp_path):
     assert [(finding.rule, finding.where) for finding in findings] == [(RULE, "lm_head")]
 
 
+def test_factors_whose_name_only_ends_in_the_entry(tmp_path):
+    """The saving parent's file has `head` alone; loaded over the merge, PEFT would still wrap `lm_head`."""
+    saving = write_adapter(
+        tmp_path / "a", tensors() | {PREFIX + "head.weight": normal(1, 5, 12)}, modules_to_save=["head"]
+    )
+    adapting = write_adapter(tmp_path / "b", linear("lm_head", inputs=12, outputs=5, rank=4, seed=3))
+
+    assert [(finding.rule, finding.where) for finding in refused(saving, adapting)] == [(RULE, "lm_head")]
+
+
 def test_saved_embeddings_that_differ(tmp_path):
     folders = [
         write_adapter(tmp_path / str(seed), tensors() | {PREFIX + "lm_head.weight": normal(seed, 5, 12)})
