@@ -56,7 +56,7 @@ def parse_name(text: str, *, namespace: str = "local") -> Name:
     """`namespace/name`, or `name` in the default namespace; upper case is folded."""
     parts = text.split("/")
     if len(parts) > 2:
-        raise UsageError(f"name {text[:120]!r}: expected namespace/name")
+        raise UsageError(f"name {text[:120]!r}: expected namespace/name", hint="a path starts with /, ./, ../ or ~")
     if len(parts) == 1:
         parts = [namespace, text]
     return Name(_part(parts[0], "namespace"), _part(parts[1], "name"))
