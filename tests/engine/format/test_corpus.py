@@ -75,7 +75,8 @@ def test_safetensors_file_reads_as_in_the_library(path):
     header = read_header(path)
     with safetensors.safe_open(path, "np") as file:
         expected = {
-            name: (file.get_slice(name).get_dtype(), tuple(file.get_slice(name).get_shape())) for name in file.keys()
+            name: (file.get_slice(name).get_dtype(), tuple(file.get_slice(name).get_shape()))
+            for name in list(file.keys())
         }
     assert {info.name: (info.dtype, info.shape) for info in header.tensors.values()} == expected
 

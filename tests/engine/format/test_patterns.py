@@ -282,6 +282,7 @@ def test_slow_expression_is_refused_by_name():
         ("(?P<a>.)(?P<a>.)", "not a regular expression"),
         ("a" * 10_001, "characters long"),
         ("((((a{100}){100}){100}){100})", "multiply"),
+        ("(?:a{400}){400}", "multiply"),
         ("(?:" * 40 + "a" + "{2})" * 40, "multiply"),
         ("(" * 4000 + ")" * 4000, "not a regular expression"),
     ],

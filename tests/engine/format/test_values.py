@@ -81,6 +81,11 @@ class TestZero:
         values[3, 1] = tiny
         assert scan(tmp_path, {A: np.ones((2, 3), "<f4"), B: values}).zero == ()
 
+    def test_a_number_beside_negative_zeros_is_not_zero(self, tmp_path):
+        values = np.full((4, 2), -0.0, "<f4")
+        values[0, 0] = 1
+        assert scan(tmp_path, {A: np.ones((2, 3), "<f4"), B: values}).zero == ()
+
     def test_a_tensor_without_elements_is_not_zero(self, tmp_path):
         found = scan(tmp_path, {A: np.ones((2, 3), "<f4"), B: np.zeros((0,), "<f4")})
         assert (found.zero, found.norms) == ((), {"q": None})
@@ -109,7 +114,7 @@ class TestNorms:
         found = scan(tmp_path, dict(zip((A, B), stored, strict=True)), dtypes={A: dtype, B: dtype})
         assert found.norms["q"] == pytest.approx(np.linalg.norm(b @ a) * 2, rel=1e-13)
 
-    @pytest.mark.parametrize("size", [1e-30, 1e25])
+    @pytest.mark.parametrize("size", [1e-30, 1e-22, 1e25])
     def test_numbers_beyond_fp32_squares(self, tmp_path, size):
         """Large factors fall back to fp64 where squares would under- or overflow."""
         a, b = np.full((1, 1_100_000), size, "<f4"), np.ones((1, 1), "<f4")
