@@ -91,6 +91,17 @@ def test_a_clock_that_went_back_changes_no_order(database):
     assert told(database).index(("push", 2, None, None)) < told(database).index(("set", 2, "prod", 1))
 
 
+def test_a_move_comes_after_the_push_it_speaks_of_even_where_its_clock_was_behind(database):
+    publish(database, aliases=("prod",))
+
+    def turn_back(session):
+        session.get_one(AliasMove, 1).moved_at = datetime(2000, 1, 1, tzinfo=UTC)
+
+    database.write(turn_back)
+
+    assert told(database) == [("push", 1, None, None), ("set", 1, "prod", None)]
+
+
 def test_a_deleted_version_ends_with_its_removal(database):
     publish(database, seed=1, aliases=("prod",))
     publish(database, seed=2)

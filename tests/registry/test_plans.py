@@ -118,6 +118,22 @@ def test_list_pages_go_by_indexes(plans, monkeypatch, few):
         assert not WHOLE.search(found), (filters, found)
 
 
+@pytest.mark.parametrize(
+    ("few", "filters", "index"),
+    [
+        (2000, {"base": "base-3", "rank": "8..16"}, "ix_versions_newest_base_name"),
+        (2000, {"tags": {"ticket": "t7"}}, "ix_tags_key_value"),
+        (0, {"tags": {"stage": "prod"}}, "uq_versions_newest"),
+        (0, {"sort": "created"}, "ix_versions_newest_id"),
+    ],
+    ids=str,
+)
+def test_lists_of_newest_versions_read_the_indexes_made_for_them(plans, monkeypatch, few, filters, index):
+    monkeypatch.setattr(listing, "FEW", few)
+
+    assert index in plans(lambda session: list_versions(session, list_query(limit=5, **filters)))
+
+
 def test_lineage_goes_by_indexes(plans):
     found = plans(lambda session: lineage(session, 900))
 
