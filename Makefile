@@ -34,6 +34,10 @@ pytest: $(VENV)/.ready
 bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/run.py
 
+# Every kill and cut of which `make test` takes a slice: strace, and root for the power cuts.
+crash: $(VENV)/.ready
+	$(BIN)/pytest -m slow tests/e2e tests/registry
+
 wheel: $(VENV)/.ready
 	$(BIN)/python -m build --no-isolation --wheel
 
