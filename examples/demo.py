@@ -6,6 +6,7 @@ Every line that starts with ``$`` is a real command in a registry that is thrown
 Exits 1 if the merged adapter keeps less than 80 % of either parent's gain over the base on held-out sentences.
 """
 
+import logging
 import shlex
 import shutil
 import subprocess
@@ -54,6 +55,7 @@ class Registry:
 def main() -> None:
     # torch's and transformers' notes to developers would stand between the commands
     warnings.simplefilter("ignore")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="adapters-demo-") as folder:
         scores = tell_the_story(Registry(Path(folder) / "home"), Path(folder))
     print(f"\n{table(scores)}")

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from encoder import Encoder, base_folder, load_encoder
-from peft import PeftModel
 from scoring import Array, accuracy, class_means
 from sentences import TASKS, Sentence, sentences
 from transformers.utils import logging
@@ -29,8 +28,10 @@ def evaluate(base: Path, adapter: Path | None = None) -> dict[str, float]:
     return {task: _score(encoder, task) for task in TASKS}
 
 
-def _with_adapter(model: torch.nn.Module, folder: Path) -> PeftModel:
+def _with_adapter(model: torch.nn.Module, folder: Path) -> torch.nn.Module:
     """The model with the adapter; a key that is missing or left over is an error, which PEFT only warns of."""
+    from peft import PeftModel
+
     wrapped = PeftModel.from_pretrained(model, folder)
     result = wrapped.load_adapter(folder, adapter_name="default")
     if result.missing_keys or result.unexpected_keys:

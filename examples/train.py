@@ -1,6 +1,6 @@
 """Train one of the demo adapters on the CPU (about a minute) and save it as PEFT does.
 
-python examples/train.py act|progress [--seed 0] [--to examples/adapters/TASK]
+python examples/train.py act|progress [--seed 1] [--to examples/adapters/TASK]
 """
 
 import argparse
@@ -97,7 +97,7 @@ def _training_set(task: str) -> tuple[list[str], Tensor]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=TASKS)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--to", type=Path)
     options = parser.parse_args()
     logging.disable_progress_bar()
