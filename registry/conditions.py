@@ -6,49 +6,69 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, CompoundSelect, Select, and_, func, or_, select, text, union_all
+from sqlalchemy import ColumnElement, CompoundSelect, Select, and_, func, or_, select, text, true, union_all
 
 from registry.bases import find
+from registry.filters import Bounds
 from registry.models import Adapter, Alias, BaseName, CheckResult, Metric, Tag, Version
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy.orm import Session
 
-    from registry.filters import Bounds, ListQuery, Span
+    from registry.filters import ListQuery, Span
+
+    Ids = Select[*tuple[Any, ...]] | CompoundSelect[*tuple[Any, ...]]
 
 # SQLite uses a partial index only where the query repeats its condition word for word; `newest = 1` would not do.
 NEWEST = text("versions.newest")
 _INSTANT = timedelta(microseconds=1)
 
 
+# What a filter may ask of a version's row, wherever the row comes from.
+FACTS = (
+    Version.id,
+    Version.adapter_id,
+    Version.number,
+    Version.newest,
+    Version.deleted_at,
+    Version.peft_type,
+    Version.rank,
+    Version.size,
+    Version.base_id,
+    Version.base_name,
+    Version.created_at,
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One filter. `probe` holds of the row of `versions` it is put beside, found by primary keys alone: as a scalar
-    subquery, which neither database turns into a join. `candidates` selects, through an index, the ids of all
-    versions that could pass; None where no index helps.
+    """One filter. `holds` makes the term over a source of FACTS: the table, an alias of it, a CTE's columns. What lies
+    in other tables it looks up by primary key in a scalar subquery, which neither database turns into a join.
+    `candidates` selects, through an index, the ids of all versions that could pass, or the FACTS where `whole`.
     """
 
-    probe: ColumnElement[bool] | None = None
-    candidates: Select[int] | CompoundSelect[int] | None = None
+    holds: Callable[[Any], ColumnElement[bool]] | None = None
+    candidates: Ids | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """All filters of a query: `adapter` terms speak of `adapters`, the others of `versions`."""
+    """All filters of a query: `adapter` terms speak of `adapters`, the others of versions."""
 
-    scope: Any
     adapter: tuple[ColumnElement[bool], ...]
     version: tuple[Condition, ...]
 
-    @property
-    def probes(self) -> tuple[ColumnElement[bool], ...]:
-        """What must hold of a version."""
-        return tuple(condition.probe for condition in self.version if condition.probe is not None)
+    def probes(self, row: Any) -> list[ColumnElement[bool]]:
+        """What must hold of a version's row."""
+        return [condition.holds(row) for condition in self.version if condition.holds is not None]
 
     @property
-    def candidates(self) -> tuple[Select[int] | CompoundSelect[int], ...]:
-        """The id sets that could drive the query."""
-        return tuple(condition.candidates for condition in self.version if condition.candidates is not None)
+    def drivers(self) -> list[Condition]:
+        """The conditions that could drive the query."""
+        return [condition for condition in self.version if condition.candidates is not None]
 
 
 def conditions_of(session: Session, query: ListQuery) -> Conditions:
@@ -67,8 +87,8 @@ def conditions_of(session: Session, query: ListQuery) -> Conditions:
     if query.check is not None:
         found.append(_check(*query.check))
     if query.sort.startswith("metric:"):
-        found.append(_has_metric(query.sort.removeprefix("metric:")))
-    return Conditions(scope, adapter, tuple(found))
+        found.append(_metric(query.sort.removeprefix("metric:"), Bounds()))
+    return Conditions(adapter, tuple(found))
 
 
 def metric_of(version_id: ColumnElement[int], name: str) -> ColumnElement[float]:
@@ -77,43 +97,52 @@ def metric_of(version_id: ColumnElement[int], name: str) -> ColumnElement[float]
 
 
 def _facts(query: ListQuery) -> Condition:
-    terms = _between(Version.size, query.size)
-    if query.peft_type is not None:
-        terms.append(Version.peft_type == query.peft_type)
-    return Condition(and_(*terms) if terms else None)
+    def holds(row: Any) -> ColumnElement[bool]:
+        typed = () if query.peft_type is None else (row.peft_type == query.peft_type,)
+        return and_(true(), *_between(row.size, query.size), *typed)
+
+    return Condition(holds if query.size or query.peft_type is not None else None)
 
 
 def _base_and_rank(session: Session, query: ListQuery, scope: Any) -> Condition:
     """Together, because one index holds both."""
-    rank = _between(Version.rank, query.rank)
-    if query.base is None:
-        indexed = bool(rank) and not query.all_versions
-        return Condition(and_(*rank) if rank else None, _ids(scope, *rank) if indexed else None)
-    arms = _base_arms(session, query.base)
-    wanted = [_ids(scope, arm, *rank) for arm in arms]
-    return Condition(and_(or_(*arms), *rank), union_all(*wanted) if len(wanted) > 1 else wanted[0])
+    arms = [lambda _: true()] if query.base is None else _base_arms(session, query.base)
+    if query.base is None and not query.rank:
+        return Condition()
+
+    def holds(row: Any) -> ColumnElement[bool]:
+        return and_(or_(*[arm(row) for arm in arms]), *_between(row.rank, query.rank))
+
+    if query.base is None and query.all_versions:
+        return Condition(holds)
+    wanted = [select(*FACTS).where(scope, arm(Version), *_between(Version.rank, query.rank)) for arm in arms]
+    return Condition(holds, union_all(*wanted) if len(wanted) > 1 else wanted[0], whole=True)
 
 
-def _base_arms(session: Session, wanted: str) -> list[ColumnElement[bool]]:
+def _base_arms(session: Session, wanted: str) -> list[Callable[[Any], ColumnElement[bool]]]:
     """A version fits by its known base, or by an equal spelling where its base is unknown."""
     base = find(session, wanted)
     if base is None:
-        return [and_(Version.base_id.is_(None), Version.base_name == wanted)]
+        return [lambda row: and_(row.base_id.is_(None), row.base_name == wanted)]
+    base_id = base.id
     today = select(func.max(BaseName.id)).group_by(BaseName.name)  # a name may have meant another base before
-    names = session.scalars(select(BaseName.name).where(BaseName.base_id == base.id, BaseName.id.in_(today)))
-    unknown = and_(Version.base_id.is_(None), Version.base_name.in_(sorted({wanted, *names})))
-    return [Version.base_id == base.id, unknown]
+    names = session.scalars(select(BaseName.name).where(BaseName.base_id == base_id, BaseName.id.in_(today)))
+    spellings = sorted({wanted, *names})
+    return [
+        lambda row: row.base_id == base_id,
+        lambda row: and_(row.base_id.is_(None), row.base_name.in_(spellings)),
+    ]
 
 
 def _created(session: Session, span: Span) -> Condition:
     """SQLite keeps moments as text, with or without a fraction, so an end is compared a microsecond beside a second."""
     low, high = (_moment(session, end) for end in (span.low, span.high))
-    terms: list[ColumnElement[bool]] = []
-    if low is not None:
-        terms.append(Version.created_at > low - _INSTANT)
-    if high is not None:
-        terms.append(Version.created_at <= high)
-    return Condition(and_(*terms), select(Version.id).where(*terms)) if terms else Condition()
+
+    def holds(row: Any) -> ColumnElement[bool]:
+        after = () if low is None else (row.created_at > low - _INSTANT,)
+        return and_(true(), *after, *(() if high is None else (row.created_at <= high,)))
+
+    return Condition(holds, select(Version.id).where(holds(Version)))
 
 
 def _moment(session: Session, end: datetime | timedelta | None) -> datetime | None:
@@ -128,47 +157,40 @@ def _moment(session: Session, end: datetime | timedelta | None) -> datetime | No
 
 
 def _tag(key: str, value: str) -> Condition:
-    carried = select(Tag.value).where(Tag.version_id == Version.id, Tag.key == key).correlate(Version).scalar_subquery()
-    return Condition(carried == value, select(Tag.version_id).where(Tag.key == key, Tag.value == value))
+    def holds(row: Any) -> ColumnElement[bool]:
+        carried = select(Tag.value).where(Tag.version_id == row.id, Tag.key == key)
+        return carried.scalar_subquery() == value
+
+    return Condition(holds, select(Tag.version_id).where(Tag.key == key, Tag.value == value))
 
 
 def _metric(name: str, bounds: Bounds) -> Condition:
-    measured = (
-        select(Metric.value)
-        .where(Metric.version_id == Version.id, Metric.name == name, *_between(Metric.value, bounds))
-        .correlate(Version)
-        .scalar_subquery()
-    )
-    wanted = select(Metric.version_id).where(Metric.name == name, *_between(Metric.value, bounds))
-    return Condition(measured.is_not(None), wanted)
+    terms = (Metric.name == name, *_between(Metric.value, bounds))
 
+    def holds(row: Any) -> ColumnElement[bool]:
+        return select(Metric.value).where(Metric.version_id == row.id, *terms).scalar_subquery().is_not(None)
 
-def _has_metric(name: str) -> Condition:
-    value = select(Metric.value).where(Metric.version_id == Version.id, Metric.name == name)
-    return Condition(
-        value.correlate(Version).scalar_subquery().is_not(None), select(Metric.version_id).where(Metric.name == name)
-    )
+    return Condition(holds, select(Metric.version_id).where(*terms))
 
 
 def _alias(alias: str) -> Condition:
-    target = select(Alias.version_id).where(Alias.adapter_id == Version.adapter_id, Alias.name == alias)
-    return Condition(
-        target.correlate(Version).scalar_subquery() == Version.id, select(Alias.version_id).where(Alias.name == alias)
-    )
+    def holds(row: Any) -> ColumnElement[bool]:
+        target = select(Alias.version_id).where(Alias.adapter_id == row.adapter_id, Alias.name == alias)
+        points_here: ColumnElement[bool] = row.id == target.scalar_subquery()
+        return points_here
+
+    return Condition(holds, select(Alias.version_id).where(Alias.name == alias))
 
 
 def _check(target: str, status: str) -> Condition:
     """The newest word of the rules on a target counts, so an older result alone does not pass."""
-    newest = (
-        select(CheckResult.status)
-        .where(CheckResult.version_id == Version.id, CheckResult.target == target)
-        .order_by(CheckResult.id.desc())
-        .limit(1)
-        .correlate(Version)
-        .scalar_subquery()
-    )
+
+    def holds(row: Any) -> ColumnElement[bool]:
+        results = select(CheckResult.status).where(CheckResult.version_id == row.id, CheckResult.target == target)
+        return results.order_by(CheckResult.id.desc()).limit(1).scalar_subquery() == status
+
     known = select(CheckResult.version_id).where(CheckResult.target == target, CheckResult.status == status)
-    return Condition(newest == status, known.distinct())
+    return Condition(holds, known.distinct())
 
 
 def _name_terms(glob: str) -> tuple[ColumnElement[bool], ...]:
@@ -193,10 +215,6 @@ def _matches(column: Any, glob: str) -> list[ColumnElement[bool]]:
 
 def _named(terms: tuple[ColumnElement[bool], ...], scope: Any) -> Select[int]:
     return select(Version.id).join(Adapter, Adapter.id == Version.adapter_id).where(scope, *terms)
-
-
-def _ids(scope: Any, *terms: ColumnElement[bool]) -> Select[int]:
-    return select(Version.id).where(scope, *terms)
 
 
 def _between(column: Any, bounds: Bounds | None) -> list[ColumnElement[bool]]:

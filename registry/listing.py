@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, CompoundSelect, Select, bindparam, func, select, text, tuple_
+from sqlalchemy import ColumnElement, Select, bindparam, func, select, text, tuple_
 from sqlalchemy.orm import aliased
 
-from registry.conditions import conditions_of, metric_of
+from registry.conditions import FACTS, NEWEST, conditions_of, metric_of
 from registry.cursor import decode_cursor, encode_cursor, mark_of
 from registry.joins import join_as_written
 from registry.models import Adapter, Alias, BaseName, Metric, Tag, Version
@@ -25,11 +25,10 @@ if TYPE_CHECKING:
     from sqlalchemy import Row
     from sqlalchemy.orm import Session
 
-    from registry.conditions import Conditions
+    from registry.conditions import Condition, Conditions, Ids
     from registry.cursor import KeyValue
     from registry.filters import ListQuery
 
-Ids = Select[int] | CompoundSelect[int]
 # Fetching and sorting this many rows takes about as long as a page may.
 FEW = 2000
 _FACTS = 10  # columns of a row after its sort key
@@ -69,7 +68,7 @@ def list_versions(session: Session, query: ListQuery) -> list[VersionInfo]:
     """
     join_as_written(session)
     conditions = conditions_of(session, query)
-    page = _page(query, conditions, _fewest(session, conditions.candidates))
+    page = _page(query, conditions, _fewest(session, conditions.drivers))
     rows = session.connection().execute(_with_facts(page, query)).all()
     labels = labels_of(session, [row.id for row in rows])
     mark = mark_of(query)
@@ -99,22 +98,25 @@ def base_label() -> ColumnElement[str | None]:
     return func.coalesce(Version.base_name, first.correlate(Version).scalar_subquery())
 
 
-def _fewest(session: Session, candidates: Sequence[Ids]) -> Ids | None:
-    """The smallest candidate set, None where all are large. Counting stops at the cap."""
-    if not candidates:
+def _fewest(session: Session, drivers: Sequence[Condition]) -> Condition | None:
+    """The one with the smallest candidate set, None where all are large. Counting stops at the cap."""
+    if not drivers:
         return None
-    capped = [select(func.count()).select_from(ids.limit(FEW).subquery()).scalar_subquery() for ids in candidates]
+    sets = [driver.candidates.limit(FEW).subquery() for driver in drivers if driver.candidates is not None]
+    capped = [select(func.count()).select_from(ids).scalar_subquery() for ids in sets]
     counts = session.connection().execute(select(*[count.label(f"c{n}") for n, count in enumerate(capped)])).one()
-    smallest = min(range(len(candidates)), key=lambda n: int(counts[n]))
-    return candidates[smallest] if counts[smallest] < FEW else None
+    smallest = min(range(len(drivers)), key=lambda n: int(counts[n]))
+    return drivers[smallest] if counts[smallest] < FEW else None
 
 
-def _page(query: ListQuery, conditions: Conditions, driver: Ids | None) -> Select[Any]:
+def _page(query: ListQuery, conditions: Conditions, driver: Condition | None) -> Select[Any]:
     """Ids and sort keys (`k0`, `k1`, …) of the page's rows."""
-    if driver is None and query.sort == "name" and not query.all_versions:
+    if driver is not None and driver.candidates is not None:
+        found, order = _driven(query, conditions, driver.candidates, whole=driver.whole)
+    elif query.sort == "name" and not query.all_versions:
         found, order = _over_adapters(query, conditions)
     else:
-        found, order = _over_versions(query, conditions, driver)
+        found, order = _over_versions(query, conditions)
     key = decode_cursor(query, order.kinds)
     if key is not None:
         found = found.where(_after(order.columns, key, descending=query.descending))
@@ -123,34 +125,36 @@ def _page(query: ListQuery, conditions: Conditions, driver: Ids | None) -> Selec
     return found.limit(query.limit) if query.limit else found
 
 
+def _driven(query: ListQuery, conditions: Conditions, ids: Ids, *, whole: bool) -> tuple[Select[Any], _Order]:
+    """From the candidates' rows, fetched once; a materialised CTE has no indexes that could lead a planner away."""
+    if not whole:
+        candidates = ids.cte("candidates").prefix_with("MATERIALIZED")
+        (candidate,) = candidates.c
+        ids = select(*FACTS).select_from(candidates).join(Version, Version.id == candidate)
+    found = ids.cte("found").prefix_with("MATERIALIZED")
+    row = found.c
+    scope = row.deleted_at.is_(None) if query.all_versions else row.newest
+    page = select(row.id).join(Adapter, Adapter.id == row.adapter_id)
+    return page.where(scope, *conditions.adapter, *conditions.probes(row)), _order(query, row)
+
+
 def _over_adapters(query: ListQuery, conditions: Conditions) -> tuple[Select[Any], _Order]:
     """The newest version as a scalar subquery: the walk over adapters by name is all that is left to plan."""
-    newest = (
-        select(Version.id)
-        .where(Version.adapter_id == Adapter.id, conditions.scope, *conditions.probes)
-        .correlate(Adapter)
-        .scalar_subquery()
-    )
-    page = select(newest.label("id")).select_from(Adapter).where(newest.is_not(None), *conditions.adapter)
+    newest = select(Version.id).where(Version.adapter_id == Adapter.id, NEWEST, *conditions.probes(Version))
+    version_id = newest.correlate(Adapter).scalar_subquery()
+    page = select(version_id.label("id")).select_from(Adapter).where(version_id.is_not(None), *conditions.adapter)
     return page, _order(query, Version)
 
 
-def _over_versions(query: ListQuery, conditions: Conditions, driver: Ids | None) -> tuple[Select[Any], _Order]:
-    """From the driver's ids, or else from all versions; what they must fulfil is hidden in a scalar subquery."""
+def _over_versions(query: ListQuery, conditions: Conditions) -> tuple[Select[Any], _Order]:
+    """In the order of the list; what a version must fulfil is hidden in a scalar subquery."""
     walked = aliased(Version, name="walked")
     scope = walked.deleted_at.is_(None) if query.all_versions else text("walked.newest")
-    page = select(walked.id)
-    known: Any = walked.id
-    if driver is None:
-        page = page.where(scope)
-    else:
-        found = driver.cte("found").prefix_with("MATERIALIZED")
-        (known,) = found.c
-        page = page.select_from(found).join(walked, walked.id == known)
-    page = page.join(Adapter, Adapter.id == walked.adapter_id).where(*conditions.adapter)
-    if driver is not None or conditions.probes:
-        fits = select(Version.id).where(Version.id == known, conditions.scope, *conditions.probes)
-        page = page.where(fits.correlate_except(Version).scalar_subquery().is_not(None))
+    page = select(walked.id).join(Adapter, Adapter.id == walked.adapter_id).where(scope, *conditions.adapter)
+    probes = conditions.probes(Version)
+    if probes:
+        fits = select(Version.id).where(Version.id == walked.id, *probes).correlate(walked)
+        page = page.where(fits.scalar_subquery().is_not(None))
     return page, _order(query, walked)
 
 
