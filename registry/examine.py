@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from engine.format.values import ValueFacts
 
 
+_LARGE = 32 << 20
+
+
 @dataclass(frozen=True, slots=True)
 class Examined:
     """An adapter folder, read once: every tensor's values were looked at and hashed."""
@@ -58,10 +61,12 @@ class Examined:
 def examine(folder: Path) -> Examined:
     """Read an adapter folder. Raises engine.errors.UnreadableError or PatternError where it is no adapter."""
     facts = read_adapter(folder)
-    # Hashing lets the other thread run, so that both together take as long as the slower one.
-    with ThreadPoolExecutor(1) as threads:
-        digest = threads.submit(tensors_digest, facts.weights, facts.header)
-        return Examined(facts, scan_values(facts), digest.result())
+    # Both let other threads run for large tensors; small files are not worth the threads.
+    if facts.header.file_size < _LARGE:
+        return Examined(facts, scan_values(facts), tensors_digest(facts.weights, facts.header))
+    with ThreadPoolExecutor(1) as hashing:
+        digest = hashing.submit(tensors_digest, facts.weights, facts.header)
+        return Examined(facts, scan_values(facts, threads=2), digest.result())
 
 
 def documents(

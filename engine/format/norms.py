@@ -24,8 +24,7 @@ STORED = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
 """How the bytes of a factor are seen; a BF16 number is the upper half of an F32."""
 
 _COLUMNS = 2**11  # elements of the long side multiplied together: they stay in the cache
-_EXACT_BELOW = 2**20  # elements up to which fp64 costs nothing that one would notice
-_SYRK_FROM = 48  # rank from which BLAS is faster when it knows that both sides are one matrix
+_EXACT_BELOW = 2**17  # elements up to which fp64 costs nothing that one would notice
 _SAFE = (1e-20, 1e30)  # squared sizes within which fp32 neither underflows nor overflows
 
 
@@ -65,9 +64,9 @@ def _squared(shape: tuple[int, int], a: TensorInfo, b: TensorInfo, load: Load, *
 
     experts, rank = shape
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        left = _gram(_stored(a, load).reshape(experts, rank, -1), wide=wide)  # (experts, rank, in)
-        b_stored = _stored(b, load).reshape(-1, rank, experts).transpose(2, 1, 0)  # B is (out, rank, experts)
-        right = _gram(b_stored, wide=wide)
+        left = _gram(_stored(a, load).reshape(experts, rank, -1), wide=wide)  # A is (experts, rank, in)
+        # B is (out, rank, experts): its rows lie one after the other, so they are multiplied from that side.
+        right = _gram(_stored(b, load).reshape(-1, rank, experts).transpose(2, 1, 0), wide=wide)
         sizes = [float(gram.trace()) for gram in (*left, *right)]
         if not wide and not all(_SAFE[0] < size < _SAFE[1] for size in sizes):
             return None
@@ -86,16 +85,25 @@ def _gram(stored: Array, *, wide: bool) -> NDArray[np.float64]:
 
     experts, rank, length = stored.shape
     grams = np.zeros((experts, rank, rank))
+    scratch = np.zeros(2 * rank * _COLUMNS, np.uint16)
     for expert in range(experts):
+        matrix = stored[expert]
         for start in range(0, length, _COLUMNS):
-            block = _floats(stored[expert, :, start : start + _COLUMNS], wide=wide)
-            grams[expert] += block @ (block if rank >= _SYRK_FROM else block.copy()).T
+            # Transposed twice where the long side lies outermost in memory: the conversion then reads along it.
+            block = matrix[:, start : start + _COLUMNS]
+            along = block.T if block.T.flags.c_contiguous else block
+            floats = _floats(along, scratch, wide=wide)
+            floats = floats if along is block else floats.T
+            grams[expert] += floats @ floats.T
     return grams
 
 
-def _floats(stored: Array, *, wide: bool) -> Array:
+def _floats(stored: Array, scratch: NDArray[np.uint16], *, wide: bool) -> Array:
+    """The numbers as fp32 or fp64, possibly in `scratch`, whose even halves are and stay zero."""
     import numpy as np
 
     if stored.dtype == np.uint16:
-        stored = np.left_shift(stored, 16, dtype=np.uint32).view(np.float32)
+        halves = scratch[: 2 * stored.size].reshape(*stored.shape, 2)
+        halves[..., 1] = stored
+        stored = halves.view(np.float32)[..., 0]
     return stored.astype(np.float64 if wide else np.float32, copy=False)

@@ -6,8 +6,9 @@ numpy is imported on first use. Tensors are read, not mapped: a file that shrink
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from engine.errors import HeaderError
 from engine.format.header import open_regular
@@ -15,11 +16,14 @@ from engine.format.keys import parse_key
 from engine.format.norms import delta_norm
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from engine.format.facts import AdapterFacts, ModuleFacts
     from engine.format.tensors import Header, TensorInfo
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 BLOCK = 2**20  # bytes looked at together, so that the second look finds them in the cache
 FACTOR_LIMIT = 2**30  # a larger factor is looked at, but its norm is not computed
@@ -46,28 +50,34 @@ class ValueFacts:
     unscanned: tuple[str, ...]
 
 
-def scan_values(facts: AdapterFacts) -> ValueFacts:
+def scan_values(facts: AdapterFacts, *, threads: int = 1) -> ValueFacts:
     """Reads every tensor of the adapter once, and the factors once more for their norms.
 
     Raises HeaderError where the file is no longer the one whose header `facts` holds.
     """
     header = facts.header
-    nonfinite: dict[str, int] = {}
-    zero: list[str] = []
-    with TensorFile(facts.weights, header) as file:
-        scannable = [info for info in header.tensors.values() if info.dtype in _WHOLE_NUMBERS | _EXPONENTS.keys()]
-        for info in scannable:
-            bad, empty = _look(file, info)
-            if bad:
-                nonfinite[info.name] = bad
-            if empty:
-                zero.append(info.name)
-        norms = {
-            module.name: None if nonfinite.keys() & {module.a_key, module.b_key} else _norm(file, facts, module)
-            for module in facts.modules
-        }
+    scannable = [info for info in header.tensors.values() if info.dtype in _WHOLE_NUMBERS | _EXPONENTS.keys()]
+    looks = _shared(facts, scannable, lambda file, info: (info.name, *_look(file, info)), threads)
+    nonfinite = {name: bad for name, bad, _ in looks if bad}
+    sound = [one for one in facts.modules if not nonfinite.keys() & {one.a_key, one.b_key}]
+    norms: dict[str, float | None] = dict.fromkeys((one.name for one in facts.modules), None)
+    norms.update(_shared(facts, sound, lambda file, module: (module.name, _norm(file, facts, module)), threads))
     unscanned = sorted(header.tensors.keys() - {info.name for info in scannable})
-    return ValueFacts(nonfinite, tuple(sorted(zero)), norms, tuple(unscanned))
+    return ValueFacts(nonfinite, tuple(sorted(name for name, _, zero in looks if zero)), norms, tuple(unscanned))
+
+
+def _shared(facts: AdapterFacts, items: Sequence[T], look: Callable[[TensorFile, T], R], threads: int) -> list[R]:
+    """`look` at every item, the items dealt out to threads that each open the file for themselves."""
+
+    def work(part: Sequence[T]) -> list[R]:
+        with TensorFile(facts.weights, facts.header) as file:
+            return [look(file, item) for item in part]
+
+    if threads == 1 or len(items) < threads:
+        return work(items)
+    with ThreadPoolExecutor(threads) as pool:
+        parts = pool.map(work, [items[start::threads] for start in range(threads)])
+        return [found for part in parts for found in part]
 
 
 class TensorFile:

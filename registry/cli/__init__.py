@@ -15,4 +15,5 @@ def main() -> None:
         code = run(sys.argv[1:])
     except KeyboardInterrupt:  # while the imports were still running
         code = 130
+    gc.freeze()  # what is left goes with the process: collecting it once more costs a fifth of a `list`
     raise SystemExit(code)
