@@ -10,7 +10,7 @@ from engine.compat.finding import worst_status
 from registry import bases
 from registry.basefiles import read_base_place
 from registry.errors import NotFoundError
-from registry.examine import examine
+from registry.examine import examine, named_base
 from registry.intake import scan
 from registry.pull import pull
 from registry.refs import is_path
@@ -57,7 +57,7 @@ def _one(handle: Handle, target: str, given: BaseFacts | None) -> list[Finding]:
         files = sorted(path.name for path in folder.iterdir())
     examined = examine(folder)
     base, known = given, given is not None
-    name = examined.facts.config.base_model_name_or_path
+    name = named_base(examined.facts)
     if base is None and name is not None:
         with handle.database.reading() as session:
             row = bases.find(session, name)

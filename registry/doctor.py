@@ -27,15 +27,15 @@ _LITTLE_SPACE = 1 << 30
 
 
 def examine_registry(database: Database, store: BlobStore, settings: Settings) -> RegistryStatus:
-    """Look at everything, change nothing. Each check has a name, a status (`ok`, `warning`) and a detail."""
+    """Look at everything, change nothing. Each check has a name, a status (`ok`, `warning`, `fail`) and a detail."""
     with database.reading() as session:
         checks = [_database_check(session, database), _counts(session), _leases(session)]
     checks += [_store_check(store), _space(settings), _python(), _extras()]
     return RegistryStatus(database.label, str(store.root), HEAD, checks=tuple(checks))
 
 
-def _check(name: str, detail: str, *, ok: bool = True) -> dict[str, Any]:
-    return {"name": name, "status": "ok" if ok else "warning", "detail": detail}
+def _check(name: str, detail: str, *, status: str = "ok") -> dict[str, Any]:
+    return {"name": name, "status": status, "detail": detail}
 
 
 def _database_check(session: Session, database: Database) -> dict[str, Any]:
@@ -61,15 +61,18 @@ def _leases(session: Session) -> dict[str, Any]:
 
 
 def _store_check(store: BlobStore) -> dict[str, Any]:
-    place = store.root if store.root.exists() else store.root.parent
-    writable = os.access(place, os.W_OK)
-    return _check("store", f"{store.root} {'can' if writable else 'cannot'} be written", ok=writable)
+    place = next(folder for folder in (store.root, *store.root.parents) if folder.exists())
+    # Asked of the mount too: root may write anywhere but on a read-only file system.
+    writable = os.access(place, os.W_OK) and not os.statvfs(place).f_flag & os.ST_RDONLY
+    return _check(
+        "store", f"{store.root} {'can' if writable else 'cannot'} be written", status="ok" if writable else "fail"
+    )
 
 
 def _space(settings: Settings) -> dict[str, Any]:
     place = next(folder for folder in (settings.home, *settings.home.parents) if folder.exists())
     free = shutil.disk_usage(place).free
-    return _check("space", f"{free / 1e9:.1f} GB free at {place}", ok=free > _LITTLE_SPACE)
+    return _check("space", f"{free / 1e9:.1f} GB free at {place}", status="ok" if free > _LITTLE_SPACE else "warning")
 
 
 def _python() -> dict[str, Any]:

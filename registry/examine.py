@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 _LARGE = 32 << 20
+_LONGEST_NAME = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,12 @@ def examine(folder: Path) -> Examined:
     with ThreadPoolExecutor(1) as hashing:
         digest = hashing.submit(tensors_digest, facts.weights, facts.header)
         return Examined(facts, scan_values(facts, threads=2), digest.result())
+
+
+def named_base(facts: AdapterFacts) -> str | None:
+    """The base that the config names, in the form a catalog can hold: PostgreSQL's text takes no NUL, names an end."""
+    name = facts.config.base_model_name_or_path
+    return name and name.replace("\0", "\ufffd")[:_LONGEST_NAME]
 
 
 def documents(

@@ -12,7 +12,7 @@ from registry import bases, leases
 from registry.basefiles import read_base_place
 from registry.draft import Parent, RecipeDraft, VersionDraft
 from registry.errors import FindingsError, RegistryError, UsageError
-from registry.examine import Examined, documents, examine
+from registry.examine import Examined, documents, examine, named_base
 from registry.gc import lease_owner
 from registry.intake import scan
 from registry.manifest import manifest_bytes
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 # Long enough to place any adapter's files; the lease of a push that died on this host ends with the next gc anyway.
 LEASE = timedelta(hours=1)
+_LONGEST_TYPE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +115,7 @@ def _stage(staging: Staging, intake: Intake, progress: Progress) -> dict[str, St
 
 
 def _find_base(database: Database, given: str | None, examined: Examined) -> _Base:
-    name = given or examined.facts.config.base_model_name_or_path
+    name = given or named_base(examined.facts)
     if given is not None and is_path(given):
         from pathlib import Path
 
@@ -148,7 +149,7 @@ def _draft(
         manifest="",
         manifest_size=0,
         files=tuple(FileEntry(path, file.digest, file.size) for path, file in sorted(files.items())),
-        peft_type=facts.config.peft_type,
+        peft_type=facts.config.peft_type[:_LONGEST_TYPE],
         modules=len(facts.modules),
         rank=facts.rank,
         tensors_digest=examined.tensors_digest,

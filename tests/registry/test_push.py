@@ -200,3 +200,12 @@ def test_a_store_that_cannot_be_written_is_unavailable(registry, tmp_path):
 
     with pytest.raises(UnavailableError, match="staging"):
         registry.push(make_adapter(tmp_path / "a"), "team/sql")
+
+
+def test_a_config_with_odd_texts_is_stored_as_far_as_the_catalog_can(registry, tmp_path):
+    """NUL is no text for PostgreSQL, names and types have an end."""
+    folder = make_adapter(tmp_path / "a", base_model_name_or_path="team/\0base" + "x" * 2000)
+    registry.push(folder, "team/sql")
+
+    assert registry.show("team/sql").base == "team/\ufffdbase" + "x" * 1014
+    assert registry.show("team/sql").config["base_model_name_or_path"] == "team/\0base" + "x" * 2000
