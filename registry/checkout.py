@@ -57,12 +57,14 @@ def checkout_to(store: BlobStore, files: Sequence[FileEntry], to: Path) -> None:
 def difference(folder: Path, files: Sequence[FileEntry]) -> CorruptError | None:
     """The first way in which `folder` is not exactly these files, every byte hashed; None where it is."""
     expected = {entry.path: entry for entry in files}
+    found = set()
     with reaching(folder):
-        found = dict(_tree(folder))
-    for path in sorted(expected.keys() ^ found.keys()):
-        have = "such a file" if path in found else "no file"
-        want = expected[path].sha256 if path in expected else "no such file"
-        return CorruptError(str(folder / path), expected=want, actual=have)
+        for path in _tree(folder):
+            if path not in expected:  # found before the rest is listed: the folder may be a whole disk
+                return CorruptError(str(folder / path), expected="no such file", actual="such a file")
+            found.add(path)
+    for path in sorted(expected.keys() - found):
+        return CorruptError(str(folder / path), expected=expected[path].sha256, actual="no file")
     with ThreadPoolExecutor(_THREADS) as threads:
         actual = list(threads.map(lambda entry: _digest(folder, entry.path), files))
     for entry, digest in zip(files, actual, strict=True):
@@ -128,14 +130,14 @@ def _umask(folder: Path) -> int:
     return 0o777 & ~folder.stat().st_mode
 
 
-def _tree(folder: Path, above: str = "") -> Iterator[tuple[str, None]]:
+def _tree(folder: Path, above: str = "") -> Iterator[str]:
     """Every file below, and every link or device; a folder only through what is in it."""
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda one: one.name):
             if entry.is_dir(follow_symlinks=False):
                 yield from _tree(Path(entry.path), f"{above}{entry.name}/")
             else:
-                yield f"{above}{entry.name}", None
+                yield f"{above}{entry.name}"
 
 
 def _digest(folder: Path, path: str) -> str:
