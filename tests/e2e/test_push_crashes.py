@@ -1,6 +1,6 @@
 """Killed at any system call that changes something: what was acknowledged stays, what is left is harmless and goes.
 
-The short run takes every STEP-th point, the long one (`make crash`) each of them.
+The short run takes every STEP-th point and every rename, the long one (`make crash`) each of them.
 """
 
 import itertools
@@ -86,7 +86,8 @@ def sweep(places, work, check, tmp_path, step):
         work(registry, speaker)  # everything is imported before the first fork
     with places.copy() as (home, name):
         found = points(child(home, name), tmp_path / "log")
-    for point in found[step // 2 :: step]:
+    chosen = [point for at, point in enumerate(found) if at % step == step // 2 or point.call == "rename"]
+    for point in chosen:
         with places.copy() as (home, name):
             said = killed_at(child(home, name), point)
             with places.opened(home, name) as registry:
@@ -94,8 +95,8 @@ def sweep(places, work, check, tmp_path, step):
                 check(registry, said)
                 registry.gc(grace="0")
                 assert registry.fsck().findings == (), point
-                assert list((home / "staging").iterdir()) == [], point
-    print(f"{len(found)} points, {len(found[step // 2 :: step])} kills")
+                assert not (home / "staging").exists() or list((home / "staging").iterdir()) == [], point
+    print(f"{len(found)} points, {len(chosen)} kills")
     return found
 
 
