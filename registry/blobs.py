@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,13 +50,15 @@ class BlobStore:
     @contextmanager
     def staging(self) -> Iterator[Staging]:
         """A locked folder to prepare files in; what is not placed is removed when the block ends."""
-        with scratch.scratch_folder(self.staging_root) as folder:
-            yield Staging(folder)
+        with scratch.scratch_folder(self.staging_root) as folder, ThreadPoolExecutor(1) as syncs:
+            yield Staging(folder, syncs)
 
     def place(self, *files: StagedFile) -> None:
         """Moves staged files to their names and makes those durable. A file already there is replaced: these bytes
         are known good. Power loss after the return loses none of them.
         """
+        for file in files:
+            file.settle()
         with reaching(self.root):
             for file in files:
                 target = self.path(file.digest)

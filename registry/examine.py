@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from engine.compat.check import check_adapter
 from engine.format.adapter import read_adapter
-from engine.format.digest import tensors_digest
 from engine.format.values import scan_values
 
 if TYPE_CHECKING:
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
 
 
 _LARGE = 32 << 20
+_THREADS = 2
 _LONGEST_NAME = 1024
 
 
@@ -32,7 +31,6 @@ class Examined:
 
     facts: AdapterFacts
     values: ValueFacts
-    tensors_digest: str
 
     def findings(self, *, base: BaseFacts | None, base_known: bool | None, files: Iterable[str]) -> tuple[Finding, ...]:
         """What the check-in rules say."""
@@ -62,12 +60,9 @@ class Examined:
 def examine(folder: Path) -> Examined:
     """Read an adapter folder. Raises engine.errors.UnreadableError or PatternError where it is no adapter."""
     facts = read_adapter(folder)
-    # Both let other threads run for large tensors; small files are not worth the threads.
-    if facts.header.file_size < _LARGE:
-        return Examined(facts, scan_values(facts), tensors_digest(facts.weights, facts.header))
-    with ThreadPoolExecutor(1) as hashing:
-        digest = hashing.submit(tensors_digest, facts.weights, facts.header)
-        return Examined(facts, scan_values(facts, threads=2), digest.result())
+    # Small tensors are not worth a thread.
+    threads = 1 if facts.header.file_size < _LARGE else _THREADS
+    return Examined(facts, scan_values(facts, threads=threads))
 
 
 def named_base(facts: AdapterFacts) -> str | None:

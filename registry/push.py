@@ -152,7 +152,7 @@ def _draft(
         peft_type=facts.config.peft_type[:_LONGEST_TYPE],
         modules=len(facts.modules),
         rank=facts.rank,
-        tensors_digest=examined.tensors_digest,
+        tensors_digest=examined.values.tensors_digest,
         parameters=examined.parameters,
         dtype=examined.dtype,
         norm=examined.norm,

@@ -1,9 +1,9 @@
-"""Files on their way in: copied into a scratch folder while they are hashed, durable before they have a name."""
+"""Files on their way in: copied into a scratch folder while they are hashed, durable before they get a name."""
 
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,19 +11,30 @@ from typing import TYPE_CHECKING
 from registry.disk import CREATE, discard, opened, reaching, reading
 from registry.errors import IntakeError, UsageError
 from registry.paths import path_problem
-from registry.transfer import Content, copy_hashed
+from registry.transfer import CHUNK, copy_hashed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from concurrent.futures import Executor, Future
 
 
 @dataclass(frozen=True, slots=True)
 class StagedFile:
-    """A durable copy in a staging folder; its bytes are those that `digest` was computed from."""
+    """A copy in a staging folder; its bytes are those that `digest` was computed from.
+
+    `syncing` is the fsync of a large file, which goes on while the copy is already being read; None once it is durable.
+    """
 
     path: Path
     digest: str
     size: int
+    syncing: Future[None] | None = None
+
+    def settle(self) -> None:
+        """Waits until the copy is durable; UnavailableError where it is not."""
+        if self.syncing is not None:
+            with reaching(self.path):
+                self.syncing.result()
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +42,10 @@ class Staging:
     """One scratch folder. Staged files keep their relative names, so the folder reads like the adapter it came from."""
 
     folder: Path
+    syncs: Executor
 
     def add(self, source: Path | bytes | int, *, name: str) -> StagedFile:
-        """Copies a regular file (a path, or an open descriptor) or some bytes in, hashing on the way, and fsyncs it.
+        """Copies a regular file (a path, or an open descriptor) or some bytes in, hashing on the way.
 
         UsageError for a name that leaves the folder or is taken; IntakeError for an unreadable source;
         UnavailableError where the copy cannot be written: then nothing of it is left.
@@ -52,20 +64,29 @@ class Staging:
             if os.path.lexists(target):
                 raise UsageError(f"{target.relative_to(self.folder)} is staged already")
             try:
-                content = _write(target, source)
+                return self._write(target, source)
             except BaseException:
                 discard(target)
                 raise
-        return StagedFile(target, content.digest, content.size)
+
+    def _write(self, target: Path, source: bytes | int) -> StagedFile:
+        with opened(target, CREATE) as descriptor:
+            os.fchmod(descriptor, 0o444)
+            with nullcontext(source) if isinstance(source, int) else _memory(source) as origin:
+                content = copy_hashed(origin, descriptor, durably=False)
+            if content.size < CHUNK:
+                os.fsync(descriptor)
+                return StagedFile(target, content.digest, content.size)
+            syncing = self.syncs.submit(_sync, os.dup(descriptor))
+        return StagedFile(target, content.digest, content.size, syncing)
 
 
-def _write(target: Path, source: bytes | int) -> Content:
-    with opened(target, CREATE) as descriptor:
-        os.fchmod(descriptor, 0o444)
-        if isinstance(source, int):
-            return copy_hashed(source, descriptor)
-        with _memory(source) as memory:
-            return copy_hashed(memory, descriptor)
+def _sync(descriptor: int) -> None:
+    # The descriptor that was written through: only it is sure to be told of a write that failed since.
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -30,18 +30,22 @@ def hash_file(source: int) -> Content:
         return Content(f"sha256:{digest}", file.tell() - start)
 
 
-def copy_hashed(source: int, target: int) -> Content:
-    """Copies all bytes and fsyncs `target`. OSError where reading, writing or syncing fails; nothing is retried then.
+def copy_hashed(source: int, target: int, *, durably: bool = True) -> Content:
+    """Copies all bytes and, if `durably`, fsyncs `target`. OSError where that fails; nothing is retried then.
 
     For files over one chunk, hashing and writing back to the disk run beside the copy.
     """
     first = _read(source, bytearray(CHUNK))
     if len(first) < CHUNK:
         _write(target, first)
-        os.fsync(target)
+        if durably:
+            os.fsync(target)
         return Content(f"sha256:{hashlib.sha256(first).hexdigest()}", len(first))
     with ThreadPoolExecutor(1) as hashing, ThreadPoolExecutor(1) as flushing:
-        return _Pipeline(target, hashing, flushing).run(source, first)
+        content = _Pipeline(target, hashing, flushing).run(source, first)
+    if durably:
+        os.fsync(target)
+    return content
 
 
 class _Pipeline:
@@ -70,7 +74,7 @@ class _Pipeline:
             chunk = _read(source, ring[turn])
         for waiting in filter(None, busy):
             waiting.result()
-        self._finish()
+        self._raise_flush_error()
         return Content(f"sha256:{self.hash.hexdigest()}", self.size)
 
     def _put(self, chunk: memoryview) -> None:
@@ -81,10 +85,6 @@ class _Pipeline:
             self._raise_flush_error()
             self.flushed = self.flushing.submit(os.fdatasync, self.target)
             self.unflushed = 0
-
-    def _finish(self) -> None:
-        self._raise_flush_error()
-        os.fsync(self.target)
 
     def _raise_flush_error(self) -> None:
         # A failed flush may mark its pages clean, so a later fsync can succeed over lost bytes: the first error counts.

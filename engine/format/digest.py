@@ -6,14 +6,13 @@ import hashlib
 import json
 from typing import TYPE_CHECKING
 
-from engine.format.values import TensorFile
+from engine.format.tensorfile import TensorFile
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from engine.format.tensors import Header
-
-_BLOCK = 2**20
 
 
 def tensors_digest(path: Path, header: Header) -> str:
@@ -22,13 +21,18 @@ def tensors_digest(path: Path, header: Header) -> str:
     Metadata, padding and the order of tensors do not count. Reads in file order; hashing lets other threads run.
     Raises HeaderError where the file is no longer the one whose header is given.
     """
-    rows = []
+    hashes = {}
     with TensorFile(path, header) as file:
-        for info in header.tensors.values():
+        for name, info in header.tensors.items():
             digest = hashlib.sha256()
-            for block in file.blocks(info, _BLOCK):
+            for block in file.blocks(info):
                 digest.update(block)
-            rows.append([info.name, info.dtype, list(info.shape), digest.hexdigest()])
-    rows.sort(key=lambda row: str(row[0]))
+            hashes[name] = digest.hexdigest()
+    return combined(header, hashes)
+
+
+def combined(header: Header, hashes: Mapping[str, str]) -> str:
+    """The digest of all tensors from the hex sha256 of each one's bytes."""
+    rows = [[name, info.dtype, list(info.shape), hashes[name]] for name, info in sorted(header.tensors.items())]
     canonical = json.dumps(rows, ensure_ascii=False, separators=(",", ":")).encode()
     return f"sha256:{hashlib.sha256(canonical).hexdigest()}"

@@ -5,42 +5,81 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import isfinite, prod, sqrt
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from engine.format.facts import ModuleFacts
-    from engine.format.tensors import TensorInfo
+    from engine.format.tensors import Header, TensorInfo
 
     Array = NDArray[Any]
-    Load = Callable[[TensorInfo], memoryview]
 
 STORED = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
 """How the bytes of a factor are seen; a BF16 number is the upper half of an F32."""
 
 _COLUMNS = 2**11  # elements of the long side multiplied together: they stay in the cache
-_EXACT_BELOW = 2**17  # elements up to which fp64 costs nothing that one would notice
+_EXACT_BELOW = 2**16  # elements up to which fp64 costs nothing that one would notice
 _SAFE = (1e-20, 1e30)  # squared sizes within which fp32 neither underflows nor overflows
 
 
-def delta_norm(module: ModuleFacts, a: TensorInfo, b: TensorInfo, load: Load) -> float | None:
-    """‖s·B·A‖_F, None where the shapes are no plain pair of factors (grouped convolutions among them).
+@dataclass(frozen=True, slots=True)
+class FactorPlan:
+    """How a factor is seen as `experts` matrices with `rank` short rows; experts is 1 but for 3-D parameters."""
 
-    `load` gives a tensor's bytes and may reuse its memory. Large factors are multiplied in blocks in fp32 and summed in
-    fp64 (relative error near 1e-6), small, fp64 and extreme ones in fp64.
+    side: Literal["A", "B"]
+    experts: int
+    rank: int
+
+
+def factor_plans(modules: Sequence[ModuleFacts], header: Header) -> dict[str, FactorPlan]:
+    """Plans for both factors of every module whose norm they define; grouped convolutions are not among them."""
+    plans: dict[str, FactorPlan] = {}
+    for module in modules:
+        a, b = header.tensors[module.a_key], header.tensors[module.b_key]
+        shape = _common_shape(module, a, b)
+        if shape is not None and a.dtype in STORED and b.dtype in STORED:
+            plans[a.name] = FactorPlan("A", *shape)
+            plans[b.name] = FactorPlan("B", *shape)
+    return plans
+
+
+def gram(plan: FactorPlan, info: TensorInfo, content: memoryview) -> NDArray[np.float64]:
+    """A·Aᵀ or Bᵀ·B per expert, (experts, rank, rank), from a finite factor's bytes.
+
+    Large factors are multiplied in blocks in fp32 and summed in fp64 (relative error near 1e-6); small, fp64 and
+    extreme ones in fp64.
     """
-    shape = _common_shape(module, a, b)
-    if shape is None or a.dtype not in STORED or b.dtype not in STORED:
+    import numpy as np
+
+    stored = np.frombuffer(content, STORED[info.dtype])
+    if plan.side == "A":
+        short = stored.reshape(plan.experts, plan.rank, -1)  # (experts, rank, in)
+    else:
+        short = stored.reshape(-1, plan.rank, plan.experts).transpose(2, 1, 0)  # stored as (out, rank, experts)
+    wide = info.count <= _EXACT_BELOW or info.dtype == "F64"
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        grams = _gram(short, wide=wide)
+        if not wide and not all(_SAFE[0] < float(one.trace()) < _SAFE[1] for one in grams):
+            grams = _gram(short, wide=True)
+    return grams
+
+
+def delta_norm(
+    module: ModuleFacts, left: NDArray[np.float64] | None, right: NDArray[np.float64] | None
+) -> float | None:
+    """‖s·B·A‖_F from both factors' Gram matrices; None where one is missing or the norm is no finite number."""
+    import numpy as np
+
+    if left is None or right is None:
         return None
-    wide = a.count + b.count <= _EXACT_BELOW or "F64" in (a.dtype, b.dtype)
-    squared = _squared(shape, a, b, load, wide=wide)
-    if squared is None:
-        squared = _squared(shape, a, b, load, wide=True) or 0.0
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        squared = float(np.einsum("eij,eij->", left, right))
     norm = abs(module.scaling) * sqrt(max(squared, 0.0))
     return norm if isfinite(norm) else None
 
@@ -56,27 +95,6 @@ def _common_shape(module: ModuleFacts, a: TensorInfo, b: TensorInfo) -> tuple[in
         return 1, rows
     rank = module.configured_rank or rows
     return None if rows % rank else (rows // rank, rank)
-
-
-def _squared(shape: tuple[int, int], a: TensorInfo, b: TensorInfo, load: Load, *, wide: bool) -> float | None:
-    """Σ over experts of ‖B_e·A_e‖²; None where fp32 is not enough for numbers of this size."""
-    import numpy as np
-
-    experts, rank = shape
-    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        left = _gram(_stored(a, load).reshape(experts, rank, -1), wide=wide)  # A is (experts, rank, in)
-        # B is (out, rank, experts): its rows lie one after the other, so they are multiplied from that side.
-        right = _gram(_stored(b, load).reshape(-1, rank, experts).transpose(2, 1, 0), wide=wide)
-        sizes = [float(gram.trace()) for gram in (*left, *right)]
-        if not wide and not all(_SAFE[0] < size < _SAFE[1] for size in sizes):
-            return None
-        return float(np.einsum("eij,eij->", left, right))
-
-
-def _stored(info: TensorInfo, load: Load) -> Array:
-    import numpy as np
-
-    return np.frombuffer(load(info), STORED[info.dtype])
 
 
 def _gram(stored: Array, *, wide: bool) -> NDArray[np.float64]:

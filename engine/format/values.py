@@ -1,31 +1,29 @@
-"""Looks at the values of an adapter's tensors: NaN, infinity, all-zero factors, the norm of every ΔW.
+"""Looks at the values of an adapter's tensors: NaN, infinity, all-zero factors, the norm of every ΔW, their digest.
 
-numpy is imported on first use. Tensors are read, not mapped: a file that shrinks meanwhile gives an error, no crash.
+numpy is imported on first use.
 """
 
 from __future__ import annotations
 
-import os
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
-from engine.errors import HeaderError
-from engine.format.header import open_regular
+from engine.format.digest import combined
 from engine.format.keys import parse_key
-from engine.format.norms import delta_norm
+from engine.format.norms import FactorPlan, delta_norm, factor_plans, gram
+from engine.format.tensorfile import BLOCK, TensorFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from engine.format.facts import AdapterFacts, ModuleFacts
-    from engine.format.tensors import Header, TensorInfo
+    from engine.format.tensors import TensorInfo
 
-T = TypeVar("T")
-R = TypeVar("R")
-
-BLOCK = 2**20  # bytes looked at together, so that the second look finds them in the cache
 FACTOR_LIMIT = 2**30  # a larger factor is looked at, but its norm is not computed
 
 _WHOLE_NUMBERS = {"BOOL", "U8", "I8", "I16", "U16", "I32", "U32", "I64", "U64"}
@@ -41,118 +39,125 @@ class ValueFacts:
     `nonfinite` counts NaN and infinite elements per tensor that has any; `zero` names the tensors with elements that
     are all zero; `norms` holds ‖ΔW‖_F with the scaling per module, None where it is not defined by the two factors
     alone or a factor is not finite; `unscanned` names the tensors of a dtype that is not looked into (8-bit floats,
-    complex numbers).
+    complex numbers); `tensors_digest` is that of engine.format.digest.
     """
 
     nonfinite: Mapping[str, int]
     zero: tuple[str, ...]
     norms: Mapping[str, float | None]
     unscanned: tuple[str, ...]
+    tensors_digest: str
+
+
+class _Seen(NamedTuple):
+    """One tensor: its sha256, how many elements are not finite, whether all are zero, and its Gram matrices."""
+
+    sha256: str
+    nonfinite: int
+    zero: bool
+    gram: NDArray[np.float64] | None
 
 
 def scan_values(facts: AdapterFacts, *, threads: int = 1) -> ValueFacts:
-    """Reads every tensor of the adapter once, and the factors once more for their norms.
+    """Reads every tensor of the adapter once.
 
     Raises HeaderError where the file is no longer the one whose header `facts` holds.
     """
     header = facts.header
-    scannable = [info for info in header.tensors.values() if info.dtype in _WHOLE_NUMBERS | _EXPONENTS.keys()]
-    looks = _shared(facts, scannable, lambda file, info: (info.name, *_look(file, info)), threads)
-    nonfinite = {name: bad for name, bad, _ in looks if bad}
-    sound = [one for one in facts.modules if not nonfinite.keys() & {one.a_key, one.b_key}]
-    norms: dict[str, float | None] = dict.fromkeys((one.name for one in facts.modules), None)
-    norms.update(_shared(facts, sound, lambda file, module: (module.name, _norm(file, facts, module)), threads))
-    unscanned = sorted(header.tensors.keys() - {info.name for info in scannable})
-    return ValueFacts(nonfinite, tuple(sorted(name for name, _, zero in looks if zero)), norms, tuple(unscanned))
+    plans = factor_plans([module for module in facts.modules if _plain(facts, module)], header)
+    seen = _see_all(facts, plans, threads)
+    nonfinite = {name: found.nonfinite for name, found in seen.items() if found.nonfinite}
+    return ValueFacts(
+        nonfinite=nonfinite,
+        zero=tuple(sorted(name for name, found in seen.items() if found.zero)),
+        norms={
+            module.name: None
+            if nonfinite.keys() & {module.a_key, module.b_key}
+            else delta_norm(module, seen[module.a_key].gram, seen[module.b_key].gram)
+            for module in facts.modules
+        },
+        unscanned=tuple(sorted(name for name, info in header.tensors.items() if not _scannable(info))),
+        tensors_digest=combined(header, {name: found.sha256 for name, found in seen.items()}),
+    )
 
 
-def _shared(facts: AdapterFacts, items: Sequence[T], look: Callable[[TensorFile, T], R], threads: int) -> list[R]:
-    """`look` at every item, the items dealt out to threads that each open the file for themselves."""
+def _plain(facts: AdapterFacts, module: ModuleFacts) -> bool:
+    """Whether ΔW is the product of two factors, neither of them too large to hold."""
+    lora = facts.config.lora
+    if lora is None or lora.use_qalora or lora.use_bdlora is not None:
+        return False
+    sizes = [facts.header.tensors[key].size for key in (module.a_key, module.b_key)]
+    return max(sizes) <= FACTOR_LIMIT and not any(parse_key(name).role == "diag" for name in module.extras)
 
-    def work(part: Sequence[T]) -> list[R]:
+
+def _see_all(facts: AdapterFacts, plans: Mapping[str, FactorPlan], threads: int) -> dict[str, _Seen]:
+    """Every tensor, dealt out to threads that each open the file for themselves."""
+
+    def work(part: list[TensorInfo]) -> dict[str, _Seen]:
         with TensorFile(facts.weights, facts.header) as file:
-            return [look(file, item) for item in part]
+            return {info.name: _see(file, info, plans.get(info.name)) for info in part}
 
-    if threads == 1 or len(items) < threads:
-        return work(items)
+    infos = list(facts.header.tensors.values())
+    if threads == 1 or len(infos) < threads:
+        return work(infos)
     with ThreadPoolExecutor(threads) as pool:
-        parts = pool.map(work, [items[start::threads] for start in range(threads)])
-        return [found for part in parts for found in part]
+        found: dict[str, _Seen] = {}
+        for part in pool.map(work, [infos[start::threads] for start in range(threads)]):
+            found.update(part)
+        return found
 
 
-class TensorFile:
-    """The open file of a header's tensors; refuses to go on where the file's size has changed."""
-
-    def __init__(self, path: Path, header: Header) -> None:
-        self._path = path
-        self._header = header
-        self._descriptor = open_regular(path)
-        self._buffer = bytearray()
-
-    def __enter__(self) -> Self:
-        """Checks the size, so that a replaced file is noticed before its bytes are believed."""
-        if os.fstat(self._descriptor).st_size != self._header.file_size:
-            os.close(self._descriptor)
-            raise HeaderError(self._path, "changed", "the file's size changed after its header was read")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Closes the file."""
-        os.close(self._descriptor)
-
-    def blocks(self, info: TensorInfo, block: int = BLOCK) -> Iterator[memoryview]:
-        """The tensor's bytes in blocks of at most `block`; each is overwritten by the next."""
-        for start in range(info.start, info.end, block):
-            yield self._read(start, min(block, info.end - start))
-
-    def whole(self, info: TensorInfo) -> memoryview:
-        """All bytes of the tensor; overwritten by the next read."""
-        return self._read(info.start, info.size)
-
-    def _read(self, start: int, size: int) -> memoryview:
-        if len(self._buffer) < size:
-            self._buffer = bytearray(size)
-        view = memoryview(self._buffer)[:size]
-        done = 0
-        while done < size:
-            count = os.preadv(self._descriptor, [view[done:]], self._header.data_offset + start + done)
-            if count == 0:
-                raise HeaderError(self._path, "changed", "the file became shorter after its header was read")
-            done += count
-        return view
+def _see(file: TensorFile, info: TensorInfo, plan: FactorPlan | None) -> _Seen:
+    """One tensor, read once: a factor whole, anything else in blocks."""
+    whole = None if plan is None else file.whole(info)
+    blocks = file.blocks(info) if whole is None else _slices(whole)
+    digest = hashlib.sha256()
+    look = _Look(info) if _scannable(info) else None
+    for block in blocks:
+        digest.update(block)
+        if look is not None:
+            look.at(block)
+    sound = look is not None and not look.bad
+    product = gram(plan, info, whole) if plan is not None and whole is not None and sound else None
+    return _Seen(digest.hexdigest(), look.bad if look else 0, look.zero if look else False, product)
 
 
-def _look(file: TensorFile, info: TensorInfo) -> tuple[int, bool]:
-    """How many elements are not finite, and whether there are elements and all are zero.
+def _slices(content: memoryview) -> Iterator[memoryview]:
+    for start in range(0, len(content), BLOCK):
+        yield content[start : start + BLOCK]
+
+
+def _scannable(info: TensorInfo) -> bool:
+    return info.dtype in _WHOLE_NUMBERS or info.dtype in _EXPONENTS
+
+
+class _Look:
+    """What a tensor's blocks have shown so far.
 
     Works on the bits: seen as unsigned and as signed integers, the two maxima bound the negative and the positive
     numbers, so a block without infinity costs two passes and no memory.
     """
-    import numpy as np
 
-    word = np.dtype("<" + _WORDS[info.size // info.count]) if info.count else np.dtype("u1")
-    infinity = _EXPONENTS.get(info.dtype)
-    sign = 1 << (8 * word.itemsize - 1)
-    bad = 0
-    zero = info.count > 0
-    for block in file.blocks(info):
-        bits = np.frombuffer(block, word)
+    def __init__(self, info: TensorInfo) -> None:
+        import numpy as np
+
+        self._word = np.dtype("<" + _WORDS[info.size // info.count]) if info.count else np.dtype("u1")
+        self._infinity = _EXPONENTS.get(info.dtype)
+        self._sign = 1 << (8 * self._word.itemsize - 1)
+        self.bad = 0
+        self.zero = info.count > 0
+
+    def at(self, block: memoryview) -> None:
+        """Look at the next bytes."""
+        import numpy as np
+
+        bits = np.frombuffer(block, self._word)
         largest = int(bits.max())
-        positive = int(bits.view(word.str.replace("u", "i")).max())
-        if infinity is None:
-            zero = zero and largest == 0
-            continue
-        zero = zero and largest in (0, sign) and positive <= 0
-        if positive >= infinity or largest >= sign | infinity:
-            bad += int(np.count_nonzero((bits & word.type(sign - 1)) >= word.type(infinity)))
-    return bad, zero
-
-
-def _norm(file: TensorFile, facts: AdapterFacts, module: ModuleFacts) -> float | None:
-    a, b = facts.header.tensors[module.a_key], facts.header.tensors[module.b_key]
-    lora = facts.config.lora
-    if lora is None or lora.use_qalora or lora.use_bdlora is not None or max(a.size, b.size) > FACTOR_LIMIT:
-        return None
-    if any(parse_key(name).role == "diag" for name in module.extras):
-        return None
-    return delta_norm(module, a, b, file.whole)
+        if self._infinity is None:
+            self.zero = self.zero and largest == 0
+            return
+        positive = int(bits.view(self._word.str.replace("u", "i")).max())
+        self.zero = self.zero and largest in (0, self._sign) and positive <= 0
+        if positive >= self._infinity or largest >= self._sign | self._infinity:
+            magnitude = bits & self._word.type(self._sign - 1)
+            self.bad += int(np.count_nonzero(magnitude >= self._word.type(self._infinity)))

@@ -90,9 +90,9 @@ def test_a_failed_fsync_is_never_acknowledged_nor_tried_again(tmp_path, monkeypa
     with store.staging() as staging:
         monkeypatch.setattr(transfer.os, "fsync", broken)
         with pytest.raises(UnavailableError, match="a: Input/output error"):
-            staging.add(bytes(size), name="a")
+            store.place(staging.add(bytes(size), name="a"))
         monkeypatch.undo()
-        assert files_below(staging.folder) == []
+    assert files_below(store.staging_root) == []
     assert len(calls) == 1
     assert list(store.list()) == []
 
