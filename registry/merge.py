@@ -105,6 +105,9 @@ def _sources(handle: Handle, request: MergeRequest) -> list[_Source]:
         raise UsageError(f"{len(weights)} weights for {len(request.refs)} adapters: expected one for each")
     if not all(math.isfinite(weight) for weight in weights):
         raise UsageError(f"weights {', '.join(map(str, weights))}: expected finite numbers")
+    with handle.database.reading() as session:
+        for ref in request.refs:
+            resolve(session, ref)  # all of them are known before the first is pulled
     return [_source(handle, ref, weight) for ref, weight in zip(request.refs, weights, strict=True)]
 
 

@@ -211,7 +211,7 @@ def _device(path):
     try:
         os.mknod(path, 0o644 | stat.S_IFCHR, os.makedev(1, 5))  # /dev/zero: reading it never ends
     except PermissionError as error:
-        needs(f"making a device is not permitted here: {error}", available=False)
+        needs(f"making a device is not permitted here: {error}", available=False, promised=False)
 
 
 SPECIAL = {

@@ -87,16 +87,22 @@ def sweep(places, work, check, tmp_path, step):
     with places.copy() as (home, name):
         found = points(child(home, name), tmp_path / "log")
     chosen = [point for at, point in enumerate(found) if at % step == step // 2 or point.call == "rename"]
+    missed = []
     for point in chosen:
         with places.copy() as (home, name):
             said = killed_at(child(home, name), point)
+            if said is None:
+                missed.append(point)
+                continue
             with places.opened(home, name) as registry:
                 check_promises(registry, said, point)
                 check(registry, said)
                 registry.gc(grace="0")
                 assert registry.fsck().findings == (), point
                 assert not (home / "staging").exists() or list((home / "staging").iterdir()) == [], point
-    print(f"{len(found)} points, {len(chosen)} kills")
+    print(f"{len(found)} points, {len(chosen) - len(missed)} kills")
+    # A server's answers come in one piece or two, so that the number of messages differs by one now and then.
+    assert len(missed) <= (2 if places.server else 0), missed
     return found
 
 

@@ -5,7 +5,7 @@ In one process and forked from a warm one, so that a cut falls into a push and n
 
 import sys
 
-from registry import disk, transfer
+from registry import disk, staging, transfer
 from registry.database import Database
 from tests.registries import make_adapter, open_registry
 from tests.registry.power.pushing import WithoutSync
@@ -16,7 +16,7 @@ SABOTAGE = ("no file fsync", "write-ahead log with NORMAL", "journal with FULL")
 def publish(home, sources, count, sabotage, speaker):
     """Pushes until `count`, with one durability measure left out."""
     if sabotage == "no file fsync":
-        transfer.os = WithoutSync()
+        transfer.os = staging.os = WithoutSync()
         disk.sync_folder = lambda folder: None
     elif sabotage:
         _weaken(sabotage)

@@ -5,13 +5,13 @@ import sys
 import time
 from pathlib import Path
 
-from registry import disk, transfer
+from registry import disk, staging, transfer
 from registry.blobs import BlobStore
 
 
 def main(home, count, sabotage):
     if sabotage == "no file fsync":
-        transfer.os = WithoutSync()
+        transfer.os = staging.os = WithoutSync()
     if sabotage == "no folder fsync":
         disk.sync_folder = lambda folder: None
     store = BlobStore(home / "blobs", home / "staging")
