@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors.numpy import save_file
 
 from registry.api import Registry
 from tests.factories import make_settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MODULES = {"model.layers.0.self_attn.q_proj": (4, 6), "model.layers.0.mlp.up_proj": (4, 8)}
 BASE_TENSORS = {
