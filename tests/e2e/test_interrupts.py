@@ -132,7 +132,8 @@ def test_ctrl_c_at_any_moment(home, tmp_path, verb, moments):
         code, said = ended(child, err)
         assert code in (0, 130), said
         assert "Traceback" not in said
-        assert [line.split(":")[0] for line in said.splitlines()] == (["interrupted"] if code else []), said
+        # Before and after the command line's own code nobody says that it was interrupted.
+        assert said in ("", "interrupted: stopped before the end\n"[: 1000 * code]), said
         stopped += code == 130
         check(home, verb, done=code == 0)
     print(f"{verb}: {stopped} of {moments} stopped")
