@@ -8,8 +8,11 @@ while publishing is held off, so that a record blob written inside a publish is 
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import socket
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,13 +20,14 @@ from typing import TYPE_CHECKING
 from sqlalchemy import delete, exists, func, select, update
 
 from registry.clock import now
+from registry.disk import make_folder, opened, reaching
 from registry.leases import drop_expired, hold_publishing, leased, release
 from registry.models import AuditEntry, Blob, File, Lease, LeaseBlob, Version
 from registry.pulled import clear_stale_pulls, stale_pulls
 from registry.results import GcResult
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import datetime, timedelta
 
     from sqlalchemy import ColumnElement, Select
@@ -46,13 +50,31 @@ def collect(handle: Handle, *, grace: timedelta, dry_run: bool) -> GcResult:
     database, store, pulled = handle.database, handle.store, handle.settings.pulled
     if dry_run:
         return _preview(handle, grace)
-    database.write(lambda session: _drop_leases(session, store))
-    temporary = store.clear_stale() + clear_stale_pulls(pulled)
-    versions = database.write(lambda session: _free_versions(session, grace, handle.settings.actor))
-    database.write(_condemn)
-    freed = _sweep(database, store)
-    orphans = database.write(lambda session: _unlink_orphans(session, store, grace))
+    with _alone(handle):
+        database.write(lambda session: _drop_leases(session, store))
+        temporary = store.clear_stale() + clear_stale_pulls(pulled)
+        versions = database.write(lambda session: _free_versions(session, grace, handle.settings.actor))
+        database.write(_condemn)
+        freed = _sweep(database, store)
+        orphans = database.write(lambda session: _unlink_orphans(session, store, grace))
     return _result(freed + orphans, versions=versions, temporary=temporary, dry_run=False)
+
+
+def finish_interrupted(handle: Handle) -> None:
+    """Wait for a collection that is deleting blobs, or end one whose process died over it."""
+    with _alone(handle):
+        _sweep(handle.database, handle.store)
+
+
+@contextmanager
+def _alone(handle: Handle) -> Iterator[None]:
+    """One collection at a time; the lock of a process that died is free."""
+    place = handle.settings.staging / "gc.lock"
+    with reaching(place):
+        make_folder(place.parent)
+        with opened(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
 
 def _result(gone: Sequence[Sized], *, versions: int, temporary: int, dry_run: bool) -> GcResult:

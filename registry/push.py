@@ -11,14 +11,14 @@ from engine.compat.rules import RULES
 from registry import bases, leases
 from registry.basefiles import read_base_place
 from registry.draft import Parent, RecipeDraft, VersionDraft
-from registry.errors import FindingsError, RegistryError, UsageError
+from registry.errors import BusyError, FindingsError, RegistryError, UsageError
 from registry.examine import Examined, documents, examine, named_base
-from registry.gc import lease_owner
+from registry.gc import finish_interrupted, lease_owner
 from registry.intake import scan
+from registry.labels import check_texts
 from registry.manifest import manifest_bytes
 from registry.progress import silent
 from registry.publish import RECORD_PATH, Published, record
-from registry.refs import is_path
 from registry.results import FileEntry, PushResult
 
 if TYPE_CHECKING:
@@ -44,7 +44,9 @@ _LONGEST_TYPE = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushRequest:
-    """What a caller wants pushed. `base` is a name or a path; None takes the config's. `allow` names rules to pass."""
+    """What a caller wants pushed. `base` is a name, `base_path` an absolute place to read the base from; without both
+    the config names it. `allow` names rules to pass.
+    """
 
     path: Path
     name: Name
@@ -53,6 +55,7 @@ class PushRequest:
     metrics: Mapping[str, float] = field(default_factory=dict)
     message: str | None = None
     base: str | None = None
+    base_path: Path | None = None
     parents: tuple[Parent, ...] = ()
     include: tuple[str, ...] = ()
     allow: tuple[str, ...] = ()
@@ -64,11 +67,12 @@ class PushRequest:
 
 @dataclass(frozen=True, slots=True)
 class _Base:
-    """The base of a push: what the catalog or the given path knows of it."""
+    """The base of a push: what the catalog knows of it, or what was `read` at the given path."""
 
     name: str | None
     facts: BaseFacts | None
     known: bool
+    read: bool = False
 
 
 def push(handle: Handle, request: PushRequest, *, progress: Progress = silent) -> PushResult:
@@ -76,24 +80,26 @@ def push(handle: Handle, request: PushRequest, *, progress: Progress = silent) -
 
     Raises IntakeError or engine.errors.UnreadableError for what cannot be taken, FindingsError where a rule refuses.
     """
-    _check_allowed(request.allow)
+    check_texts(request.tags, request.metrics, request.message)
+    check_allowed(request.allow)
     intake = scan(request.path, request.include)
     database, store = handle.database, handle.store
     with store.staging() as staging:
         files = _stage(staging, intake, progress)
         examined = examine(staging.folder / "files")
-        base = _find_base(database, request.base, examined)
+        base = _find_base(database, request, examined)
         findings = _judge(request, examined, base, files)
         draft = _draft(request, examined, base, findings, files)
         manifest = staging.add(manifest_bytes(draft.files), name="manifest")
         draft = replace(draft, manifest=manifest.digest, manifest_size=manifest.size)
-        with _leased(database, staging, [*(file.digest for file in files.values()), manifest.digest]) as lease:
+        with _leased(handle, staging, [*(file.digest for file in files.values()), manifest.digest]) as lease:
             store.place(*files.values(), manifest)
             published = database.write(lambda session: _publish(session, store, replace(draft, lease=lease), base))
     return _result(request, draft, published, intake)
 
 
-def _check_allowed(allow: tuple[str, ...]) -> None:
+def check_allowed(allow: tuple[str, ...]) -> None:
+    """UsageError for a rule that there is not."""
     known = {rule.id for rule in RULES}
     for rule in allow:
         if rule not in known:
@@ -114,12 +120,11 @@ def _stage(staging: Staging, intake: Intake, progress: Progress) -> dict[str, St
     return staged
 
 
-def _find_base(database: Database, given: str | None, examined: Examined) -> _Base:
-    name = given or named_base(examined.facts)
-    if given is not None and is_path(given):
-        from pathlib import Path
-
-        return _Base(given, read_base_place(Path(given).expanduser()), known=True)
+def _find_base(database: Database, request: PushRequest, examined: Examined) -> _Base:
+    if request.base_path is not None:
+        return _Base(str(request.base_path), read_base_place(request.base_path), known=True, read=True)
+    # A name is only looked up, also where it looks like a path: configs and parents come from strangers.
+    name = request.base or named_base(examined.facts)
     if name is None:
         return _Base(None, None, known=False)
     with database.reading() as session:
@@ -130,7 +135,7 @@ def _find_base(database: Database, given: str | None, examined: Examined) -> _Ba
 def _judge(
     request: PushRequest, examined: Examined, base: _Base, files: Mapping[str, StagedFile]
 ) -> tuple[Finding, ...]:
-    findings = examined.findings(base=base.facts, base_known=base.known, files=files)
+    findings = examined.findings(base=base.facts, base_known=base.known, base_name=base.name, files=files)
     if any(finding.severity == "error" and finding.rule not in request.allow for finding in findings):
         raise FindingsError(str(request.path), findings)
     return findings
@@ -170,16 +175,27 @@ def _draft(
 
 
 @contextmanager
-def _leased(database: Database, staging: Staging, digests: list[str]) -> Iterator[str]:
-    owner = lease_owner(staging.folder)
-    lease = database.write(lambda session: leases.acquire(session, digests, LEASE, owner=owner))
+def _leased(handle: Handle, staging: Staging, digests: list[str]) -> Iterator[str]:
+    lease = _acquire(handle, digests, lease_owner(staging.folder))
     try:
         yield lease
     except BaseException:
         # Best effort: gc drops the lease of a process that is gone.
         with suppress(RegistryError):
-            database.write(lambda session: leases.release(session, lease))
+            handle.database.write(lambda session: leases.release(session, lease))
         raise
+
+
+def _acquire(handle: Handle, digests: list[str], owner: str) -> str:
+    def acquire(session: Session) -> str:
+        return leases.acquire(session, digests, LEASE, owner=owner)
+
+    try:
+        return handle.database.write(acquire)
+    except BusyError:
+        # A collection is at one of these blobs, or died over it.
+        finish_interrupted(handle)
+        return handle.database.write(acquire)
 
 
 def _publish(session: Session, store: BlobStore, draft: VersionDraft, base: _Base) -> Published:
@@ -193,7 +209,7 @@ def _base_row(session: Session, base: _Base) -> int | None:
     """The base's row in this transaction; one that was given as a path becomes known by it."""
     if base.name is None or not base.known:
         return None
-    if base.facts is not None and is_path(base.name):
+    if base.facts is not None and base.read:
         bases.add(session, base.facts, (base.name,))
     row = bases.find(session, base.name)
     return None if row is None else row.id
@@ -207,6 +223,8 @@ def _result(request: PushRequest, draft: VersionDraft, published: Published, int
     elif not published.created:
         newest = "" if published.newest == published.number else f"; the newest is {request.name}@{published.newest}"
         notes.append(f"unchanged: {ref} holds this content{newest}")
+    if any(parent.version_id == published.version_id for parent in request.parents):
+        notes.append(f"{ref} holds the content of its parent: no edge was recorded from it to itself")
     return PushResult(
         ref=ref,
         name=str(request.name),

@@ -14,11 +14,11 @@ from tests.registries import make_adapter, open_registry
 
 # before, inside or after a transaction; what its work is called; which of that name
 PUSH_STEPS = {
-    "staged": ("before", "<lambda>", 1),
-    "leased": ("after", "<lambda>", 1),
-    "placed": ("before", "<lambda>", 2),
-    "publishing": ("inside", "<lambda>", 2),
-    "recorded": ("after", "<lambda>", 2),
+    "staged": ("before", "acquire", 1),
+    "leased": ("after", "acquire", 1),
+    "placed": ("before", "<lambda>", 1),
+    "publishing": ("inside", "<lambda>", 1),
+    "recorded": ("after", "<lambda>", 1),
 }
 GC_STEPS = {
     "leases dropped": ("after", "<lambda>", 1),

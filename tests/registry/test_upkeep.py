@@ -198,6 +198,19 @@ def test_gc_finishes_what_an_interrupted_gc_began(pushed):
     assert pushed.fsck().findings == ()
 
 
+def test_a_push_ends_what_a_dead_gc_was_deleting(pushed, tmp_path):
+    """P4: the retry must not wait for a person to run gc."""
+    pushed.remove("team/sql@2")
+    weights = weights_of(pushed, "team/sql@2")
+    change(pushed, update(File).where(File.sha256 == weights).values(blob_digest=None))
+    change(pushed, update(Version).where(Version.number == 2).values(freed_at=pushed.show("team/sql@1").created_at))
+    change(pushed, update(Blob).where(Blob.digest == weights).values(state="deleting"))
+
+    assert pushed.push(tmp_path / "b", "team/sql").version == 2
+    assert pushed.verify("team/sql@2").status == "pass"
+    assert pushed.fsck().findings == ()
+
+
 def test_gc_refuses_a_grace_that_is_no_duration(pushed):
     with pytest.raises(UsageError, match="soon"):
         pushed.gc(grace="soon")
