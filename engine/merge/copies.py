@@ -6,14 +6,14 @@ which PEFT writes beside an adapted or resized embedding, is carried when every 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from engine.format.keys import parse_key
+from engine.format.keys import PREFIX, WRAPPER, parse_key
 from engine.merge.refusals import refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from engine.compat.finding import Finding
@@ -28,7 +28,7 @@ CARRIED = ("modules_to_save", "embedding")
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A tensor to be copied byte for byte from `path`, where it begins at byte `offset`."""
+    """A tensor to be copied byte for byte from `path`, where it begins at byte `offset`; `info` has its new name."""
 
     info: TensorInfo
     path: Path
@@ -49,7 +49,8 @@ def gather(parents: Sequence[AdapterFacts]) -> tuple[list[Copy], list[str], list
         names = ", ".join(facts.path.name for facts in carriers)
         findings.append(refusal(RULE, f"{names} each train full copies of modules (modules_to_save)"))
     copies: dict[str, Copy] = {}
-    for copy in (copy for facts in parents for copy in _copies(facts)):
+    adapted = frozenset(module.name for facts in parents for module in facts.modules)
+    for copy in (copy for facts in parents for copy in _copies(facts, adapted)):
         first = copies.setdefault(copy.info.name, copy)
         if len(carriers) < 2 and not _same(first, copy):
             message = f"{copy.info.name} differs between {first.path.parent.name} and {copy.path.parent.name}"
@@ -74,11 +75,21 @@ def _inside(tensor: str, module: str) -> bool:
     return any(".".join(parts[:count]).endswith(module) for count in range(1, len(parts)))
 
 
-def _copies(facts: AdapterFacts) -> Iterator[Copy]:
+def _copies(facts: AdapterFacts, adapted: Container[str]) -> Iterator[Copy]:
     tensors: Mapping[str, TensorInfo] = facts.header.tensors
     for name, role in facts.others.items():
         if role in CARRIED:
-            yield Copy(tensors[name], facts.weights, facts.header.data_offset + tensors[name].start)
+            info = replace(tensors[name], name=_name_in_result(name, role, adapted))
+            yield Copy(info, facts.weights, facts.header.data_offset + info.start)
+
+
+def _name_in_result(name: str, role: str, adapted: Container[str]) -> str:
+    """PEFT's name of the copy: an embedding lies under the wrapper where any parent, and so the result, adapts it."""
+    if role != "embedding":
+        return PREFIX + name.removeprefix(PREFIX)
+    key = parse_key(name)
+    owner = f"{key.module}.{WRAPPER}" if key.module in adapted else key.module
+    return f"{PREFIX}{owner}.{key.leaf}"
 
 
 def _same(one: Copy, other: Copy) -> bool:

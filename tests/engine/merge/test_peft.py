@@ -283,3 +283,22 @@ def test_a_trained_head_travels(tmp_path):
     truth = forward(load(base, second), IDS)
     assert torch.allclose(forward(load(base, tmp_path / "out"), IDS), truth, atol=1e-5)
     assert not torch.allclose(forward(base, IDS), truth, atol=1e-2)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_saved_embeddings_lie_where_the_result_adapts_them(tmp_path):
+    """PEFT writes both tables with either parent, of one that adapts them under its wrappers."""
+    torch.manual_seed(0)
+    base = llama().eval()
+    for seed, targets in ((1, ["embed_tokens", "lm_head"]), (2, ["q_proj"])):
+        model = peft.get_peft_model(copy.deepcopy(base), peft.LoraConfig(r=4, target_modules=targets))
+        model.save_pretrained(tmp_path / str(seed), save_embedding_layers=True)
+
+    merge([Source(tmp_path / "1", 0.5), Source(tmp_path / "2", 0.5)], method="cat", out=tmp_path / "out")
+
+    load(base, tmp_path / "out")
+    copies = {name for name in load_file(tmp_path / "out" / "adapter_model.safetensors") if "lora_" not in name}
+    assert copies == {
+        "base_model.model.model.embed_tokens.base_layer.weight",
+        "base_model.model.lm_head.base_layer.weight",
+    }
