@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import bindparam, delete, func, select
 
 from engine.compat.finding import Finding
 from engine.format.facts import BaseFacts
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _LONGEST_NAME = 1024
 _SHORTEST_DIGEST = len("sha256:") + 12
+_MEANING = select(BaseName.base_id).where(BaseName.name == bindparam("name")).order_by(BaseName.id.desc()).limit(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +67,21 @@ def find(session: Session, name: str) -> Base | None:
 
     A name in other letter case counts where only one base has it.
     """
+    base_id = find_id(session, name)
+    return None if base_id is None else session.get_one(Base, base_id)
+
+
+def find_id(session: Session, name: str) -> int | None:
+    """`find` without reading the base, whose documents are large."""
     if name.startswith("sha256:"):
-        return _by_digest(session, name)
-    row = _meaning(session, name)
-    if row is not None:
-        return session.get_one(Base, row.base_id)
+        base = _by_digest(session, name)
+        return None if base is None else base.id
+    base_id = session.scalar(_MEANING, {"name": name})
+    if base_id is not None:
+        return base_id
     spellings = session.scalars(select(BaseName.name).where(func.lower(BaseName.name) == name.lower()).distinct())
     meanings = {found.base_id for one in spellings if (found := _meaning(session, one)) is not None}
-    return session.get_one(Base, meanings.pop()) if len(meanings) == 1 else None
+    return meanings.pop() if len(meanings) == 1 else None
 
 
 def get(session: Session, name: str) -> Base:

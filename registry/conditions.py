@@ -1,224 +1,216 @@
-"""The filters of `list` as SQL: what must hold of a version, and which versions could be meant."""
+"""The filters of `list` as SQL: what must hold of a version, and which versions could be meant.
+
+Values are parameters by name (registry/shape.py), so that one statement serves all queries of a shape.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, CompoundSelect, Select, and_, func, or_, select, text, true, union_all
+from sqlalchemy import BigInteger, ColumnElement, CompoundSelect, Select, and_, bindparam, or_, select, text, union_all
 
-from registry.bases import find
-from registry.filters import Bounds
-from registry.models import Adapter, Alias, BaseName, CheckResult, Metric, Tag, Version
+from registry.models import Adapter, Alias, CheckResult, Metric, Tag, Version
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy.orm import Session
-
-    from registry.filters import ListQuery, Span
+    from registry.shape import Shape
 
     Ids = Select[*tuple[Any, ...]] | CompoundSelect[*tuple[Any, ...]]
+    Holds = Callable[[Any], ColumnElement[bool]]
 
 # SQLite uses a partial index only where the query repeats its condition word for word; `newest = 1` would not do.
 NEWEST = text("versions.newest")
-_INSTANT = timedelta(microseconds=1)
-
-
-# What a filter may ask of a version's row, wherever the row comes from.
-FACTS = (
-    Version.id,
-    Version.adapter_id,
-    Version.number,
-    Version.newest,
-    Version.deleted_at,
-    Version.peft_type,
-    Version.rank,
-    Version.size,
-    Version.base_id,
-    Version.base_name,
-    Version.created_at,
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One filter. `holds` makes the term over a source of FACTS: the table, an alias of it, a CTE's columns. What lies
-    in other tables it looks up by primary key in a scalar subquery, which neither database turns into a join.
-    `candidates` selects, through an index, the ids of all versions that could pass, or the FACTS where `whole`.
+    """One filter. `holds` makes the term over a source of the columns that it `reads`, ids and adapter ids: the table,
+    an alias of it, a CTE. What lies in other tables it looks up by key in a scalar subquery, which neither database
+    turns into a join.
+
+    `candidates` selects, through an index, the ids of the versions that pass; of all that could pass where not
+    `exact`. `arms` in their place are terms over versions in scope, no version fulfilling two.
     """
 
-    holds: Callable[[Any], ColumnElement[bool]] | None = None
-    candidates: Ids | None = None
-    whole: bool = False
+    holds: Holds | None = None
+    reads: tuple[Any, ...] = ()
+    candidates: Select[int] | None = None
+    arms: tuple[Holds, ...] = ()
+    exact: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """All filters of a query: `adapter` terms speak of `adapters`, the others of versions."""
+    """All filters of a query: `adapter` terms speak of `adapters`, the others of versions. `scope` leaves out deleted
+    versions, or all but the newest.
+    """
 
     adapter: tuple[ColumnElement[bool], ...]
     version: tuple[Condition, ...]
+    scope: Any
 
-    def probes(self, row: Any) -> list[ColumnElement[bool]]:
-        """What must hold of a version's row."""
-        return [condition.holds(row) for condition in self.version if condition.holds is not None]
+    def probes(self, row: Any, driver: Condition | None = None) -> list[ColumnElement[bool]]:
+        """What must hold of a version's row, where it is one of a driver's candidates."""
+        return [one.holds(row) for one in self._open(driver) if one.holds is not None]
+
+    def reads(self, driver: Condition) -> tuple[Any, ...]:
+        """The columns that `probes` needs of a candidate."""
+        return tuple(column for one in self._open(driver) for column in one.reads)
+
+    def _open(self, driver: Condition | None) -> list[Condition]:
+        return [one for one in self.version if one is not driver or not one.exact]
 
     @property
     def drivers(self) -> list[Condition]:
         """The conditions that could drive the query."""
-        return [condition for condition in self.version if condition.candidates is not None]
+        return [one for one in self.version if one.candidates is not None or one.arms]
+
+    def candidates(self, driver: Condition, *columns: Any) -> Ids:
+        """Columns of the versions in scope that a driver leaves."""
+        if driver.candidates is None:
+            arms = [select(*columns).where(self.scope, arm(Version)) for arm in driver.arms]
+            return union_all(*arms) if len(arms) > 1 else arms[0]
+        ids = driver.candidates.cte("candidates").prefix_with("MATERIALIZED")
+        (candidate,) = ids.c
+        return select(*columns).select_from(ids).join(Version, Version.id == candidate).where(self.scope)
+
+    def counted(self, driver: Condition) -> Ids:
+        """A row for each candidate, from the index alone."""
+        return self.candidates(driver, text("1")) if driver.candidates is None else driver.candidates
 
 
-def conditions_of(session: Session, query: ListQuery) -> Conditions:
-    """The query's filters; asks the database for the names of a base and for its clock where they matter."""
-    scope = Version.deleted_at.is_(None) if query.all_versions else NEWEST
-    adapter = () if query.name is None else _name_terms(query.name)
-    found = [_facts(query), _base_and_rank(session, query, scope)]
-    if adapter:
-        found.append(Condition(candidates=_named(adapter, scope)))
-    if query.created is not None:
-        found.append(_created(session, query.created))
-    found += [_tag(key, value) for key, value in query.tags]
-    found += [_metric(name, bounds) for name, bounds in query.metrics]
-    if query.alias is not None:
-        found.append(_alias(query.alias))
-    if query.check is not None:
-        found.append(_check(*query.check))
-    if query.sort.startswith("metric:"):
-        found.append(_metric(query.sort.removeprefix("metric:"), Bounds()))
-    return Conditions(adapter, tuple(found))
+def conditions_of(shape: Shape) -> Conditions:
+    """The filters of all queries of a shape."""
+    scope = Version.deleted_at.is_(None) if shape.all_versions else NEWEST
+    adapter = (*_name_terms(shape, "namespace"), *_name_terms(shape, "name"))
+    found = [_facts(shape), _base_and_rank(shape), _created(shape), _named(adapter, scope)]
+    found += [_tag(n) for n in range(shape.count("tag_key_"))]
+    found += [_metric(shape, f"metric_name_{n}", f"metric_{n}") for n in range(shape.count("metric_name_"))]
+    found.append(_alias() if "alias" in shape.given else Condition())
+    found.append(_check() if "check_target" in shape.given else Condition())
+    if shape.sort == "metric":
+        found.append(_metric(shape, "sort_metric", "sort"))
+    return Conditions(adapter, tuple(found), scope)
 
 
 def metric_of(version_id: ColumnElement[int], name: str) -> ColumnElement[float]:
-    """The value of a metric of a version, null where it has none."""
-    return select(Metric.value).where(Metric.version_id == version_id, Metric.name == name).scalar_subquery()
+    """The value of the metric that a parameter names, null where a version has none."""
+    named = Metric.name == bindparam(name)
+    return select(Metric.value).where(Metric.version_id == version_id, named).scalar_subquery()
 
 
-def _facts(query: ListQuery) -> Condition:
+def _facts(shape: Shape) -> Condition:
     def holds(row: Any) -> ColumnElement[bool]:
-        typed = () if query.peft_type is None else (row.peft_type == query.peft_type,)
-        return and_(true(), *_between(row.size, query.size), *typed)
+        typed = [row.peft_type == bindparam("peft_type")] if "peft_type" in shape.given else []
+        return and_(*_between(shape, row.size, "size"), *typed)
 
-    return Condition(holds if query.size or query.peft_type is not None else None)
-
-
-def _base_and_rank(session: Session, query: ListQuery, scope: Any) -> Condition:
-    """Together, because one index holds both."""
-    arms = [lambda _: true()] if query.base is None else _base_arms(session, query.base)
-    if query.base is None and not query.rank:
+    if not {"size_low", "size_high", "peft_type"} & shape.given:
         return Condition()
+    return Condition(holds, (Version.size, Version.peft_type))
+
+
+def _base_and_rank(shape: Shape) -> Condition:
+    """Together, because one index holds both."""
+    arms = _base_arms(shape)
+    ranked = bool({"rank_low", "rank_high"} & shape.given)
 
     def holds(row: Any) -> ColumnElement[bool]:
-        return and_(or_(*[arm(row) for arm in arms]), *_between(row.rank, query.rank))
+        return and_(*([or_(*[arm(row) for arm in arms])] if arms else []), *_between(shape, row.rank, "rank"))
 
-    if query.base is None and query.all_versions:
-        return Condition(holds)
-    wanted = [select(*FACTS).where(scope, arm(Version), *_between(Version.rank, query.rank)) for arm in arms]
-    return Condition(holds, union_all(*wanted) if len(wanted) > 1 else wanted[0], whole=True)
+    def with_rank(arm: Holds) -> Holds:
+        return lambda row: and_(arm(row), *_between(shape, row.rank, "rank"))
 
-
-def _base_arms(session: Session, wanted: str) -> list[Callable[[Any], ColumnElement[bool]]]:
-    """A version fits by its known base, or by an equal spelling where its base is unknown."""
-    base = find(session, wanted)
-    if base is None:
-        return [lambda row: and_(row.base_id.is_(None), row.base_name == wanted)]
-    base_id = base.id
-    today = select(func.max(BaseName.id)).group_by(BaseName.name)  # a name may have meant another base before
-    names = session.scalars(select(BaseName.name).where(BaseName.base_id == base_id, BaseName.id.in_(today)))
-    spellings = sorted({wanted, *names})
-    return [
-        lambda row: row.base_id == base_id,
-        lambda row: and_(row.base_id.is_(None), row.base_name.in_(spellings)),
-    ]
+    if not arms:
+        driving = (holds,) if not shape.all_versions else ()  # no index has the ranks of all versions
+        return Condition(holds, (Version.rank,), arms=driving) if ranked else Condition()
+    return Condition(holds, (Version.rank, Version.base_id, Version.base_name), arms=tuple(map(with_rank, arms)))
 
 
-def _created(session: Session, span: Span) -> Condition:
-    """SQLite keeps moments as text, with or without a fraction, so an end is compared a microsecond beside a second."""
-    low, high = (_moment(session, end) for end in (span.low, span.high))
+def _base_arms(shape: Shape) -> list[Holds]:
+    if "spellings" not in shape.given:
+        return []
+    spelled: Any = bindparam("spellings", expanding=True)
+    unknown: Holds = lambda row: and_(row.base_id.is_(None), row.base_name.in_(spelled))  # noqa: E731 (beside its twin)
+    return [lambda row: row.base_id == bindparam("base_id"), unknown] if "base_id" in shape.given else [unknown]
+
+
+def _created(shape: Shape) -> Condition:
+    given = {"created_above", "created_high"} & shape.given
 
     def holds(row: Any) -> ColumnElement[bool]:
-        after = () if low is None else (row.created_at > low - _INSTANT,)
-        return and_(true(), *after, *(() if high is None else (row.created_at <= high,)))
+        above = [row.created_at > bindparam("created_above")] if "created_above" in given else []
+        return and_(*above, *_between(shape, row.created_at, "created"))
 
-    return Condition(holds, select(Version.id).where(holds(Version)))
-
-
-def _moment(session: Session, end: datetime | timedelta | None) -> datetime | None:
-    if not isinstance(end, timedelta):
-        return end
-    now = session.scalar(select(func.current_timestamp()))
-    moment = now if isinstance(now, datetime) else datetime.fromisoformat(str(now))
-    try:
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC) - end
-    except OverflowError:
-        return datetime.min.replace(tzinfo=UTC) + _INSTANT
+    if not given:
+        return Condition()
+    return Condition(holds, (Version.created_at,), select(Version.id).where(holds(Version)))
 
 
-def _tag(key: str, value: str) -> Condition:
+def _tag(n: int) -> Condition:
+    terms = (Tag.key == bindparam(f"tag_key_{n}"), Tag.value == bindparam(f"tag_value_{n}"))
+    carriers = select(Tag.version_id).where(*terms)
+    # A range of one id: asked for equality, SQLite goes by the primary key, and then to the row for the value.
+    return Condition(lambda row: _carried(carriers.where(Tag.version_id.between(row.id, row.id))), candidates=carriers)
+
+
+def _metric(shape: Shape, name: str, ends: str) -> Condition:
+    carriers = select(Metric.version_id).where(Metric.name == bindparam(name), *_between(shape, Metric.value, ends))
+    return Condition(lambda row: _carried(carriers.where(Metric.version_id == row.id)), candidates=carriers)
+
+
+def _carried(ids: Select[int]) -> ColumnElement[bool]:
+    return ids.scalar_subquery().is_not(None)
+
+
+def _alias() -> Condition:
+    named = Alias.name == bindparam("alias")
+
     def holds(row: Any) -> ColumnElement[bool]:
-        carried = select(Tag.value).where(Tag.version_id == row.id, Tag.key == key)
-        return carried.scalar_subquery() == value
-
-    return Condition(holds, select(Tag.version_id).where(Tag.key == key, Tag.value == value))
-
-
-def _metric(name: str, bounds: Bounds) -> Condition:
-    terms = (Metric.name == name, *_between(Metric.value, bounds))
-
-    def holds(row: Any) -> ColumnElement[bool]:
-        return select(Metric.value).where(Metric.version_id == row.id, *terms).scalar_subquery().is_not(None)
-
-    return Condition(holds, select(Metric.version_id).where(*terms))
-
-
-def _alias(alias: str) -> Condition:
-    def holds(row: Any) -> ColumnElement[bool]:
-        target = select(Alias.version_id).where(Alias.adapter_id == row.adapter_id, Alias.name == alias)
+        target = select(Alias.version_id).where(Alias.adapter_id == row.adapter_id, named)
         points_here: ColumnElement[bool] = row.id == target.scalar_subquery()
         return points_here
 
-    return Condition(holds, select(Alias.version_id).where(Alias.name == alias))
+    return Condition(holds, candidates=select(Alias.version_id).where(named))
 
 
-def _check(target: str, status: str) -> Condition:
+def _check() -> Condition:
     """The newest word of the rules on a target counts, so an older result alone does not pass."""
+    targeted = CheckResult.target == bindparam("check_target")
+    status: Any = bindparam("check_status")
 
     def holds(row: Any) -> ColumnElement[bool]:
-        results = select(CheckResult.status).where(CheckResult.version_id == row.id, CheckResult.target == target)
-        return results.order_by(CheckResult.id.desc()).limit(1).scalar_subquery() == status
+        results = select(CheckResult.status).where(CheckResult.version_id == row.id, targeted)
+        agrees: ColumnElement[bool] = results.order_by(CheckResult.id.desc()).limit(1).scalar_subquery() == status
+        return agrees
 
-    known = select(CheckResult.version_id).where(CheckResult.target == target, CheckResult.status == status)
-    return Condition(holds, known.distinct())
-
-
-def _name_terms(glob: str) -> tuple[ColumnElement[bool], ...]:
-    namespace, slash, name = glob.rpartition("/")
-    terms = _matches(Adapter.namespace, namespace) if slash else []
-    return (*terms, *_matches(Adapter.name, name))
+    known = select(CheckResult.version_id).where(targeted, CheckResult.status == status)
+    return Condition(holds, candidates=known.distinct(), exact=False)
 
 
-def _matches(column: Any, glob: str) -> list[ColumnElement[bool]]:
-    """Equality, or a range over the literal prefix, which an index serves, and LIKE for what follows it."""
-    prefix = glob[: min((glob.index(wildcard) for wildcard in "*?" if wildcard in glob), default=len(glob))]
-    if prefix == glob:
-        return [column == glob]
-    terms = []
-    if prefix:
-        terms += [column >= prefix, column < prefix[:-1] + chr(ord(prefix[-1]) + 1)]
-    if glob != prefix + "*":
-        pattern = glob.replace("_", r"\_").replace("*", "%").replace("?", "_")
-        terms.append(column.like(pattern, escape="\\"))
-    return terms
+def _name_terms(shape: Shape, name: str) -> tuple[ColumnElement[bool], ...]:
+    column = getattr(Adapter, name)
+    terms = {
+        f"{name}_is": column == bindparam(f"{name}_is"),
+        f"{name}_low": column >= bindparam(f"{name}_low"),
+        f"{name}_below": column < bindparam(f"{name}_below"),
+        f"{name}_like": column.like(bindparam(f"{name}_like"), escape="\\"),
+    }
+    return tuple(term for parameter, term in terms.items() if parameter in shape.given)
 
 
-def _named(terms: tuple[ColumnElement[bool], ...], scope: Any) -> Select[int]:
-    return select(Version.id).join(Adapter, Adapter.id == Version.adapter_id).where(scope, *terms)
+def _named(terms: tuple[ColumnElement[bool], ...], scope: Any) -> Condition:
+    if not terms:
+        return Condition()
+    return Condition(candidates=select(Version.id).join(Adapter, Adapter.id == Version.adapter_id).where(scope, *terms))
 
 
-def _between(column: Any, bounds: Bounds | None) -> list[ColumnElement[bool]]:
-    if bounds is None:
-        return []
-    ends = ((bounds.low, column.__ge__), (bounds.high, column.__le__))
-    return [compare(end) for end, compare in ends if end is not None]
+def _between(shape: Shape, column: Any, name: str) -> list[ColumnElement[bool]]:
+    # A bound may lie beyond what the column's own type holds.
+    kind = BigInteger() if name in ("rank", "size") else column.type
+    terms = {
+        f"{name}_low": column >= bindparam(f"{name}_low", type_=kind),
+        f"{name}_high": column <= bindparam(f"{name}_high", type_=kind),
+    }
+    return [term for parameter, term in terms.items() if parameter in shape.given]

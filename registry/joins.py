@@ -16,7 +16,10 @@ _SWITCHES = {
     "enable_material": "off",
     "enable_seqscan": "off",
     "jit": "off",
+    # Starting a worker takes longer than a page may.
+    "max_parallel_workers_per_gather": "0",
 }
+_SWITCH = select(*[func.set_config(name, value, True) for name, value in _SWITCHES.items()])
 
 
 def join_as_written(session: Session) -> None:
@@ -27,4 +30,4 @@ def join_as_written(session: Session) -> None:
     no telling.
     """
     if session.get_bind().dialect.name == "postgresql":
-        session.connection().execute(select(*[func.set_config(name, value, True) for name, value in _SWITCHES.items()]))
+        session.connection().execute(_SWITCH)

@@ -2,22 +2,25 @@
 
 Two shapes of query, neither of which needs the database's statistics to be fast. Where a filter is met by few versions
 (counted through its index, up to a cap) they are fetched and sorted. Otherwise the versions are walked in the order of
-the list, each filter is looked up by primary key, and the walk ends when the page is full.
+the list, each filter is looked up by key, and the walk ends when the page is full.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Select, bindparam, func, select, text, tuple_
+from sqlalchemy import BigInteger, ColumnElement, Select, bindparam, func, select, text, tuple_
 from sqlalchemy.orm import aliased
 
-from registry.conditions import FACTS, NEWEST, conditions_of, metric_of
+from registry.among import among
+from registry.conditions import conditions_of, metric_of
 from registry.cursor import decode_cursor, encode_cursor, mark_of
 from registry.joins import join_as_written
 from registry.models import Adapter, Alias, BaseName, Metric, Tag, Version
 from registry.results import VersionInfo
+from registry.shape import take_apart
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,30 +28,21 @@ if TYPE_CHECKING:
     from sqlalchemy import Row
     from sqlalchemy.orm import Session
 
-    from registry.conditions import Condition, Conditions, Ids
+    from registry.conditions import Condition, Conditions
     from registry.cursor import KeyValue
     from registry.filters import ListQuery
+    from registry.shape import Shape, Values
 
 # Fetching and sorting this many rows takes about as long as a page may.
 FEW = 2000
-_FACTS = 10  # columns of a row after its sort key
-_CHUNK = 500  # both databases bound the number of parameters of a statement
-_THESE: Any = bindparam("ids", expanding=True)
-_ALIASES = select(Alias.version_id, Alias.name).where(Alias.version_id.in_(_THESE)).order_by(Alias.name)
-_TAGS = select(Tag.version_id, Tag.key, Tag.value).where(Tag.version_id.in_(_THESE)).order_by(Tag.version_id, Tag.key)
+_SHAPES = 256  # statements kept; a service that lists asks in a few shapes
+_ALIASES = select(Alias.version_id, Alias.name).where(among(Alias.version_id)).order_by(Alias.name)
+_TAGS = select(Tag.version_id, Tag.key, Tag.value).where(among(Tag.version_id)).order_by(Tag.version_id, Tag.key)
 _METRICS = (
     select(Metric.version_id, Metric.name, Metric.value)
-    .where(Metric.version_id.in_(_THESE))
+    .where(among(Metric.version_id))
     .order_by(Metric.version_id, Metric.name)
 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Order:
-    """The columns that a list is sorted by, the last one making it total, and the types of their values."""
-
-    columns: tuple[Any, ...]
-    kinds: tuple[type[KeyValue], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,29 +60,28 @@ def list_versions(session: Session, query: ListQuery) -> list[VersionInfo]:
     Rows that are there throughout are neither skipped nor repeated from page to page. UsageError for a cursor that
     belongs to another list.
     """
+    after = decode_cursor(query, _kinds(query))
     join_as_written(session)
-    conditions = conditions_of(session, query)
-    page = _page(query, conditions, _fewest(session, conditions.drivers))
-    rows = session.connection().execute(_with_facts(page, query)).all()
-    labels = labels_of(session, [row.id for row in rows])
+    shape, values = take_apart(session, query, after)
+    page = _page(shape, _fewest(session, shape, values))
+    rows = session.connection().execute(page, values).all()
+    labels = labels_of(session, [row[0] for row in rows])
     mark = mark_of(query)
     return [_info(row, labels, mark) for row in rows]
 
 
 def labels_of(session: Session, ids: Sequence[int]) -> Labels:
-    """Aliases, tags and metrics of some versions: one query each per 500 versions."""
+    """Aliases, tags and metrics of some versions: one query each."""
     aliases: dict[int, tuple[str, ...]] = {}
-    tags: dict[int, dict[str, str]] = {}
-    metrics: dict[int, dict[str, float]] = {}
-    database = session.connection()
-    for start in range(0, len(ids), _CHUNK):
-        chunk = {"ids": ids[start : start + _CHUNK]}
-        for version_id, alias in database.execute(_ALIASES, chunk).all():
-            aliases[version_id] = (*aliases.get(version_id, ()), alias)
-        for version_id, key, value in database.execute(_TAGS, chunk).all():
-            tags.setdefault(version_id, {})[key] = value
-        for version_id, name, number in database.execute(_METRICS, chunk).all():
-            metrics.setdefault(version_id, {})[name] = number
+    tags: dict[int, dict[str, str]] = {one: {} for one in ids}
+    metrics: dict[int, dict[str, float]] = {one: {} for one in ids}
+    run, these = session.connection().execute, {"ids": ids}
+    for version_id, alias in run(_ALIASES, these).all():
+        aliases[version_id] = (*aliases.get(version_id, ()), alias)
+    for version_id, key, value in run(_TAGS, these).all():
+        tags[version_id][key] = value
+    for version_id, name, number in run(_METRICS, these).all():
+        metrics[version_id][name] = number
     return Labels(aliases, tags, metrics)
 
 
@@ -98,115 +91,142 @@ def base_label() -> ColumnElement[str | None]:
     return func.coalesce(Version.base_name, first.correlate(Version).scalar_subquery())
 
 
-def _fewest(session: Session, drivers: Sequence[Condition]) -> Condition | None:
-    """The one with the smallest candidate set, None where all are large. Counting stops at the cap."""
-    if not drivers:
+def _fewest(session: Session, shape: Shape, values: Values) -> int | None:
+    """Which driver has the smallest candidate set, None where all are large. Counting stops at the cap."""
+    counting = _counts(shape)
+    if counting is None:
         return None
-    sets = [driver.candidates.limit(FEW).subquery() for driver in drivers if driver.candidates is not None]
+    counts = session.connection().execute(counting, {**values, "few": FEW}).one()
+    smallest = min(range(len(counts)), key=lambda n: int(counts[n]))
+    return smallest if counts[smallest] < FEW else None
+
+
+@lru_cache(_SHAPES)
+def _counts(shape: Shape) -> Select[Any] | None:
+    """The number of candidates of each driver, None without drivers."""
+    conditions = conditions_of(shape)
+    sets = [conditions.counted(driver).limit(bindparam("few")).subquery() for driver in conditions.drivers]
     capped = [select(func.count()).select_from(ids).scalar_subquery() for ids in sets]
-    counts = session.connection().execute(select(*[count.label(f"c{n}") for n, count in enumerate(capped)])).one()
-    smallest = min(range(len(drivers)), key=lambda n: int(counts[n]))
-    return drivers[smallest] if counts[smallest] < FEW else None
+    return select(*[count.label(f"c{n}") for n, count in enumerate(capped)]) if capped else None
 
 
-def _page(query: ListQuery, conditions: Conditions, driver: Condition | None) -> Select[Any]:
-    """Ids and sort keys (`k0`, `k1`, …) of the page's rows."""
-    if driver is not None and driver.candidates is not None:
-        found, order = _driven(query, conditions, driver.candidates, whole=driver.whole)
-    elif query.sort == "name" and not query.all_versions:
-        found, order = _over_adapters(query, conditions)
+@lru_cache(_SHAPES)
+def _page(shape: Shape, driver: int | None) -> Select[Any]:
+    """The page's rows in full: id, facts, and what the list is sorted by."""
+    conditions = conditions_of(shape)
+    if driver is not None:
+        found, keys = _driven(shape, conditions, conditions.drivers[driver])
+    elif shape.sort == "name" and not shape.all_versions:
+        found, keys = _over_adapters(shape, conditions)
     else:
-        found, order = _over_versions(query, conditions)
-    key = decode_cursor(query, order.kinds)
-    if key is not None:
-        found = found.where(_after(order.columns, key, descending=query.descending))
-    found = found.add_columns(*[column.label(f"k{n}") for n, column in enumerate(order.columns)])
-    found = found.order_by(*[column.desc() if query.descending else column for column in order.columns])
-    return found.limit(query.limit) if query.limit else found
+        found, keys = _over_versions(shape, conditions)
+    if "after_0" in shape.given:
+        found = found.where(_after(keys, descending=shape.descending))
+    found = found.add_columns(*[column.label(f"k{n}") for n, column in enumerate(keys)])
+    found = found.order_by(*[column.desc() if shape.descending else column for column in keys])
+    return _with_facts(found.limit(bindparam("limit")) if "limit" in shape.given else found, shape)
 
 
-def _driven(query: ListQuery, conditions: Conditions, ids: Ids, *, whole: bool) -> tuple[Select[Any], _Order]:
+def _driven(shape: Shape, conditions: Conditions, driver: Condition) -> tuple[Select[Any], tuple[Any, ...]]:
     """From the candidates' rows, fetched once; a materialised CTE has no indexes that could lead a planner away."""
-    if not whole:
-        candidates = ids.cte("candidates").prefix_with("MATERIALIZED")
-        (candidate,) = candidates.c
-        ids = select(*FACTS).select_from(candidates).join(Version, Version.id == candidate)
-    found = ids.cte("found").prefix_with("MATERIALIZED")
-    row = found.c
-    scope = row.deleted_at.is_(None) if query.all_versions else row.newest
+    columns = dict.fromkeys((Version.id, Version.adapter_id, *_sorted_by(shape), *conditions.reads(driver)))
+    row = conditions.candidates(driver, *columns).cte("found").prefix_with("MATERIALIZED").c
     page = select(row.id).join(Adapter, Adapter.id == row.adapter_id)
-    return page.where(scope, *conditions.adapter, *conditions.probes(row)), _order(query, row)
+    return page.where(*conditions.adapter, *conditions.probes(row, driver)), _keys(shape, row)
 
 
-def _over_adapters(query: ListQuery, conditions: Conditions) -> tuple[Select[Any], _Order]:
+def _over_adapters(shape: Shape, conditions: Conditions) -> tuple[Select[Any], tuple[Any, ...]]:
     """The newest version as a scalar subquery: the walk over adapters by name is all that is left to plan."""
-    newest = select(Version.id).where(Version.adapter_id == Adapter.id, NEWEST, *conditions.probes(Version))
+    probes = conditions.probes(Version)
+    newest = select(Version.id).where(Version.adapter_id == Adapter.id, conditions.scope, *probes)
     version_id = newest.correlate(Adapter).scalar_subquery()
     page = select(version_id.label("id")).select_from(Adapter).where(version_id.is_not(None), *conditions.adapter)
-    return page, _order(query, Version)
+    return page, _keys(shape, Version)
 
 
-def _over_versions(query: ListQuery, conditions: Conditions) -> tuple[Select[Any], _Order]:
+def _over_versions(shape: Shape, conditions: Conditions) -> tuple[Select[Any], tuple[Any, ...]]:
     """In the order of the list; what a version must fulfil is hidden in a scalar subquery."""
     walked = aliased(Version, name="walked")
-    scope = walked.deleted_at.is_(None) if query.all_versions else text("walked.newest")
+    scope = walked.deleted_at.is_(None) if shape.all_versions else text("walked.newest")
     page = select(walked.id).join(Adapter, Adapter.id == walked.adapter_id).where(scope, *conditions.adapter)
     probes = conditions.probes(Version)
     if probes:
         fits = select(Version.id).where(Version.id == walked.id, *probes).correlate(walked)
         page = page.where(fits.scalar_subquery().is_not(None))
-    return page, _order(query, walked)
+    return page, _keys(shape, walked)
 
 
-def _order(query: ListQuery, version: Any) -> _Order:
+def _keys(shape: Shape, version: Any) -> tuple[Any, ...]:
+    """The columns that a list is sorted by, the last one making it total; ids grow with every push, clocks do not."""
     by_name = (Adapter.namespace, Adapter.name)
-    if query.sort == "name" and not query.all_versions:
-        return _Order(by_name, (str, str))
+    if shape.sort == "name":
+        return (*by_name, version.number) if shape.all_versions else by_name
+    if shape.sort == "created":
+        return (version.id,)
+    if shape.sort == "metric":
+        return metric_of(version.id, "sort_metric"), version.id
+    if shape.sort == "rank":
+        return func.coalesce(version.rank, -1), version.id
+    return version.size if shape.sort == "size" else version.number, version.id
+
+
+def _sorted_by(shape: Shape) -> tuple[Any, ...]:
+    """The columns of a version that `_keys` may need, besides its id."""
+    columns = {"name": Version.number, "version": Version.number, "size": Version.size, "rank": Version.rank}
+    return (columns[shape.sort],) if shape.sort in columns else ()
+
+
+def _kinds(query: ListQuery) -> tuple[type[KeyValue], ...]:
+    """The types of the values of `_keys`."""
     if query.sort == "name":
-        return _Order((*by_name, version.number), (str, str, int))
-    if query.sort == "created":  # ids grow with every push; clocks do not
-        return _Order((version.id,), (int,))
-    if query.sort.startswith("metric:"):
-        return _Order((metric_of(version.id, query.sort.removeprefix("metric:")), version.id), (float, int))
-    column = {"size": version.size, "rank": func.coalesce(version.rank, -1), "version": version.number}[query.sort]
-    return _Order((column, version.id), (int, int))
+        return (str, str, int) if query.all_versions else (str, str)
+    if query.sort == "created":
+        return (int,)
+    return (float, int) if query.sort.startswith("metric:") else (int, int)
 
 
-def _after(columns: tuple[Any, ...], key: tuple[KeyValue, ...], *, descending: bool) -> ColumnElement[bool]:
-    if len(columns) == 1:
-        single: ColumnElement[bool] = columns[0] < key[0] if descending else columns[0] > key[0]
-        return single
-    return tuple_(*columns) < tuple_(*key) if descending else tuple_(*columns) > tuple_(*key)
+def _after(keys: tuple[Any, ...], *, descending: bool) -> ColumnElement[bool]:
+    values = [
+        # A cursor may hold a larger number than a column.
+        bindparam(f"after_{n}", type_=BigInteger() if key.type.python_type is int else key.type)
+        for n, key in enumerate(keys)
+    ]
+    here, there = (keys[0], values[0]) if len(keys) == 1 else (tuple_(*keys), tuple_(*values))
+    beyond: ColumnElement[bool] = here < there if descending else here > there
+    return beyond
 
 
-def _with_facts(page: Select[Any], query: ListQuery) -> Select[Any]:
+def _with_facts(page: Select[Any], shape: Shape) -> Select[Any]:
     """The page's rows in full, in its order."""
     rows = page.subquery("page")
     page_id, *keys = rows.c
-    facts = (Version.id, Version.number, Version.digest, Version.peft_type, Version.rank, Version.size)
+    facts = (Version.id, Adapter.namespace, Adapter.name, Version.number, Version.digest, base_label())
+    more = (Version.peft_type, Version.rank, Version.size, Version.created_at)
+    columns: tuple[Any, ...] = (*facts, *more, *keys)
     return (
-        select(*keys, *facts, Version.created_at, Adapter.namespace, Adapter.name, base_label().label("base"))
+        select(*columns)
         .select_from(rows)
         .join(Version, Version.id == page_id)
         .join(Adapter, Adapter.id == Version.adapter_id)
-        .order_by(*[key.desc() if query.descending else key for key in keys])
+        .order_by(*[key.desc() if shape.descending else key for key in keys])
     )
 
 
 def _info(row: Row[*tuple[Any, ...]], labels: Labels, mark: str) -> VersionInfo:
-    name = f"{row.namespace}/{row.name}"
+    version_id, namespace, own_name, number, digest, base, peft_type, rank, size, created_at, *key = row
+    name = f"{namespace}/{own_name}"
     return VersionInfo(
-        ref=f"{name}@{row.number}",
+        ref=f"{name}@{number}",
         name=name,
-        version=row.number,
-        digest=row.digest,
-        base=row.base,
-        peft_type=row.peft_type,
-        rank=row.rank,
-        size=row.size,
-        aliases=labels.aliases.get(row.id, ()),
-        tags=labels.tags.get(row.id, {}),
-        metrics=labels.metrics.get(row.id, {}),
-        created_at=row.created_at,
-        cursor=encode_cursor(mark, tuple(row)[:-_FACTS]),
+        version=number,
+        digest=digest,
+        base=base,
+        peft_type=peft_type,
+        rank=rank,
+        size=size,
+        aliases=labels.aliases.get(version_id, ()),
+        tags=labels.tags[version_id],
+        metrics=labels.metrics[version_id],
+        created_at=created_at,
+        cursor=encode_cursor(mark, key),
     )

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from registry.database import Database
 
 ADAPTERS, VERSIONS = 200, 5
-# A table, or the name it goes by in the query of the page.
-WHOLE = re.compile(r"(?:SCAN|Seq Scan on) (?:versions|walked|tags|metrics|lineage|files|documents)\b(?! USING)")
+# A table, or the name it goes by in the query of the page. Versions may be walked in the order of an index.
+WHOLE = re.compile(
+    r"(?:SCAN|Seq Scan on) (?:(?:versions|walked)\b(?! USING)|(?:tags|metrics|aliases|lineage|files|documents)\b)"
+)
 
 
 def fill(session: Session) -> None:
