@@ -12,7 +12,7 @@ from registry.errors import UsageError
 from registry.filters import list_query, parse_duration
 from registry.handle import Handle
 from registry.progress import silent
-from registry.refs import Ref, parse_alias
+from registry.refs import Ref, is_path, parse_alias
 from registry.resolve import resolve
 from registry.schema import prepare
 from registry.settings import Settings, load_settings
@@ -119,12 +119,11 @@ class Registry:
         """Publish an adapter folder as the next version of `name`; the same content finds the version that has it."""
         from registry.push import PushRequest, push
 
-        labels.check_tags(tags or {})
-        labels.check_metrics(metrics or {})
         if relation not in _RELATIONS:
             raise UsageError(f"relation {relation!r} is not one of {', '.join(_RELATIONS)}")
         target = self._handle.name(name)
         names = tuple(parse_alias(alias) for alias in aliases)
+        at_path = base is not None and is_path(base)
         request = PushRequest(
             path=Path(path).expanduser(),
             name=target,
@@ -132,7 +131,8 @@ class Registry:
             tags=tags or {},
             metrics=metrics or {},
             message=message,
-            base=base,
+            base=None if at_path else base,
+            base_path=Path(self._handle.base_name(base)) if base is not None and at_path else None,
             parents=self._handle.parents(parents, relation),
             include=tuple(include),
             allow=tuple(allow),
@@ -177,6 +177,9 @@ class Registry:
         """
         from registry.listing import list_versions
 
+        base = filters.get("base")
+        if base is not None:
+            filters["base"] = self._handle.base_name(base)
         query = list_query(**filters)
         with self._handle.database.reading() as session:
             return list_versions(session, query)

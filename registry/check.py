@@ -14,6 +14,7 @@ from registry.examine import examine, named_base
 from registry.intake import scan
 from registry.pull import pull
 from registry.refs import is_path
+from registry.resolve import resolve
 from registry.results import CheckReport
 
 if TYPE_CHECKING:
@@ -57,10 +58,18 @@ def _one(handle: Handle, target: str, given: BaseFacts | None) -> list[Finding]:
         files = sorted(path.name for path in folder.iterdir())
     examined = examine(folder)
     base, known = given, given is not None
-    name = named_base(examined.facts)
+    name = _recorded_base(handle, target) or named_base(examined.facts)
     if base is None and name is not None:
         with handle.database.reading() as session:
             row = bases.find(session, name)
             base, known = (None, False) if row is None else (bases.facts_of(row), True)
-    found = examined.findings(base=base, base_known=known, files=files)
+    found = examined.findings(base=base, base_known=known, base_name=name, files=files)
     return [replace(finding, target=target) for finding in found]
+
+
+def _recorded_base(handle: Handle, target: str) -> str | None:
+    """The base that a version was pushed for, which need not be the one in its config."""
+    if is_path(target):
+        return None
+    with handle.database.reading() as session:
+        return resolve(session, handle.ref(target)).base_name

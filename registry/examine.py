@@ -32,9 +32,13 @@ class Examined:
     facts: AdapterFacts
     values: ValueFacts
 
-    def findings(self, *, base: BaseFacts | None, base_known: bool | None, files: Iterable[str]) -> tuple[Finding, ...]:
+    def findings(
+        self, *, base: BaseFacts | None, base_known: bool | None, base_name: str | None, files: Iterable[str]
+    ) -> tuple[Finding, ...]:
         """What the check-in rules say."""
-        return check_adapter(self.facts, values=self.values, base=base, base_known=base_known, files=files)
+        return check_adapter(
+            self.facts, values=self.values, base=base, base_known=base_known, base_name=base_name, files=files
+        )
 
     @property
     def norm(self) -> float | None:

@@ -19,9 +19,18 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 _LONGEST_VALUE = 512
+_LONGEST_MESSAGE = 4096
 # Keys are typed, filtered by and printed in tables: no spaces, no "=", nothing that a shell or terminal acts on.
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@+-]{0,95}", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def check_texts(tags: Mapping[str, str], metrics: Mapping[str, float], message: str | None) -> None:
+    """UsageError for labels or a message that cannot be stored: before anything is written."""
+    check_tags(tags)
+    check_metrics(metrics)
+    if message is not None and len(message) > _LONGEST_MESSAGE:
+        raise UsageError(f"message: {len(message)} characters, at most {_LONGEST_MESSAGE} are kept")
 
 
 def check_tags(tags: Mapping[str, str]) -> None:

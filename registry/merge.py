@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from registry import bases
 from registry.draft import Parent, RecipeDraft
 from registry.errors import FindingsError, UsageError
+from registry.labels import check_texts
 from registry.operations import merge_adapters, tool_versions
 from registry.progress import silent
 from registry.pull import pull
-from registry.push import PushRequest, push
+from registry.push import PushRequest, check_allowed, push
 from registry.resolve import resolve
 from registry.results import MergeResult
 
@@ -66,6 +67,8 @@ def merge(handle: Handle, request: MergeRequest, *, progress: Progress = silent)
     Raises FindingsError where the parents' bases differ, engine.errors.RefusedError for what a merge cannot carry
     through, UsageError or engine.errors.OptionError for options that fit nothing.
     """
+    check_texts(request.tags, request.metrics, request.message)
+    check_allowed(request.allow)
     sources = _sources(handle, request)
     with handle.database.reading() as session:
         doubts = _base_doubts(session, request, sources)
@@ -100,7 +103,9 @@ def merge(handle: Handle, request: MergeRequest, *, progress: Progress = silent)
 
 
 def _sources(handle: Handle, request: MergeRequest) -> list[_Source]:
-    weights = request.weights or (1 / len(request.refs),) * len(request.refs)
+    if not request.refs:
+        raise UsageError("nothing to merge: expected at least one adapter")
+    weights = (1 / len(request.refs),) * len(request.refs) if request.weights is None else request.weights
     if len(weights) != len(request.refs):
         raise UsageError(f"{len(weights)} weights for {len(request.refs)} adapters: expected one for each")
     if not all(math.isfinite(weight) for weight in weights):
@@ -117,7 +122,9 @@ def _source(handle: Handle, ref: Ref, weight: float) -> _Source:
         found = f"{ref.name}@{version.number}"
         mention = bases.BaseMention(found, version.base_name, version.base_id)
         row, digest = version.id, version.digest
-    return _Source(found, row, digest, mention, weight, pull(handle, ref).path)
+        # The very version that is recorded as the parent, wherever an alias has moved to meanwhile.
+        exact = replace(ref, number=version.number, alias=None, latest=False, digest=digest)
+    return _Source(found, row, digest, mention, weight, pull(handle, exact).path)
 
 
 def _base_doubts(session: Session, request: MergeRequest, sources: list[_Source]) -> tuple[Finding, ...]:

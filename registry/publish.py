@@ -14,8 +14,7 @@ from registry.audit import note
 from registry.database import insert_into
 from registry.digests import digest_of
 from registry.draft import Parent, RecipeDraft, VersionDraft
-from registry.errors import UsageError
-from registry.labels import check_metrics, check_tags, put_metrics, put_tags
+from registry.labels import check_texts, put_metrics, put_tags
 from registry.manifest import BaseRecord, ParentRecord, VersionRecord, record_bytes
 from registry.models import Adapter, Base, Blob, CheckResult, Document, File, LineageEdge, Recipe, Version
 from registry.newest import IS_NEWEST, mark_newest
@@ -33,7 +32,6 @@ __all__ = ["Parent", "Published", "RecipeDraft", "VersionDraft", "record"]
 # Absolute, so that no file of a version can have these paths.
 MANIFEST_PATH = "/manifest"
 RECORD_PATH = "/record"
-_LONGEST_MESSAGE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,7 @@ def record(session: Session, draft: VersionDraft, *, write_record: Callable[[byt
     transaction is tried again. Raises ConflictError where the draft's lease ran out, BusyError while gc is deleting one
     of the blobs.
     """
-    _check(draft)
+    check_texts(draft.tags, draft.metrics, draft.message)
     leases.share_publishing(session)
     if draft.lease is not None:
         leases.require(session, draft.lease)
@@ -75,13 +73,6 @@ def record(session: Session, draft: VersionDraft, *, write_record: Callable[[byt
     subject = f"{draft.name}@{version.number}"
     note(session, "push", subject, actor=draft.actor, created=created, restored=restored, digest=version.digest)
     return Published(version.id, version.number, created, newest or version.number, restored)
-
-
-def _check(draft: VersionDraft) -> None:
-    check_tags(draft.tags)
-    check_metrics(draft.metrics)
-    if draft.message is not None and len(draft.message) > _LONGEST_MESSAGE:
-        raise UsageError(f"message: {len(draft.message)} characters, at most {_LONGEST_MESSAGE} are kept")
 
 
 def _locked_adapter(session: Session, name: Name) -> Adapter:
@@ -229,9 +220,12 @@ def _add(session: Session, adapter: Adapter, version: Version, draft: VersionDra
 
 
 def _add_parents(session: Session, version_id: int, parents: tuple[Parent, ...]) -> None:
-    """Edges that are not there yet. A parent given twice becomes one edge with both weights."""
+    """Edges that are not there yet. A parent given twice becomes one edge with both weights.
+
+    A push that is tried again with `--parent NAME` meets its own version as the newest: no version is its own parent.
+    """
     edges: dict[tuple[str, str], dict[str, Any]] = {}
-    for parent in parents:
+    for parent in (one for one in parents if one.version_id != version_id):
         edge = edges.get((parent.digest, parent.relation))
         if edge is None:
             edges[parent.digest, parent.relation] = {

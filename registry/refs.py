@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from registry.errors import UsageError
 
@@ -40,7 +40,6 @@ class Ref:
     alias: str | None = None
     digest: str | None = None
     latest: bool = False
-    folded: bool = False
 
     def __str__(self) -> str:
         version = str(self.number) if self.number is not None else self.alias or ("latest" if self.latest else None)
@@ -66,13 +65,13 @@ def parse_ref(text: str, *, namespace: str = "local") -> Ref:
     """`namespace/name`, `@number`, `@alias`, `@latest`, `@sha256:hex`, or `@number-or-alias@sha256:hex`."""
     head, *selectors = _split(text)
     name = parse_name(head, namespace=namespace)
-    fields: dict[Literal["number", "alias", "digest", "latest"], int | str | bool] = {}
+    fields: dict[Literal["number", "alias", "digest", "latest"], Any] = {}
     for position, selector in enumerate(selectors):
         kind, value = _selector(selector, text)
         if (position == 1 and kind != "digest") or position > 1 or kind in fields:
             raise UsageError(f"reference {text[:120]!r}: expected name@version or name@version@sha256:hex")
         fields[kind] = value
-    return Ref(name=name, folded=text != text.lower(), **fields)  # type: ignore[arg-type]  # _selector pairs them
+    return Ref(name=name, **fields)
 
 
 def parse_alias(text: str) -> str:

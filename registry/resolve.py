@@ -5,19 +5,28 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 
 from registry.errors import ConflictError, NotFoundError
 from registry.models import Adapter, Alias, Version
 from registry.newest import IS_NEWEST
 
 if TYPE_CHECKING:
-    from sqlalchemy import Select
     from sqlalchemy.orm import Session
 
     from registry.refs import Name, Ref
 
 _NAMES_TO_COMPARE = 2000
+# Made once: making a statement takes longer than running it.
+_ADAPTER = select(Adapter).where(Adapter.namespace == bindparam("namespace"), Adapter.name == bindparam("name"))
+_OF_ADAPTER = select(Version).where(Version.adapter_id == bindparam("adapter_id"))
+_NEWEST = _OF_ADAPTER.where(IS_NEWEST)
+_NUMBERED = _OF_ADAPTER.where(Version.number == bindparam("number"))
+_ALIASED = (
+    select(Version)
+    .join(Alias, Alias.version_id == Version.id)
+    .where(Alias.adapter_id == bindparam("adapter_id"), Alias.name == bindparam("alias"))
+)
 
 
 def resolve(session: Session, ref: Ref, *, deleted: bool = False) -> Version:
@@ -39,7 +48,7 @@ def resolve(session: Session, ref: Ref, *, deleted: bool = False) -> Version:
 
 def find_adapter(session: Session, name: Name) -> Adapter:
     """The adapter of a name. NotFoundError names the nearest names there are."""
-    adapter = session.scalar(select(Adapter).where(Adapter.namespace == name.namespace, Adapter.name == name.name))
+    adapter = session.scalar(_ADAPTER, {"namespace": name.namespace, "name": name.name})
     if adapter is None:
         raise NotFoundError(f"{name}: no adapter of that name{_nearest(session, name)}", hint="adapters list")
     return adapter
@@ -47,23 +56,15 @@ def find_adapter(session: Session, name: Name) -> Adapter:
 
 def newest_of(session: Session, adapter_id: int) -> Version | None:
     """The version that `latest` means."""
-    return session.scalar(select(Version).where(Version.adapter_id == adapter_id, IS_NEWEST))
+    return session.scalar(_NEWEST, {"adapter_id": adapter_id})
 
 
 def _pick(session: Session, adapter: Adapter, ref: Ref) -> Version | None:
     if ref.number is not None:
-        return session.scalar(select(Version).where(Version.adapter_id == adapter.id, Version.number == ref.number))
+        return session.scalar(_NUMBERED, {"adapter_id": adapter.id, "number": ref.number})
     if ref.alias is not None:
-        return session.scalar(_aliased(adapter.id, ref.alias))
+        return session.scalar(_ALIASED, {"adapter_id": adapter.id, "alias": ref.alias})
     return newest_of(session, adapter.id)
-
-
-def _aliased(adapter_id: int, alias: str) -> Select[Version]:
-    return (
-        select(Version)
-        .join(Alias, Alias.version_id == Version.id)
-        .where(Alias.adapter_id == adapter_id, Alias.name == alias)
-    )
 
 
 def _by_digest(session: Session, adapter: Adapter, ref: Ref, *, deleted: bool) -> Version:
@@ -83,6 +84,8 @@ def _by_digest(session: Session, adapter: Adapter, ref: Ref, *, deleted: bool) -
 
 
 def _missing(session: Session, adapter: Adapter, ref: Ref, found: Version | None) -> NotFoundError:
+    if found is not None and found.freed_at is not None:
+        return NotFoundError(f"{ref}: version {found.number} is deleted and gc freed its files", hint="push them again")
     if found is not None:
         again = f"{ref.name}@{found.number}"
         return NotFoundError(f"{ref}: version {found.number} is deleted", hint=f"adapters undelete {again}")

@@ -33,7 +33,10 @@ def verify_files(store: BlobStore, ref: str, digest: str, files: tuple[FileEntry
 
 
 def file_digests(path: Path) -> tuple[str, str | None]:
-    """The sha256 of a file, and its tensors digest where it reads as safetensors."""
+    """The sha256 of a file, and its tensors digest where it reads as safetensors.
+
+    HeaderError where its name says that it is safetensors and it cannot be read as that.
+    """
     try:
         with reading(path) as descriptor:
             digest = hash_file(descriptor).digest
@@ -44,6 +47,8 @@ def file_digests(path: Path) -> tuple[str, str | None]:
     try:
         return digest, tensors_digest(path, read_header(path))
     except HeaderError:
+        if path.suffix == ".safetensors":
+            raise
         return digest, None
 
 

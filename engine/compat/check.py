@@ -26,14 +26,16 @@ def check_adapter(
     values: ValueFacts | None = None,
     base: BaseFacts | None = None,
     base_known: bool | None = None,
+    base_name: str | None = None,
     files: Iterable[str] = (),
 ) -> tuple[Finding, ...]:
     """Give what the rules say, in the table's order; a rule whose base or values are absent says `skipped` once.
 
-    `base_known` says whether the catalog knows the base that the config names (None: nobody asked). `files` are the
+    `base_known` says whether the catalog knows the base (None: nobody asked), `base_name` what it was looked up by
+    where that is not the name in the config. `files` are the
     names in the adapter's folder. Pure: opens, imports and runs nothing, whatever the config says.
     """
-    subject = Subject(facts, values, base, base_known, tuple(files))
+    subject = Subject(facts, values, base, base_known, tuple(files), base_name)
     return tuple(finding for rule in RULES for finding in _findings(rule, subject))
 
 

@@ -20,7 +20,8 @@ class Subject:
     """All that is known of the adapter under check.
 
     `values` and `base` are None where they were not read or not given. `base_known` says whether the catalog knows the
-    base that the config names; None where nobody was asked. `files` are the names in the adapter's folder.
+    base; None where nobody was asked. `files` are the names in the adapter's folder. `base_name` is what the base was
+    looked up by, None for the name in the config.
     """
 
     facts: AdapterFacts
@@ -28,6 +29,7 @@ class Subject:
     base: BaseFacts | None = None
     base_known: bool | None = None
     files: tuple[str, ...] = ()
+    base_name: str | None = None
 
     @property
     def raw(self) -> Mapping[str, Any]:

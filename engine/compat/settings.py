@@ -103,7 +103,7 @@ def training_mode(subject: Subject) -> Iterator[Hit]:
 
 
 def unnamed_base(subject: Subject) -> Iterator[Hit]:
-    name = subject.facts.config.base_model_name_or_path
+    name = subject.base_name or subject.facts.config.base_model_name_or_path
     if name is None:
         if subject.base is None:
             yield Hit(

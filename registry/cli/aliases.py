@@ -8,6 +8,7 @@ import click
 
 from registry.cli.command import Verbs
 from registry.cli.output import emit
+from registry.cli.params import Reference
 from registry.cli.text import printable, table
 
 if TYPE_CHECKING:
@@ -26,9 +27,11 @@ def alias() -> None:
     "set",
     examples=["adapters alias set team/sql@3 prod", "adapters alias set team/sql@3 prod --expect team/sql@2"],
 )
-@click.argument("ref")
-@click.argument("alias_name", metavar="ALIAS")
-@click.option("--expect", metavar="REF|none", help="Move it only if it names this version now, or none at all.")
+@click.argument("ref", type=Reference())
+@click.argument("alias_name", type=Reference(), metavar="ALIAS")
+@click.option(
+    "--expect", type=Reference(), metavar="REF|none", help="Move it only if it names this version now, or none at all."
+)
 @click.pass_obj
 def set_(invocation: Invocation, ref: str, alias_name: str, *, expect: str | None) -> None:
     """Point ALIAS at a version.
@@ -39,8 +42,8 @@ def set_(invocation: Invocation, ref: str, alias_name: str, *, expect: str | Non
 
 
 @alias.command("rm", examples=["adapters alias rm team/sql canary"])
-@click.argument("name")
-@click.argument("alias_name", metavar="ALIAS")
+@click.argument("name", type=Reference())
+@click.argument("alias_name", type=Reference(), metavar="ALIAS")
 @click.pass_obj
 def rm(invocation: Invocation, name: str, alias_name: str) -> None:
     """Remove ALIAS from an adapter; its history stays."""
@@ -48,8 +51,8 @@ def rm(invocation: Invocation, name: str, alias_name: str) -> None:
 
 
 @alias.command("rollback", examples=["adapters alias rollback team/sql prod"])
-@click.argument("name")
-@click.argument("alias_name", metavar="ALIAS")
+@click.argument("name", type=Reference())
+@click.argument("alias_name", type=Reference(), metavar="ALIAS")
 @click.pass_obj
 def rollback(invocation: Invocation, name: str, alias_name: str) -> None:
     """Point ALIAS at the version it named before."""
@@ -57,7 +60,7 @@ def rollback(invocation: Invocation, name: str, alias_name: str) -> None:
 
 
 @alias.command("list", examples=["adapters alias list team/sql", "adapters alias list team/sql --format json"])
-@click.argument("name")
+@click.argument("name", type=Reference())
 @click.pass_obj
 def list_(invocation: Invocation, name: str) -> None:
     """List an adapter's aliases."""

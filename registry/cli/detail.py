@@ -9,6 +9,7 @@ import click
 from registry.cli.command import Verb
 from registry.cli.listing import emit_versions
 from registry.cli.output import emit
+from registry.cli.params import Reference
 from registry.cli.text import moment, number, table
 from registry.cli.version import detail_lines, edge_lines
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Verb, examples=["adapters show team/sql@prod", "adapters show team/sql@3 --format json"])
-@click.argument("ref")
+@click.argument("ref", type=Reference())
 @click.pass_obj
 def show(invocation: Invocation, ref: str) -> None:
     """Show everything about a version.
@@ -32,7 +33,7 @@ def show(invocation: Invocation, ref: str) -> None:
 
 
 @click.command(cls=Verb, examples=["adapters log team/sql"])
-@click.argument("name")
+@click.argument("name", type=Reference())
 @click.pass_obj
 def log(invocation: Invocation, name: str) -> None:
     """Show an adapter's versions and alias moves in order."""
@@ -46,7 +47,7 @@ def log(invocation: Invocation, name: str) -> None:
 
 
 @click.command(cls=Verb, examples=["adapters lineage team/both", "adapters lineage team/sql@1 --down --format json"])
-@click.argument("ref")
+@click.argument("ref", type=Reference())
 @click.option("--up", is_flag=True, help="Only what it comes from.")
 @click.option("--down", is_flag=True, help="Only what came from it.")
 @click.pass_obj

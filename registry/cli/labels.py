@@ -8,7 +8,7 @@ import click
 
 from registry.cli.command import Verbs
 from registry.cli.output import emit
-from registry.cli.params import KeyValue, NameNumber, once
+from registry.cli.params import KeyValue, NameNumber, Reference, once
 from registry.cli.text import fields, pairs
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def tag() -> None:
 
 
 @tag.command("set", examples=["adapters tag set team/sql@3 task=sql stage=canary"])
-@click.argument("ref")
+@click.argument("ref", type=Reference())
 @click.argument("tags", nargs=-1, required=True, type=KeyValue(), callback=once, metavar="KEY=VALUE...")
 @click.pass_obj
 def set_tags(invocation: Invocation, ref: str, tags: dict[str, str]) -> None:
@@ -31,7 +31,7 @@ def set_tags(invocation: Invocation, ref: str, tags: dict[str, str]) -> None:
 
 
 @tag.command("rm", examples=["adapters tag rm team/sql@3 stage"])
-@click.argument("ref")
+@click.argument("ref", type=Reference())
 @click.argument("keys", nargs=-1, required=True, metavar="KEY...")
 @click.pass_obj
 def remove_tags(invocation: Invocation, ref: str, keys: tuple[str, ...]) -> None:
@@ -45,7 +45,7 @@ def metric() -> None:
 
 
 @metric.command("set", examples=["adapters metric set team/sql@3 accuracy=0.91 loss=0.32"])
-@click.argument("ref")
+@click.argument("ref", type=Reference())
 @click.argument("metrics", nargs=-1, required=True, type=NameNumber(), callback=once, metavar="NAME=NUMBER...")
 @click.pass_obj
 def set_metrics(invocation: Invocation, ref: str, metrics: dict[str, float]) -> None:

@@ -8,7 +8,7 @@ import click
 
 from registry.cli.command import Verb
 from registry.cli.output import emit, note
-from registry.cli.params import Rank, Weights, alias_option, allow_option, metric_option, tag_option
+from registry.cli.params import Rank, Reference, Weights, alias_option, allow_option, metric_option, tag_option
 from registry.cli.progress import bars
 from registry.cli.push import pushed_lines
 from registry.cli.text import fields, number, percent, table
@@ -30,12 +30,12 @@ _WORST = 5  # modules shown to a person; `show --format json` has all
         "adapters merge team/a team/b --combination svd --rank 16 --into team/ab --dry-run",
     ],
 )
-@click.argument("refs", nargs=-1, required=True, metavar="REF...")
+@click.argument("refs", type=Reference(), nargs=-1, required=True, metavar="REF...")
 @click.option("--weights", type=Weights(), metavar="W,W", help="One number a REF, of any sign. Default: 1/n each.")
 @click.option("--combination", metavar="METHOD", default="svd", show_default=True, help="cat, linear or svd.")
 @click.option("--rank", type=Rank(), metavar="N|max", help="Rank of the result; max is the exact one.")
 @click.option("--dtype", metavar="D", help="Dtype of the result. Default: the widest parent's.")
-@click.option("--into", required=True, metavar="NAME", help="The adapter that gets the new version.")
+@click.option("--into", required=True, type=Reference(), metavar="NAME", help="The adapter that gets the new version.")
 @alias_option
 @tag_option
 @metric_option

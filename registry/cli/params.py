@@ -6,7 +6,23 @@ from typing import Any, Literal, TypeVar
 
 import click
 
+from registry.cli.output import note
+from registry.refs import is_path
+
 _T = TypeVar("_T")
+
+
+class Reference(click.ParamType[str]):
+    """A name, reference or alias, or a path. Upper case is folded further in; here a person is told."""
+
+    name = "ref"
+
+    def convert(self, value: Any, _param: click.Parameter | None, _ctx: click.Context | None) -> str:
+        """The text as it is."""
+        text = str(value)
+        if not is_path(text) and text != text.lower():
+            note(f"upper case is folded: {text} means {text.lower()}")
+        return text
 
 
 class KeyValue(click.ParamType[tuple[str, str]]):
@@ -101,7 +117,12 @@ metric_option = click.option(
     help="A measurement. Repeatable.",
 )
 alias_option = click.option(
-    "--alias", "aliases", multiple=True, metavar="ALIAS", help="Point this alias at the version. Repeatable."
+    "--alias",
+    "aliases",
+    multiple=True,
+    type=Reference(),
+    metavar="ALIAS",
+    help="Point this alias at the version. Repeatable.",
 )
 allow_option = click.option(
     "--allow", multiple=True, metavar="RULE", help="Publish although this rule says error. Repeatable."

@@ -8,6 +8,7 @@ import click
 
 from registry.cli.command import Verb
 from registry.cli.output import emit
+from registry.cli.params import Reference
 from registry.cli.progress import bars
 from registry.cli.text import printable
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
         "vllm serve BASE --enable-lora --lora-modules sql=$(adapters pull team/sql@prod --format quiet)",
     ],
 )
-@click.argument("ref")
+@click.argument("ref", type=Reference())
 @click.option("--to", type=click.Path(), metavar="DIR", help="Copy the files into this new folder.")
 @click.pass_obj
 def pull(invocation: Invocation, ref: str, *, to: str | None) -> None:

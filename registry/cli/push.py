@@ -9,7 +9,7 @@ import click
 from registry.cli.command import Verb
 from registry.cli.findings import finding_lines
 from registry.cli.output import emit, note
-from registry.cli.params import alias_option, allow_option, metric_option, tag_option
+from registry.cli.params import Reference, alias_option, allow_option, metric_option, tag_option
 from registry.cli.progress import bars
 from registry.cli.text import fields, printable
 
@@ -32,13 +32,20 @@ RELATIONS = ("finetuned_from", "converted_from", "merged_from")
     ],
 )
 @click.argument("path", type=click.Path())
-@click.argument("name")
+@click.argument("name", type=Reference())
 @alias_option
 @tag_option
 @metric_option
 @click.option("--message", metavar="TEXT", help="What changed, in words.")
 @click.option("--base", metavar="BASE", help="The base model: a name given to `base add`, or a folder.")
-@click.option("--parent", "parents", multiple=True, metavar="REF", help="A version this one comes from. Repeatable.")
+@click.option(
+    "--parent",
+    "parents",
+    multiple=True,
+    type=Reference(),
+    metavar="REF",
+    help="A version this one comes from. Repeatable.",
+)
 @click.option(
     "--relation",
     type=click.Choice(RELATIONS),

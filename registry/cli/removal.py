@@ -8,6 +8,7 @@ import click
 
 from registry.cli.command import Verb
 from registry.cli.output import emit
+from registry.cli.params import Reference
 from registry.cli.text import printable
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Verb, examples=["adapters rm team/sql@2"])
-@click.argument("ref")
+@click.argument("ref", type=Reference())
 @click.pass_obj
 def rm(invocation: Invocation, ref: str) -> None:
     """Delete a version; undelete brings it back until gc.
@@ -27,7 +28,7 @@ def rm(invocation: Invocation, ref: str) -> None:
 
 
 @click.command(cls=Verb, examples=["adapters undelete team/sql@2"])
-@click.argument("ref")
+@click.argument("ref", type=Reference())
 @click.pass_obj
 def undelete(invocation: Invocation, ref: str) -> None:
     """Bring a deleted version back.

@@ -8,6 +8,7 @@ import click
 
 from registry.cli.command import Verb
 from registry.cli.output import emit
+from registry.cli.params import Reference
 from registry.cli.progress import bars
 from registry.cli.text import plural, printable, size, table
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Verb, examples=["adapters verify team/sql@3"])
-@click.argument("ref")
+@click.argument("ref", type=Reference())
 @click.pass_obj
 def verify(invocation: Invocation, ref: str) -> None:
     """Hash every file of a version again.

@@ -78,3 +78,14 @@ def test_checking_changes_nothing(registry, tmp_path):
 
     assert after == before
     assert registry.list() == []
+
+
+def test_a_version_is_judged_against_the_base_it_was_pushed_for(registry, tmp_path):
+    """Its config names a folder of the machine it was trained on, as many do."""
+    registry.add_base(make_base(tmp_path / "base"), names=["team/base"])
+    folder = make_adapter(tmp_path / "a", revision="0" * 40, base_model_name_or_path="trained/elsewhere")
+    registry.push(folder, "team/sql", base="team/base")
+    rules = {finding.rule: finding.severity for finding in registry.check("team/sql").findings}
+
+    assert "base-unknown" not in rules
+    assert rules.get("base-shape") != "skipped"

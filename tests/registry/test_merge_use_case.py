@@ -138,3 +138,48 @@ def test_progress_tells_modules_and_ends_at_the_total(parents):
     parents.merge(["team/a", "team/b"], into="team/ab", progress=lambda *step: seen.append(step))
 
     assert ("merging modules", 2, 2) in seen
+
+
+def test_a_base_that_looks_like_a_path_is_a_name_to_a_merge(registry, tmp_path):
+    """A stranger's config names a folder of his machine: nothing is read there, here or anywhere."""
+    for name, seed in (("a", 1), ("b", 2)):
+        folder = make_adapter(tmp_path / name, seed=seed, base_model_name_or_path="/models/nowhere")
+        registry.push(folder, f"team/{name}")
+    result = registry.merge(["team/a", "team/b"], into="team/ab")
+
+    assert (result.ref, registry.show("team/ab").base) == ("team/ab@1", "/models/nowhere")
+
+
+def test_the_merged_bytes_are_those_of_the_recorded_parent(parents, monkeypatch, tmp_path):
+    """An alias that moves between resolving and fetching changes neither."""
+    from registry import merge
+
+    parents.push(make_adapter(tmp_path / "c", seed=3, rank=2), "team/a")
+    parents.set_alias("team/a@1", "prod")
+
+    def moving(handle, ref):
+        parents.set_alias("team/a@2", "prod")
+        return pull(handle, ref)
+
+    pull = merge.pull
+    monkeypatch.setattr(merge, "pull", moving)
+    result = parents.merge(["team/a@prod"], combination="cat", into="team/copy")
+    monkeypatch.undo()
+
+    assert result.report["parents"][0]["ref"] == "team/a@1"
+    for name in NAMES:
+        expected_delta = delta(factors(1, 2), name, 2)
+        np.testing.assert_allclose(merged_delta(parents.pull(result.ref), name), expected_delta, atol=2e-6)
+
+
+@pytest.mark.parametrize("wrong", [{"message": "x" * 5000}, {"tags": {"a": "\x01"}}, {"allow": ["no-rule"]}])
+def test_texts_are_judged_before_anything_is_merged(parents, monkeypatch, wrong):
+    monkeypatch.setattr("registry.merge.merge_adapters", lambda *_, **__: pytest.fail("merged already"))
+    with pytest.raises(UsageError):
+        parents.merge(["team/a", "team/b"], into="team/ab", **wrong)
+
+
+@pytest.mark.parametrize(("refs", "weights"), [([], None), (["team/a"], [])])
+def test_no_parents_or_no_weights_are_refused(parents, refs, weights):
+    with pytest.raises(UsageError):
+        parents.merge(refs, weights=weights, into="team/ab")

@@ -209,3 +209,43 @@ def test_a_config_with_odd_texts_is_stored_as_far_as_the_catalog_can(registry, t
 
     assert registry.show("team/sql").base == "team/\ufffdbase" + "x" * 1014
     assert registry.show("team/sql").config["base_model_name_or_path"] == "team/\0base" + "x" * 2000
+
+
+def test_a_base_given_as_a_relative_path_is_the_base_of_that_path(registry, tmp_path, monkeypatch):
+    """One base however the path was written, and the name that is kept is absolute."""
+    base = make_base(tmp_path / "base")
+    registry.add_base(base, names=["team/base"])
+    (tmp_path / "inside").mkdir()
+    monkeypatch.chdir(tmp_path / "inside")
+    folder = make_adapter(tmp_path / "a")
+    registry.push(folder, "team/one", base="../base")
+    registry.push(folder, "team/two", base="./../base")
+
+    assert [info.adapters for info in registry.bases()] == [2]
+    assert registry.show("team/one").base == str(base)
+    assert {info.ref for info in registry.list(base="../base")} == {"team/one@1", "team/two@1"}
+
+
+def test_an_unknown_base_is_warned_of_by_the_name_that_was_given(registry, tmp_path):
+    result = registry.push(make_adapter(tmp_path / "a"), "team/sql", base="typo")
+    (warning,) = [finding for finding in result.findings if finding.rule == "base-unknown"]
+
+    assert "'typo'" in warning.message
+
+
+def test_a_message_that_is_too_long_leaves_nothing_behind(registry, tmp_path):
+    with pytest.raises(UsageError, match="5000 characters"):
+        registry.push(make_adapter(tmp_path / "a"), "team/sql", message="x" * 5000)
+
+    assert list(registry._handle.store.list()) == []
+
+
+def test_a_push_tried_again_with_the_name_as_parent_is_not_its_own_parent(registry, tmp_path):
+    registry.push(make_adapter(tmp_path / "a"), "team/sql")
+    folder = make_adapter(tmp_path / "b", seed=1)
+    registry.push(folder, "team/sql", parents=["team/sql"])
+    again = registry.push(folder, "team/sql", parents=["team/sql"])
+    edges = [(edge.child, edge.parent) for edge in registry.lineage("team/sql").edges if edge.relation != "base"]
+
+    assert edges == [("team/sql@2", "team/sql@1")]
+    assert "no edge" in again.notes[-1]

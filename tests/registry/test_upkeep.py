@@ -5,7 +5,8 @@ import os
 import pytest
 from sqlalchemy import delete, update
 
-from registry.errors import CorruptError, IntakeError, NotFoundError, UsageError
+from engine.errors import HeaderError
+from registry.errors import CorruptError, IntakeError, NotFoundError, UnavailableError, UsageError
 from registry.models import Alias, Blob, Document, File, Lease, Version
 from tests.registries import factors, make_adapter
 
@@ -232,3 +233,25 @@ def test_verify_names_the_blob_that_is_missing(pushed):
 
     with pytest.raises(CorruptError, match=digest[7:20]):
         pushed.verify("team/sql@1")
+
+
+def test_which_refuses_a_cut_safetensors_file(pushed, tmp_path):
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes((tmp_path / "a" / "adapter_model.safetensors").read_bytes()[:100])
+    with pytest.raises(HeaderError):
+        pushed.which(cut)
+
+
+def test_a_store_that_is_gone_is_not_reachable_rather_than_damaged(pushed):
+    pushed.settings.blobs.rename(pushed.settings.blobs.with_name("elsewhere"))
+    with pytest.raises(UnavailableError, match="no blob store"):
+        pushed.fsck()
+
+
+def test_a_freed_version_says_how_it_comes_back(pushed):
+    pushed.remove("team/sql@2")
+    pushed.gc(grace="0")
+    with pytest.raises(NotFoundError, match="gc freed its files") as refusal:
+        pushed.pull("team/sql@2")
+
+    assert "push" in refusal.value.hint

@@ -225,3 +225,17 @@ def test_colour_needs_a_terminal_and_nobody_against_it(
     invocation = Invocation(loaded=load_settings(environ={"HOME": "/h", "XDG_DATA_HOME": "/d", **environ}))
 
     assert ("\x1b[31m" in styled(invocation, "fail", colour="red")) is coloured
+
+
+@pytest.mark.parametrize(
+    ("arguments", "notes"),
+    [
+        (("push", "./X", "Team/sql"), ["note: upper case is folded: Team/sql means team/sql"]),
+        (("push", "./X", "team/sql"), []),
+        (("push", "./x", "a/b", "--alias", "Prod"), ["note: upper case is folded: Prod means prod"]),
+    ],
+)
+def test_folding_upper_case_is_told(adapters: Adapters, arguments: tuple[str, ...], notes: list[str]):
+    outcome = adapters(*arguments, push=pushed())
+
+    assert [line for line in outcome.err.splitlines() if "folded" in line] == notes
