@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, bindparam, literal, select
+from sqlalchemy import BigInteger, bindparam, select
 
+from registry.among import among
 from registry.joins import join_as_written
 from registry.models import Adapter, Base, BaseName, BaseTwin, LineageEdge, Version
 from registry.results import Edge, LineageGraph, Node
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from sqlalchemy import CTE, Row
+    from sqlalchemy import CTE, Row, Select
     from sqlalchemy.orm import Session
 
     _Row = Row[*tuple[Any, ...]]
 
-_CHUNK = 500  # both databases bound the number of parameters of a statement
 _EDGE = select(
     LineageEdge.child_id,
     LineageEdge.parent_id,
@@ -26,7 +26,6 @@ _EDGE = select(
     LineageEdge.relation,
     LineageEdge.weight,
 ).order_by(LineageEdge.child_id, LineageEdge.position, LineageEdge.id)
-_THESE: Any = bindparam("ids", expanding=True)
 _NODE = (
     select(
         Version.id,
@@ -39,9 +38,31 @@ _NODE = (
         Adapter.name,
     )
     .join(Adapter, Adapter.id == Version.adapter_id)
-    .where(Version.id.in_(_THESE))
+    .where(among(Version.id))
     .order_by(Version.id)
 )
+
+
+def _start(name: str) -> CTE:
+    """UNION (not UNION ALL) is the guard against cycles: an id that was seen is not followed again."""
+    return select(bindparam("start", type_=BigInteger).label("id")).cte(name, recursive=True)
+
+
+def _edges_above() -> Select[*tuple[Any, ...]]:
+    seen = _start("ancestors")
+    step = select(LineageEdge.parent_id).join(seen, LineageEdge.child_id == seen.c.id)
+    seen = seen.union(step.where(LineageEdge.parent_id.is_not(None)))
+    return _EDGE.join(seen, LineageEdge.child_id == seen.c.id)
+
+
+def _edges_below() -> Select[*tuple[Any, ...]]:
+    seen = _start("descendants")
+    seen = seen.union(select(LineageEdge.child_id).join(seen, LineageEdge.parent_id == seen.c.id))
+    return _EDGE.join(seen, LineageEdge.parent_id == seen.c.id)
+
+
+# Made once: making a statement takes longer than running it.
+_ABOVE, _BELOW = _edges_above(), _edges_below()
 
 
 def lineage(session: Session, version_id: int, *, up: bool = True, down: bool = True) -> LineageGraph:
@@ -64,21 +85,11 @@ def neighbours(session: Session, version_id: int) -> LineageGraph:
 
 
 def _above(session: Session, version_id: int) -> Sequence[_Row]:
-    seen = _start("ancestors", version_id)
-    step = select(LineageEdge.parent_id).join(seen, LineageEdge.child_id == seen.c.id)
-    seen = seen.union(step.where(LineageEdge.parent_id.is_not(None)))
-    return session.connection().execute(_EDGE.join(seen, LineageEdge.child_id == seen.c.id)).all()
+    return session.connection().execute(_ABOVE, {"start": version_id}).all()
 
 
 def _below(session: Session, version_id: int) -> Sequence[_Row]:
-    seen = _start("descendants", version_id)
-    seen = seen.union(select(LineageEdge.child_id).join(seen, LineageEdge.parent_id == seen.c.id))
-    return session.connection().execute(_EDGE.join(seen, LineageEdge.parent_id == seen.c.id)).all()
-
-
-def _start(name: str, version_id: int) -> CTE:
-    """UNION (not UNION ALL) is the guard against cycles: an id that was seen is not followed again."""
-    return select(literal(version_id, BigInteger).label("id")).cte(name, recursive=True)
+    return session.connection().execute(_BELOW, {"start": version_id}).all()
 
 
 def _parents(edges: Sequence[_Row]) -> set[int]:
@@ -108,11 +119,9 @@ def _graph(
     return LineageGraph((*nodes.values(), *bases), (*edges, *more))
 
 
-def _versions(session: Session, ids: set[int]) -> Iterator[_Row]:
+def _versions(session: Session, ids: set[int]) -> Sequence[_Row]:
     """The versions of some ids, in the order they were pushed."""
-    ordered = sorted(ids)
-    for start in range(0, len(ordered), _CHUNK):
-        yield from session.connection().execute(_NODE, {"ids": ordered[start : start + _CHUNK]}).all()
+    return session.connection().execute(_NODE, {"ids": sorted(ids)}).all()
 
 
 def _bases(session: Session, versions: dict[str, tuple[int | None, str | None]]) -> tuple[list[Node], list[Edge]]:
