@@ -32,9 +32,9 @@ _DROPPED_KEYS = frozenset(
 _PRETRAINED_KEYS = frozenset({"use_pretrained_backbone", "use_timm_backbone"})
 # Names that transformers itself no longer has, with their present class.
 _RENAMED = {"T5WithLMHeadModel": "T5ForConditionalGeneration"}
-# Bounds against a config that would build modules for hours; the deepest models known stay well below.
-_MAX_LAYERS = 4096
-_MAX_EXPERTS = 65536
+# Bounds, by a part of the key, against a config that would build modules or label tables for hours; models known stay
+# well below.
+_BOUNDS = {"layer": 4096, "depth": 4096, "num_block": 4096, "expert": 65536, "label": 10**6}
 
 
 def layout_from_config(path: Path) -> BaseFacts:
@@ -83,9 +83,10 @@ def _refuse_bombs(path: Path, section: Mapping[str, Any]) -> None:
     for key, value in section.items():
         if isinstance(value, dict):
             _refuse_bombs(path, value)
-        limit = _MAX_LAYERS if "layer" in key else _MAX_EXPERTS if "expert" in key else None
-        if limit and isinstance(value, int) and value > limit:
-            raise BaseError(path, f"{key} is {value}, expected at most {limit}")
+        limit = next((bound for part, bound in _BOUNDS.items() if part in key), None)
+        for number in value if isinstance(value, list) else [value]:
+            if limit and isinstance(number, int) and number > limit:
+                raise BaseError(path, f"{key} is {number}, expected at most {limit}")
 
 
 def _parameters(path: Path, config: dict[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -134,7 +134,10 @@ def test_a_config_with_only_a_model_type_gives_the_body(tmp_path):
     assert layout_from_config(tmp_path).layout == layout_from_config(_write(tmp_path, "GPT2Model")).layout
 
 
-@pytest.mark.parametrize("changes", [{"n_layer": 10**9}, {"text_config": {"num_local_experts": 10**9}}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"n_layer": 10**9}, {"text_config": {"num_local_experts": 10**9}}, {"num_labels": 10**9}, {"depths": [2, 10**9]}],
+)
 def test_sizes_that_no_model_has_are_refused(tmp_path, changes):
     with pytest.raises(BaseError, match="expected at most"):
         layout_from_config(_write(tmp_path, "GPT2Model", **changes))
