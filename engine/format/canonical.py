@@ -22,6 +22,7 @@ _INNER_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_w
 _BUFFERS = """
     masked_bias inv_freq original_inv_freq position_ids token_type_ids num_batches_tracked running_mean running_var
     cos_cached sin_cached relative_position_index relative_coords_table bbox_image_position_ids num_patches
+    final_logits_bias
 """
 
 # Parameters that share the storage of an input embedding (or of another bias) when a model ties its weights: the keys

@@ -52,6 +52,7 @@ def test_names_that_would_collide_keep_their_prefix():
         ("h.0.attn.masked_bias", (), True),
         ("embeddings.position_ids", (1, 512), True),
         ("layers.0.self_attn.rotary_emb.inv_freq", (64,), True),
+        ("final_logits_bias", (1, 64), True),
         ("embeddings.position_embeddings.weight", (512, 768), False),
         ("bn.running_mean", (8,), True),
     ],
