@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from sqlalchemy.orm import Session
-
     from registry.blobs import BlobStore
     from registry.database import Database
     from registry.handle import Handle
@@ -103,16 +101,18 @@ def _manifests(database: Database, store: BlobStore, bad: set[str]) -> list[Stor
     with database.reading() as session:
         query = select(Version.id, ref_text().label("ref"), Version.digest).join_from(Version, Adapter)
         versions = [(row.id, row.ref, row.digest) for row in session.execute(query.order_by(Version.id))]
-        found = []
-        for version, ref, digest in versions:
-            if digest not in bad and not _agrees(store, digest, _files(session, version)):
-                found.append(StoreFinding("wrong-manifest", "error", ref, f"{digest} lists other files than the rows"))
+    found = []
+    for version, ref, digest in versions:
+        if digest not in bad and not _agrees(store, digest, _files(database, version)):
+            found.append(StoreFinding("wrong-manifest", "error", ref, f"{digest} lists other files than the rows"))
     return found
 
 
-def _files(session: Session, version: int) -> tuple[FileEntry, ...]:
+def _files(database: Database, version: int) -> tuple[FileEntry, ...]:
+    """In a transaction of its own: a long one would keep writers of a SQLite catalog out while blobs are read."""
     query = select(File.path, File.sha256, File.size).where(File.version_id == version, File.role == "file")
-    return tuple(FileEntry(path, sha256, size) for path, sha256, size in session.execute(query))
+    with database.reading() as session:
+        return tuple(FileEntry(path, sha256, size) for path, sha256, size in session.execute(query))
 
 
 def _agrees(store: BlobStore, digest: str, files: tuple[FileEntry, ...]) -> bool:
