@@ -78,9 +78,17 @@ def _excluded(parents: Sequence[AdapterConfig], ranks: Mapping[str, int]) -> str
     unsure = [name for name in short if not any(f".{name}".endswith(f".{entry}") for entry in plain)]
     if not unsure:
         return None
-    ending = rf"(?:.*\.(?:{'|'.join(re.escape(name) for name in sorted(unsure))}))"
+    ending = rf"(?:.*\.(?:{'|'.join(sorted({_any_number(name) for name in unsure}))}))"
     wanted = [re.escape(name) for name in sorted(ranks) if re.fullmatch(ending, name)]
     return rf"(?!(?:{'|'.join(wanted)})$){ending}" if wanted else ending
+
+
+def _any_number(name: str) -> str:
+    """An expression for `name` with any layer number, so that one stands for all layers, however many there are.
+
+    It matches too much only where no target reaches.
+    """
+    return r"\.".join(r"\d+" if part.isdecimal() else re.escape(part) for part in name.split("."))
 
 
 def _plain_targets(parent: AdapterConfig) -> tuple[str, ...]:

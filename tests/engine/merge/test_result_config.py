@@ -131,3 +131,12 @@ def test_widest_dtype(dtypes, expected):
 @pytest.mark.parametrize("text", ["bf16", "BF16", "bfloat16", "torch.bfloat16"])
 def test_spellings_of_a_dtype(text):
     assert parse_dtype(text) == "BF16"
+
+
+def test_the_excluded_modules_of_many_layers_are_one_expression():
+    """Listed one by one, 600 names would be longer than any stored expression may be."""
+    parent = parse_config(json.dumps({"peft_type": "LORA", "target_modules": r"blocks\.\d+\.q"}).encode())
+
+    excluded = result_config([parent], [Adapted(f"blocks.{layer}.q", 4) for layer in range(600)], [])["exclude_modules"]
+
+    assert excluded == r"(?:.*\.(?:blocks\.\d+\.q))"
