@@ -90,7 +90,7 @@ def extreme_scaling(subject: Subject) -> Iterator[Hit]:
 
 def changed_base(subject: Subject) -> Iterator[Hit]:
     method = subject.raw.get("init_lora_weights")
-    if isinstance(method, str) and method.startswith(_MUTATING):
+    if isinstance(method, str) and method.lower().startswith(_MUTATING):
         yield Hit(
             f"init_lora_weights {method!r} changed the base it was trained on; it cannot be combined as it is",
             "init_lora_weights",

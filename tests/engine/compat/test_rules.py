@@ -91,7 +91,7 @@ DAMAGE = {
     "lora-bias": ({"config": _with(lora_bias=True)}, "lora_bias", "lora_bias is on"),
     "target-parameters": ({"config": _with(target_parameters=["experts.up"])}, "target_parameters", "experts.up"),
     "layer-replication": ({"config": _with(layer_replication=[[0, 1]])}, "layer_replication", "repeats layers"),
-    "init-changed-base": ({"config": _with(init_lora_weights="pissa_niter_4")}, "init_lora_weights", "pissa_niter_4"),
+    "init-changed-base": ({"config": _with(init_lora_weights="OLoRA")}, "init_lora_weights", "OLoRA"),
     "rank-large": ({"config": _with(rank_pattern={"q_proj": 600}), "weights": _damaged(**{Q_A: _ones(600, 4), Q_B: _ones(6, 600)})}, "model.layers.0.self_attn.q_proj", "the largest is 600"),
     "scaling-extreme": ({"config": _with(lora_alpha=1000)}, "lora_alpha", "1000 / 2"),
     "file-template": ({"files": ("README.md", "chat_template.jinja")}, "chat_template.jinja", "chat_template.jinja"),
