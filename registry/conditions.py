@@ -86,7 +86,7 @@ def conditions_of(shape: Shape) -> Conditions:
     scope = Version.deleted_at.is_(None) if shape.all_versions else NEWEST
     adapter = (*_name_terms(shape, "namespace"), *_name_terms(shape, "name"))
     found = [_facts(shape), _base_and_rank(shape), _created(shape), _named(adapter, scope)]
-    found += [_tag(n) for n in range(shape.count("tag_key_"))]
+    found += [_tag(shape, n) for n in range(shape.count("tag_key_"))]
     found += [_metric(shape, f"metric_name_{n}", f"metric_{n}") for n in range(shape.count("metric_name_"))]
     found.append(_alias() if "alias" in shape.given else Condition())
     found.append(_check() if "check_target" in shape.given else Condition())
@@ -148,11 +148,21 @@ def _created(shape: Shape) -> Condition:
     return Condition(holds, (Version.created_at,), select(Version.id).where(holds(Version)))
 
 
-def _tag(n: int) -> Condition:
-    terms = (Tag.key == bindparam(f"tag_key_{n}"), Tag.value == bindparam(f"tag_value_{n}"))
-    carriers = select(Tag.version_id).where(*terms)
-    # A range of one id: asked for equality, SQLite goes by the primary key, and then to the row for the value.
-    return Condition(lambda row: _carried(carriers.where(Tag.version_id.between(row.id, row.id))), candidates=carriers)
+def _tag(shape: Shape, n: int) -> Condition:
+    keyed, value = Tag.key == bindparam(f"tag_key_{n}"), bindparam(f"tag_value_{n}", type_=Tag.value.type)
+    carriers = select(Tag.version_id).where(keyed, Tag.value == value)
+
+    def holds(row: Any) -> ColumnElement[bool]:
+        if shape.dialect == "sqlite":
+            # A range of one id: asked for equality, it would take the primary key, and the row for the value.
+            return _carried(carriers.where(Tag.version_id.between(row.id, row.id)))
+        # The primary key compares numbers, which takes half as long as the texts of the other index.
+        carried: ColumnElement[bool] = (
+            select(Tag.value).where(Tag.version_id == row.id, keyed).scalar_subquery() == value
+        )
+        return carried
+
+    return Condition(holds, candidates=carriers)
 
 
 def _metric(shape: Shape, name: str, ends: str) -> Condition:

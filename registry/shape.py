@@ -34,8 +34,9 @@ _NOW = select(func.current_timestamp())
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Equal for all queries that differ in values alone: `given` are the names of the parameters they bring."""
+    """Equal for all queries of a dialect that differ in values alone: `given` are the names of their parameters."""
 
+    dialect: str
     given: frozenset[str]
     sort: str
     descending: bool
@@ -64,7 +65,8 @@ def take_apart(session: Session, query: ListQuery, after: Sequence[KeyValue] | N
     values |= {} if query.check is None else dict(zip(("check_target", "check_status"), query.check, strict=True))
     values |= {f"after_{n}": value for n, value in enumerate(after or ())}
     values = {name: value for name, value in values.items() if value is not None}
-    return Shape(frozenset(values), sort, query.descending, query.all_versions), values
+    dialect = session.get_bind().dialect.name
+    return Shape(dialect, frozenset(values), sort, query.descending, query.all_versions), values
 
 
 def _ends(name: str, bounds: Bounds | None) -> Values:

@@ -390,6 +390,21 @@ def test_a_cursor_of_other_filters_is_refused(database):
     assert page(database, cursor=cursor, limit=5) == []
 
 
+def test_queries_that_differ_in_values_alone_share_their_statements(database):
+    """Making a statement takes longer than running it."""
+    publish(database, base_name="x", tags={"a": "1", "b": "2"}, metrics={"m": 1.0})
+
+    def misses(**filters) -> int:
+        before = listing._page.cache_info().misses + listing._counts.cache_info().misses
+        assert len(page(database, **filters)) == 1
+        return listing._page.cache_info().misses + listing._counts.cache_info().misses - before
+
+    misses(tags={"a": "1"}, rank="4..8", metrics={"m": "..2"}, base="x", name="s*", created="7d", limit=5)
+    again = {"tags": {"b": "2"}, "rank": "8..16", "metrics": {"m": "..1"}, "base": "x", "name": "sq*"}
+    assert misses(**again, created="8d", limit=9) == 0
+    assert misses(**again, created="8d", limit=0) == 2
+
+
 def test_labels_come_for_more_versions_than_a_statement_has_room_for(database):
     """SQLite takes 32,766 parameters, PostgreSQL 65,535."""
 
