@@ -138,6 +138,21 @@ def facts_of(base: Base) -> BaseFacts:
     )
 
 
+def other_base(given: Base, given_name: str, named: Base | None, name: str) -> Finding | None:
+    """A warning where a push is for another base than its config names: equal layout alone is not the same base."""
+    if named is None or named.id == given.id:
+        return None
+    if None not in (given.fingerprint, named.fingerprint) and given.fingerprint == named.fingerprint:
+        return None
+    alike = "has the same layout" if given.layout == named.layout else "has another layout"
+    return Finding(
+        "base-differs-from-config",
+        "warning",
+        f"the config names base {name}, the push {given_name}, which {alike} but is not known to hold the same weights",
+        where="base_model_name_or_path",
+    )
+
+
 def same_base(session: Session, mentions: Sequence[BaseMention]) -> Finding | None:
     """Whether versions may be merged as far as their bases go: None where they are one base, else what is in doubt.
 

@@ -239,10 +239,20 @@ def _add_parents(session: Session, version_id: int, parents: tuple[Parent, ...])
         elif parent.weight is not None:
             edge["weight"] = (edge["weight"] or 0.0) + parent.weight
     if edges:
+        _refuse_cycle(session, version_id, {edge["parent_id"] for edge in edges.values()} - {None})
         same = ["child_id", "relation", "parent_digest"]
         session.execute(
             insert_into(session, LineageEdge).on_conflict_do_nothing(index_elements=same), list(edges.values())
         )
+
+
+def _refuse_cycle(session: Session, version_id: int, parents: set[int]) -> None:
+    """ConflictError where a parent comes from this version, which can only be one that was there before."""
+    above = select(Version.id).where(Version.id.in_(parents)).cte("above", recursive=True)
+    step = select(LineageEdge.parent_id).join(above, LineageEdge.child_id == above.c.id)
+    above = above.union(step.where(LineageEdge.parent_id.is_not(None)))
+    if session.scalar(select(above.c.id).where(above.c.id == version_id).limit(1)) is not None:
+        raise ConflictError("a parent comes from this version itself: lineage would run in a circle")
 
 
 def _add_check(session: Session, version_id: int, draft: VersionDraft) -> None:

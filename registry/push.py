@@ -73,6 +73,7 @@ class _Base:
     facts: BaseFacts | None
     known: bool
     read: bool = False
+    doubts: tuple[Finding, ...] = ()
 
 
 def push(handle: Handle, request: PushRequest, *, progress: Progress = silent) -> PushResult:
@@ -124,18 +125,23 @@ def _find_base(database: Database, request: PushRequest, examined: Examined) -> 
     if request.base_path is not None:
         return _Base(str(request.base_path), read_base_place(request.base_path), known=True, read=True)
     # A name is only looked up, also where it looks like a path: configs and parents come from strangers.
-    name = request.base or named_base(examined.facts)
+    named = named_base(examined.facts)
+    name = request.base or named
     if name is None:
         return _Base(None, None, known=False)
     with database.reading() as session:
         row = bases.find(session, name)
-        return _Base(name, None if row is None else bases.facts_of(row), known=row is not None)
+        if row is None:
+            return _Base(name, None, known=False)
+        doubt = None if named is None else bases.other_base(row, name, bases.find(session, named), named)
+        return _Base(name, bases.facts_of(row), known=True, doubts=() if doubt is None else (doubt,))
 
 
 def _judge(
     request: PushRequest, examined: Examined, base: _Base, files: Mapping[str, StagedFile]
 ) -> tuple[Finding, ...]:
     findings = examined.findings(base=base.facts, base_known=base.known, base_name=base.name, files=files)
+    findings += base.doubts
     if any(finding.severity == "error" and finding.rule not in request.allow for finding in findings):
         raise FindingsError(str(request.path), findings)
     return findings

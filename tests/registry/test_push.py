@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from engine.errors import ConfigError, HeaderError, UnreadableError
-from registry.errors import FindingsError, IntakeError, NotFoundError, UnavailableError, UsageError
+from registry.errors import ConflictError, FindingsError, IntakeError, NotFoundError, UnavailableError, UsageError
 from tests.registries import factors, make_adapter, make_base
 
 Q_B = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"
@@ -249,3 +249,25 @@ def test_a_push_tried_again_with_the_name_as_parent_is_not_its_own_parent(regist
 
     assert edges == [("team/sql@2", "team/sql@1")]
     assert "no edge" in again.notes[-1]
+
+
+def test_a_push_for_another_base_than_its_config_names_is_a_warning(registry, tmp_path):
+    """Equal layout alone is not the same base."""
+    registry.add_base(make_base(tmp_path / "one", 1), names=["team/base"])
+    registry.add_base(make_base(tmp_path / "two", 2), names=["team/twin"])
+    result = registry.push(make_adapter(tmp_path / "a"), "team/sql", base="team/twin")
+    same = registry.push(make_adapter(tmp_path / "b", 1), "team/sql", base="team/base")
+
+    assert "base-differs-from-config" in rules(result.findings, "warning")
+    assert "same layout" in next(one.message for one in result.findings if one.rule == "base-differs-from-config")
+    assert "base-differs-from-config" not in rules(same.findings, "warning")
+
+
+def test_an_edge_that_would_close_a_circle_is_refused(registry, tmp_path):
+    first, second = make_adapter(tmp_path / "a"), make_adapter(tmp_path / "b", 1)
+    registry.push(first, "team/a")
+    registry.push(second, "team/b", parents=["team/a"])
+
+    with pytest.raises(ConflictError, match="circle"):
+        registry.push(first, "team/a", parents=["team/b"])
+    assert [edge.parent for edge in registry.lineage("team/a", down=False).edges if edge.relation != "base"] == []
