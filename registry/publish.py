@@ -14,6 +14,7 @@ from registry.audit import note
 from registry.database import insert_into
 from registry.digests import digest_of
 from registry.draft import Parent, RecipeDraft, VersionDraft
+from registry.errors import ConflictError
 from registry.labels import check_texts, put_metrics, put_tags
 from registry.manifest import BaseRecord, ParentRecord, VersionRecord, record_bytes
 from registry.models import Adapter, Base, Blob, CheckResult, Document, File, LineageEdge, Recipe, Version

@@ -8,6 +8,7 @@ import click
 
 from registry.cli.command import Verbs
 from registry.cli.output import emit, note
+from registry.cli.params import FilledPath
 from registry.cli.text import fields, table
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def base() -> None:
         "adapters base add ./Llama-3-8B --revision 8cde5ca",
     ],
 )
-@click.argument("path", type=click.Path())
+@click.argument("path", type=FilledPath())
 @click.option("--name", "names", multiple=True, metavar="N", help="A name it goes by. Repeatable.")
 @click.option("--revision", metavar="R", help="The revision this copy is of.")
 @click.pass_obj

@@ -25,6 +25,18 @@ class Reference(click.ParamType[str]):
         return text
 
 
+class FilledPath(click.ParamType[str]):
+    """A path that is not empty: an unset shell variable must not mean the current folder."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text as it is."""
+        if not str(value):
+            self.fail("expected a path, found an empty text", param, ctx)
+        return str(value)
+
+
 class KeyValue(click.ParamType[tuple[str, str]]):
     """`KEY=VALUE` as a pair; the value may be empty and may hold further `=`."""
 

@@ -8,7 +8,7 @@ import click
 
 from registry.cli.command import Verb
 from registry.cli.output import emit
-from registry.cli.params import Reference
+from registry.cli.params import FilledPath, Reference
 from registry.cli.progress import bars
 from registry.cli.text import printable
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     ],
 )
 @click.argument("ref", type=Reference())
-@click.option("--to", type=click.Path(), metavar="DIR", help="Copy the files into this new folder.")
+@click.option("--to", type=FilledPath(), metavar="DIR", help="Copy the files into this new folder.")
 @click.pass_obj
 def pull(invocation: Invocation, ref: str, *, to: str | None) -> None:
     """Fetch a version's files, verified against their digests.

@@ -9,7 +9,7 @@ import click
 from registry.cli.command import Verb
 from registry.cli.findings import finding_lines
 from registry.cli.output import emit, note
-from registry.cli.params import Reference, alias_option, allow_option, metric_option, tag_option
+from registry.cli.params import FilledPath, Reference, alias_option, allow_option, metric_option, tag_option
 from registry.cli.progress import bars
 from registry.cli.text import fields, printable
 
@@ -31,7 +31,7 @@ RELATIONS = ("finetuned_from", "converted_from", "merged_from")
         "adapters push ./out team/sql --base llama-3-8b --parent team/sql@3 --message 'two more epochs'",
     ],
 )
-@click.argument("path", type=click.Path())
+@click.argument("path", type=FilledPath())
 @click.argument("name", type=Reference())
 @alias_option
 @tag_option

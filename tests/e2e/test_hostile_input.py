@@ -248,3 +248,10 @@ def test_a_base_that_is_not_there(shell):
         shell.refused("base", "add", "./nowhere", code=2, named="nowhere")
     document = json.loads(shell.say("push", "./two", "t/two", "--base", "nobody/knows", "--format", "json"))
     assert [item["rule"] for item in document["findings"] if item["severity"] == "warning"] == ["base-unknown"]
+
+
+@pytest.mark.parametrize("words", [("push", "", "team/x"), ("pull", "team/sql", "--to", ""), ("base", "add", "")])
+def test_an_empty_path_is_no_path(shell, words):
+    """An unset variable in a script must not mean the current folder."""
+    with shell.nothing_changed():
+        assert shell(*words)[0] == 2
