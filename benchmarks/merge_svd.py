@@ -26,7 +26,7 @@ def main():
     options.add_argument("--runs", type=int, default=101)
     given = options.parse_args()
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(given.threads)  # noqa: TID251 - before the libraries read it; no part of the product
+        os.environ[name] = str(given.threads)
     run(given.threads, given.runs, given.peft_runs)
 
 

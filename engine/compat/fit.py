@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.compat.layers import BaseIndex, base_name, fits_parameter, implied_weight
-from engine.compat.rule import Hit, size, strings
+from engine.compat.rule import Hit, listed, size, strings
+from engine.format.renamed import RENAMED_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,12 +21,34 @@ _EMBEDDINGS = frozenset(
 
 
 def absent(subject: Subject) -> Iterator[Hit]:
-    if subject.base is None:
+    if _stored_otherwise(subject):
         return
+    for name in _missing(subject):
+        yield Hit(f"module {name}: the base has no module of this name", where=name)
+
+
+def renamed(subject: Subject) -> Iterator[Hit]:
+    missing = _missing(subject) if _stored_otherwise(subject) else []
+    if missing:
+        kind = subject.base.model_type if subject.base else None
+        yield Hit(
+            f"{listed(missing)}: not looked for, since checkpoints of {kind} hold other names than its modules have",
+            fix="adapters base add CONFIG.json --name NAME compares with the modules themselves",
+        )
+
+
+def _missing(subject: Subject) -> list[str]:
+    if subject.base is None:
+        return []
     index = BaseIndex(subject.base)
-    for module in subject.facts.modules:
-        if not index.has_module(base_name(module.name, subject.raw)):
-            yield Hit(f"module {module.name}: the base has no module of this name", where=module.name)
+    names = [module.name for module in subject.facts.modules]
+    return [name for name in names if not index.has_module(base_name(name, subject.raw))]
+
+
+def _stored_otherwise(subject: Subject) -> bool:
+    """Whether the base was read from headers that need not hold its modules' names."""
+    base = subject.base
+    return base is not None and base.fingerprint is not None and base.model_type in RENAMED_TYPES
 
 
 def shape(subject: Subject) -> Iterator[Hit]:

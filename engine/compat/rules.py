@@ -136,6 +136,7 @@ RULES: tuple[Rule, ...] = (
     Rule("file-code", "warning", "The folder holds files with code.", "config", safety.code_files),
     Rule("value-unscanned", "info", "Tensors have a dtype not looked into.", "values", numbers.unscanned),
     Rule("base-quantized", "info", "The base is quantised, shapes are not compared.", "base", fit.quantized),
+    Rule("base-renamed", "info", "The base's checkpoint holds other names than its modules.", "base", fit.renamed),
     Rule("base-unprinted", "info", "The base is known from its config alone.", "base", settings.unprinted_base),
     Rule("revision-none", "info", "The config names no revision of the base.", "config", safety.no_revision),
     Rule("inference-mode", "info", "inference_mode is false.", "config", settings.training_mode),

@@ -13,6 +13,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from engine.compat.rule import nested_items
 from engine.errors import BaseError, MissingExtraError
 from engine.format.base import config_facts, read_model_config
 from engine.format.canonical import layout_parameters, tied_twins
@@ -45,7 +46,7 @@ def layout_from_config(path: Path) -> BaseFacts:
     """
     path = path / "config.json" if path.is_dir() else path
     config = read_model_config(path)
-    _refuse_code(path, config, "")
+    _refuse_code(path, config)
     _refuse_bombs(path, config)
     for package in ("torch", "transformers"):
         if find_spec(package) is None:
@@ -67,16 +68,14 @@ def _facts(config: dict[str, Any], parameters: dict[str, tuple[int, ...]]) -> Ba
     )
 
 
-def _refuse_code(path: Path, section: Mapping[str, Any], place: str) -> None:
-    for key, value in section.items():
+def _refuse_code(path: Path, config: Mapping[str, Any]) -> None:
+    for place, key, value in nested_items(config):
         if key in _CODE_KEYS and value:
             raise BaseError(
                 path,
-                f"{place}{key} asks for the author's own code, which is never run; "
+                f"{place} asks for the author's own code, which is never run; "
                 "add the model's folder with its safetensors files instead",
             )
-        if isinstance(value, dict):
-            _refuse_code(path, value, f"{place}{key}.")
 
 
 def _refuse_bombs(path: Path, section: Mapping[str, Any]) -> None:

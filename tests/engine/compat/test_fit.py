@@ -5,6 +5,8 @@ import pytest
 
 from engine.compat.check import check_adapter
 from engine.compat.layers import base_name
+from engine.format.adapter import read_adapter
+from engine.format.base import read_base
 from tests.engine.compat.small_adapter import CONFIG, adapter, base
 
 
@@ -161,3 +163,20 @@ def test_packed_weights_are_not_compared(tmp_path):
     known = base(tmp_path / "b", {"model.q.weight": (12, 1)}, quantization_config={"quant_method": "bitsandbytes"})
 
     assert not [finding for finding in check_adapter(facts, base=known) if finding.severity == "error"]
+
+
+def test_modules_of_a_family_that_is_stored_otherwise_are_not_called_absent(tmp_path):
+    """transformers 5.23 saves ViT under names that its modules do not have."""
+    torch = pytest.importorskip("torch")
+    import peft
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = transformers.ViTForImageClassification(transformers.ViTConfig(**sizes, image_size=8, patch_size=4))
+    model.save_pretrained(tmp_path / "base")
+    peft.get_peft_model(model, peft.LoraConfig(target_modules="all-linear", r=2)).save_pretrained(tmp_path / "adapter")
+    findings = check_adapter(read_adapter(tmp_path / "adapter"), base=read_base(tmp_path / "base"))
+
+    assert [finding for finding in findings if finding.severity == "error"] == []
+    assert "base-renamed" in {finding.rule for finding in findings}

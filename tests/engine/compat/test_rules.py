@@ -98,6 +98,7 @@ DAMAGE = {
     "file-code": ({"files": ("README.md", "modeling_x.py", "a/b.PKL")}, "a/b.PKL", "a/b.PKL, modeling_x.py"),
     "value-unscanned": ({"weights": _damaged(**{Q_A: np.ones((2, 4), dtype=np.complex64)})}, Q_A, "1 tensors"),
     "base-quantized": ({"quantization_config": {"quant_method": "gptq"}}, None, "quantised (gptq)"),
+    "base-renamed": ({"shapes": {"vit.encoder.layer.0.mlp.weight": (8, 4)}, "model_type": "vit"}, None, "checkpoints of vit hold other names"),
     "revision-none": ({"config": _with(revision=None)}, "revision", "none given"),
     "inference-mode": ({"config": _with(inference_mode=False)}, "inference_mode", "inference_mode is false"),
     "dtype-mixed": ({"weights": _damaged(**{Q_A: np.ones((2, 4), dtype=np.float16)})}, None, "F16, F32"),

@@ -7,6 +7,7 @@ import pytest
 
 from engine.format.canonical import canonical, canonical_names, is_buffer, layout_parameters, tied_twins
 from engine.format.prefixes import AMBIGUOUS_PREFIXES, MODEL_PREFIXES
+from engine.format.renamed import RENAMED_TYPES
 
 
 @pytest.mark.parametrize(
@@ -95,3 +96,19 @@ def test_the_prefix_table_is_the_one_of_the_installed_transformers():
 
     assert {value for value in stated if "." not in value} == MODEL_PREFIXES | AMBIGUOUS_PREFIXES
     assert not MODEL_PREFIXES & AMBIGUOUS_PREFIXES
+
+
+def test_the_table_of_renamed_families_is_the_one_of_the_installed_transformers():
+    transformers = pytest.importorskip("transformers")
+    if transformers.__version__ != "5.23.0":
+        pytest.skip("the table is that of transformers 5.23.0")
+    from transformers.conversion_mapping import _build_checkpoint_conversion_mapping
+
+    stated = set()
+    for key in _build_checkpoint_conversion_mapping():
+        if key[0].islower():
+            stated.add(key)
+        elif (known := getattr(transformers, key, None)) is not None:
+            stated.add(known.config_class.model_type)
+
+    assert stated - {"legacy"} == RENAMED_TYPES

@@ -94,6 +94,8 @@ def test_a_config_that_asks_for_its_own_code_is_refused(tmp_path, key):
 def test_code_keys_are_found_at_any_depth(tmp_path):
     with pytest.raises(BaseError, match=r"vision_config\.trust_remote_code"):
         layout_from_config(_write(tmp_path, "GPT2Model", vision_config={"trust_remote_code": True}))
+    with pytest.raises(BaseError, match=r"parts\[0\]\.trust_remote_code"):
+        layout_from_config(_write(tmp_path, "GPT2Model", parts=[{"trust_remote_code": True}]))
 
 
 def test_auto_map_is_dropped_where_transformers_has_the_class_itself(tmp_path):
