@@ -29,7 +29,7 @@ imports: $(VENV)/.ready
 	$(BIN)/lint-imports
 
 pytest: $(VENV)/.ready
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto
 
 bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/run.py
