@@ -6,6 +6,7 @@ Values are parameters by name (registry/shape.py), so that one statement serves 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, ColumnElement, CompoundSelect, Select, and_, bindparam, or_, select, text, union_all
@@ -81,6 +82,7 @@ class Conditions:
         return self.candidates(driver, text("1")) if driver.candidates is None else driver.candidates
 
 
+@lru_cache(256)
 def conditions_of(shape: Shape) -> Conditions:
     """The filters of all queries of a shape."""
     scope = Version.deleted_at.is_(None) if shape.all_versions else NEWEST

@@ -1,6 +1,6 @@
 """`list`: one page of versions.
 
-Two shapes of query, neither of which needs the database's statistics to be fast. Where a filter is met by few versions
+Two kinds of query, neither of which needs the database's statistics to be fast. Where a filter is met by few versions
 (counted through its index, up to a cap) they are fetched and sorted. Otherwise the versions are walked in the order of
 the list, each filter is looked up by key, and the walk ends when the page is full.
 """
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 # Fetching and sorting this many rows takes about as long as a page may.
 FEW = 2000
+_STEPS = 4  # of a walk take as long as fetching and sorting one candidate
+_SPARE = 200  # so few candidates are fetched whatever a walk would cost
 _SHAPES = 256  # statements kept; a service that lists asks in a few shapes
 _ALIASES = select(Alias.version_id, Alias.name).where(among(Alias.version_id)).order_by(Alias.name)
 _TAGS = select(Tag.version_id, Tag.key, Tag.value).where(among(Tag.version_id)).order_by(Tag.version_id, Tag.key)
@@ -63,7 +65,7 @@ def list_versions(session: Session, query: ListQuery) -> list[VersionInfo]:
     after = decode_cursor(query, _kinds(query))
     join_as_written(session)
     shape, values = take_apart(session, query, after)
-    page = _page(shape, _fewest(session, shape, values))
+    page = _page(shape, _driver(session, shape, values))
     rows = session.connection().execute(page, values).all()
     labels = labels_of(session, [row[0] for row in rows])
     mark = mark_of(query)
@@ -91,23 +93,29 @@ def base_label() -> ColumnElement[str | None]:
     return func.coalesce(Version.base_name, first.correlate(Version).scalar_subquery())
 
 
-def _fewest(session: Session, shape: Shape, values: Values) -> int | None:
-    """Which driver has the smallest candidate set, None where all are large. Counting stops at the cap."""
+def _driver(session: Session, shape: Shape, values: Values) -> int | None:
+    """The driver with the smallest candidate set, None where a walk is less work. Counting stops at the cap."""
     counting = _counts(shape)
     if counting is None:
         return None
-    counts = session.connection().execute(counting, {**values, "few": FEW}).one()
+    adapters, *counts = session.connection().execute(counting, {**values, "few": FEW}).one()
     smallest = min(range(len(counts)), key=lambda n: int(counts[n]))
-    return smallest if counts[smallest] < FEW else None
+    few = counts[smallest] < FEW
+    if few and counts[smallest] > _SPARE and conditions_of(shape).drivers[smallest].arms:
+        # All of its candidates are in scope, so they say how far a walk goes where every other row passes the rest.
+        walk = min(1, 2 * values["limit"] / counts[smallest]) * adapters if "limit" in values else adapters
+        few = counts[smallest] * _STEPS < walk
+    return smallest if few else None
 
 
 @lru_cache(_SHAPES)
 def _counts(shape: Shape) -> Select[Any] | None:
-    """The number of candidates of each driver, None without drivers."""
+    """The highest id of an adapter and the number of candidates of each driver, None without drivers."""
     conditions = conditions_of(shape)
     sets = [conditions.counted(driver).limit(bindparam("few")).subquery() for driver in conditions.drivers]
     capped = [select(func.count()).select_from(ids).scalar_subquery() for ids in sets]
-    return select(*[count.label(f"c{n}") for n, count in enumerate(capped)]) if capped else None
+    adapters = select(func.max(Adapter.id)).scalar_subquery()
+    return select(adapters, *[count.label(f"c{n}") for n, count in enumerate(capped)]) if capped else None
 
 
 @lru_cache(_SHAPES)

@@ -337,6 +337,33 @@ def test_filters_together_are_a_conjunction_on_either_plan(database, plan):
     assert refs(database, all_versions=True, base="x", rank="4..8", tags={"half": "y"}) == expected
 
 
+@pytest.mark.parametrize(
+    ("base", "limit", "driven"),
+    [("x", 100, False), ("x", 5000, False), ("x", 0, False), ("y", 100, True), ("y", 0, True), ("y", 2, False)],
+)
+def test_a_page_is_walked_where_that_is_less_work_than_fetching_all_candidates(
+    database, monkeypatch, base, limit, driven
+):
+    """300 adapters, 250 for x and 50 for y. Four steps of a walk are as much work as one candidate.
+
+    A page of 100 x ends after about 2 * 100 * 300 / 250 = 240 steps, a page of 2 y after 24, any other goes to the end.
+    """
+    monkeypatch.setattr(listing, "_SPARE", 20)
+    chosen = []
+    page_of = listing._page
+    monkeypatch.setattr(listing, "_page", lambda shape, driver: chosen.append(driver) or page_of(shape, driver))
+
+    def fill(session):
+        for n in range(300):
+            publish_in(session, f"team/a{n:03}", n, base_name="x" if n % 6 else "y")
+
+    database.write(fill)
+
+    expected = [f"team/a{n:03}@1" for n in range(300) if bool(n % 6) == (base == "x")]
+    assert refs(database, base=base, limit=limit) == expected[: limit or None]
+    assert chosen == [0 if driven else None]
+
+
 def test_limit_zero_is_all_and_a_hundred_is_the_default(database):
     def fill(session):
         for n in range(103):
