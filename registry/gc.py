@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import socket
 from contextlib import contextmanager
 from functools import partial
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import delete, exists, func, select, update
 
 from registry.clock import now
-from registry.disk import make_folder, opened, reaching
+from registry.disk import FOLDER, make_folder, opened, reaching
 from registry.leases import drop_expired, hold_publishing, leased, release
 from registry.models import AuditEntry, Blob, File, Lease, LeaseBlob, Version
 from registry.pulled import clear_stale_pulls, stale_pulls
@@ -68,11 +67,11 @@ def finish_interrupted(handle: Handle) -> None:
 
 @contextmanager
 def _alone(handle: Handle) -> Iterator[None]:
-    """One collection at a time; the lock of a process that died is free."""
-    place = handle.settings.staging / "gc.lock"
+    """One collection at a time, by a lock on the staging folder; that of a process that died is free."""
+    place = handle.settings.staging
     with reaching(place):
-        make_folder(place.parent)
-        with opened(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW) as lock:
+        make_folder(place)
+        with opened(place, FOLDER) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 

@@ -28,7 +28,8 @@ class Shell:
         """Exactly one error line, which names the thing and holds nothing that a terminal acts on; no other output."""
         found, out, err = self(*arguments)
         case = (arguments, found, out, err)
-        lines = err.splitlines()
+        # Upper case is folded with a note, also where what follows is refused.
+        lines = [line for line in err.splitlines() if not line.startswith("note: upper case is folded: ")]
         assert found == code, case
         assert out == "", case
         assert [line.split(": ")[0] for line in lines] in (["error"], ["error", "hint"]), case

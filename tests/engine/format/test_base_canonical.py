@@ -98,6 +98,8 @@ def test_the_prefix_table_is_the_one_of_the_installed_transformers():
     assert not MODEL_PREFIXES & AMBIGUOUS_PREFIXES
 
 
+# Looking at every class imports what some of them need, and not all of that goes quietly.
+@pytest.mark.filterwarnings("ignore")
 def test_the_table_of_renamed_families_is_the_one_of_the_installed_transformers():
     transformers = pytest.importorskip("transformers")
     if transformers.__version__ != "5.23.0":
