@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 STORED = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
 """How the bytes of a factor are seen; a BF16 number is the upper half of an F32."""
 
-_COLUMNS = 2**11  # elements of the long side multiplied together: they stay in the cache
+_COLUMNS = 2**12  # elements of the long side multiplied together: they stay in the cache
 _EXACT_BELOW = 2**16  # elements up to which fp64 costs nothing that one would notice
 _SAFE = (1e-20, 1e30)  # squared sizes within which fp32 neither underflows nor overflows
 
