@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from registry import aliases as alias_moves
 from registry import bases as base_models
 from registry import labels, removal
+from registry.draft import Relation
 from registry.errors import UsageError
 from registry.filters import list_query, parse_duration
 from registry.handle import Handle
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Unpack
 
-    from registry.draft import Relation
     from registry.filters import ListFilters
     from registry.progress import Progress
     from registry.results import (
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
         VersionDetail,
         VersionInfo,
     )
-
-_RELATIONS = ("finetuned_from", "converted_from", "merged_from")
 
 
 class Registry:
@@ -119,8 +117,8 @@ class Registry:
         """Publish an adapter folder as the next version of `name`; the same content finds the version that has it."""
         from registry.push import PushRequest, push
 
-        if relation not in _RELATIONS:
-            raise UsageError(f"relation {relation!r} is not one of {', '.join(_RELATIONS)}")
+        if relation not in get_args(Relation):
+            raise UsageError(f"relation {relation!r} is not one of {', '.join(get_args(Relation))}")
         target = self._handle.name(name)
         names = tuple(parse_alias(alias) for alias in aliases)
         at_path = base is not None and is_path(base)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy import text
 
+from registry.disk import READ, opened, sync_folder
 from registry.errors import SchemaError, UnavailableError
 
 if TYPE_CHECKING:
@@ -178,9 +179,10 @@ def _copy(file: Path, revision: str) -> Path:
             source.execute("VACUUM INTO ?", (str(unfinished),))
         finally:
             source.close()
-        _sync(unfinished)
+        with opened(unfinished, READ) as descriptor:
+            os.fsync(descriptor)
         unfinished.replace(target)
-        _sync(target.parent)
+        sync_folder(target.parent)
     except (OSError, sqlite3.Error) as error:
         unfinished.unlink(missing_ok=True)
         raise UnavailableError(f"{target}: cannot copy the catalog before its upgrade: {error}") from error
@@ -206,14 +208,6 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for place in missing:
-            _sync(place.parent)
+            sync_folder(place.parent)
     except OSError as error:
         raise UnavailableError(f"{folder}: cannot be created: {error.strerror}") from error
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.compat.rule import Hit, listed, strings
+from engine.format.settings import CHANGING_INITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +17,6 @@ _MOST_RANK = 512
 _LEAST_RATIO, _MOST_RATIO = 1 / 64, 64
 _MOST_BYTES = 1_000_000
 _PATTERN_SIGNS = frozenset(r"\^$*+?{}[]|()")
-_MUTATING = ("pissa", "olora", "corda", "lora_ga", "loftq")
 
 
 def unknown_type(subject: Subject) -> Iterator[Hit]:
@@ -90,7 +90,7 @@ def extreme_scaling(subject: Subject) -> Iterator[Hit]:
 
 def changed_base(subject: Subject) -> Iterator[Hit]:
     method = subject.raw.get("init_lora_weights")
-    if isinstance(method, str) and method.lower().startswith(_MUTATING):
+    if isinstance(method, str) and method.lower().startswith(CHANGING_INITS):
         yield Hit(
             f"init_lora_weights {method!r} changed the base it was trained on; it cannot be combined as it is",
             "init_lora_weights",

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 ALL_LINEAR = "all-linear"
+CHANGING_INITS = ("pissa", "olora", "corda", "lora_ga", "loftq")
+"""Values of init_lora_weights, or their beginning, that subtract the start factors from the base weights."""
 
 
 class WrongValue(ValueError):  # noqa: N818 - becomes a ConfigError where the path is known

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from engine.compat.finding import Finding
 from engine.format.keys import parse_key
+from engine.format.settings import CHANGING_INITS
 from engine.merge.dtypes import READABLE
 
 if TYPE_CHECKING:
@@ -13,9 +14,6 @@ if TYPE_CHECKING:
 
     from engine.format.facts import AdapterFacts
     from engine.format.settings import LoraSettings
-
-MUTATING = ("pissa", "olora", "corda", "lora_ga", "loftq")
-"""Values of init_lora_weights, or their beginning, that subtract the start factors from the base weights."""
 
 VARIANTS = {
     "alora_invocation_tokens": "aLoRA, active only behind its invocation tokens",
@@ -63,7 +61,7 @@ def _target_parameters(facts: AdapterFacts, lora: LoraSettings) -> Iterator[str]
 
 def _mutated_base(facts: AdapterFacts, lora: LoraSettings) -> Iterator[str]:
     start = lora.init_lora_weights
-    if isinstance(start, str) and start.lower().startswith(MUTATING):
+    if isinstance(start, str) and start.lower().startswith(CHANGING_INITS):
         yield f"was initialised with {start!r}, which changed the base weights it was trained on"
     if lora.kasa_config is not None or _holds(facts, "diag"):
         yield "is a KaSA adapter, which truncated the base weights it was trained on"
