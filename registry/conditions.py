@@ -9,7 +9,21 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, ColumnElement, CompoundSelect, Select, and_, bindparam, or_, select, text, union_all
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    CompoundSelect,
+    Select,
+    and_,
+    any_,
+    bindparam,
+    func,
+    or_,
+    select,
+    text,
+    true,
+    union_all,
+)
 
 from registry.models import Adapter, Alias, CheckResult, Metric, Tag, Version
 
@@ -40,6 +54,8 @@ class Condition:
     candidates: Select[int] | None = None
     arms: tuple[Holds, ...] = ()
     exact: bool = True
+    # The same over a materialised CTE of candidates, for all of them at once: see `_within`.
+    holds_within: Holds | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +68,20 @@ class Conditions:
     version: tuple[Condition, ...]
     scope: Any
 
-    def probes(self, row: Any, driver: Condition | None = None) -> list[ColumnElement[bool]]:
-        """What must hold of a version's row, where it is one of a driver's candidates."""
-        return [one.holds(row) for one in self._open(driver) if one.holds is not None]
+    def probes(self, row: Any) -> list[ColumnElement[bool]]:
+        """What must hold of a version's row."""
+        return [one.holds(row) for one in self._open() if one.holds is not None]
+
+    def probes_within(self, found: Any, driver: Condition) -> list[ColumnElement[bool]]:
+        """What must hold of the rows of a CTE, where these are a driver's candidates."""
+        terms = [one.holds_within or one.holds for one in self._open(driver)]
+        return [term(found) for term in terms if term is not None]
 
     def reads(self, driver: Condition) -> tuple[Any, ...]:
-        """The columns that `probes` needs of a candidate."""
+        """The columns that `probes_within` needs of a candidate."""
         return tuple(column for one in self._open(driver) for column in one.reads)
 
-    def _open(self, driver: Condition | None) -> list[Condition]:
+    def _open(self, driver: Condition | None = None) -> list[Condition]:
         return [one for one in self.version if one is not driver or not one.exact]
 
     @property
@@ -164,16 +185,37 @@ def _tag(shape: Shape, n: int) -> Condition:
         )
         return carried
 
-    return Condition(holds, candidates=carriers)
+    return Condition(holds, candidates=carriers, holds_within=_within(shape, carriers, Tag.version_id))
 
 
 def _metric(shape: Shape, name: str, ends: str) -> Condition:
     carriers = select(Metric.version_id).where(Metric.name == bindparam(name), *_between(shape, Metric.value, ends))
-    return Condition(lambda row: _carried(carriers.where(Metric.version_id == row.id)), candidates=carriers)
+    return Condition(
+        lambda row: _carried(carriers.where(Metric.version_id == row.id)),
+        candidates=carriers,
+        holds_within=_within(shape, carriers, Metric.version_id),
+    )
 
 
 def _carried(ids: Select[int]) -> ColumnElement[bool]:
     return ids.scalar_subquery().is_not(None)
+
+
+def _within(shape: Shape, carriers: Select[int], version_id: Any) -> Holds | None:
+    """Whether a candidate is among the carriers, which PostgreSQL looks up for all candidates in one pass of the index.
+
+    As an array the ids of the candidates become a condition of the index. IS TRUE keeps the rest a hashed subplan: as a
+    join it would be begun with.
+    """
+    if shape.dialect == "sqlite":
+        return None
+
+    def holds(found: Any) -> ColumnElement[bool]:
+        ids = func.array(select(found.id).correlate(None).scalar_subquery())
+        carried: ColumnElement[bool] = found.id.in_(carriers.where(version_id == any_(ids))).is_(true())
+        return carried
+
+    return holds
 
 
 def _alias() -> Condition:

@@ -8,18 +8,18 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import URL, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from registry import faults
-from registry.errors import BusyError, UnavailableError, UsageError
+from registry.connections import connect, label_of, parse_url
+from registry.errors import BusyError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import URL, Connection, Engine
 
     from registry.models import Table
 
@@ -30,22 +30,6 @@ _TRIES = 12
 _PATIENCE_S = 60.0
 _FIRST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 2.0
-# Per connection. EXTRA fsyncs the directory after the journal is unlinked, without which an acknowledged commit can be
-# rolled back by a power cut; in WAL mode it means FULL. The defences cost nothing and keep a hostile file from acting.
-_PRAGMAS = (
-    "PRAGMA foreign_keys = ON",
-    "PRAGMA synchronous = EXTRA",
-    "PRAGMA trusted_schema = OFF",
-    "PRAGMA cell_size_check = ON",
-    # A filtered page of a list touches some thousand rows; in the default 2 MB each is read from the file again.
-    "PRAGMA cache_size = -65536",
-)
-_POSTGRES_OPTIONS = {
-    "statement_timeout": "60s",
-    "lock_timeout": "30s",
-    "idle_in_transaction_session_timeout": "120s",
-    "TimeZone": "UTC",
-}
 
 
 class Database:
@@ -56,10 +40,10 @@ class Database:
     """
 
     def __init__(self, url: str | URL, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
-        self._url = _parse(url)
+        self._url = parse_url(url)
         self._busy_timeout_s = busy_timeout_s
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
-        self.label = _label(self._url)
+        self.label = label_of(self._url)
         self._owner = 0
         self._connections: Engine | None = None
 
@@ -70,12 +54,16 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """One read transaction: all its statements see one state. Keep it short: on SQLite it delays writers."""
-        options: dict[str, Any] = {"begin": "DEFERRED"}
-        if not self.is_sqlite:
-            options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
-        with faults.translated(self.label), Session(self._pool().execution_options(**options)) as session:
+        """One read transaction: all its statements see one state. Keep it short: on SQLite it delays writers.
+
+        Rows read in it keep their values afterwards.
+        """
+        begin = "DEFERRED" if self.is_sqlite else "ISOLATION LEVEL REPEATABLE READ READ ONLY"
+        with faults.translated(self.label), self._begun(begin) as session:
             yield session
+            # Committed, because psycopg forgets all prepared statements in a rollback. There is nothing to write.
+            session.expunge_all()
+            session.commit()
 
     def write(self, work: Callable[[Session], T]) -> T:
         """Run `work` in one transaction and commit it; what it returns must not need the session any more.
@@ -96,7 +84,7 @@ class Database:
         raise AssertionError
 
     def _attempt(self, work: Callable[[Session], T]) -> T:
-        with Session(self._pool().execution_options(begin="IMMEDIATE"), expire_on_commit=False) as session:
+        with self._begun("IMMEDIATE" if self.is_sqlite else "") as session:
             result = work(session)
             session.flush()
             try:
@@ -109,6 +97,18 @@ class Database:
                     ) from error
                 raise
             return result
+
+    def _begun(self, begin: str) -> Session:
+        """A session in a transaction. A connection that the server closed while it idled is found out and replaced."""
+        session = Session(self._pool().execution_options(begin=begin), expire_on_commit=False)
+        try:
+            session.connection()
+        except DBAPIError as error:
+            session.rollback()
+            if not error.connection_invalidated:
+                raise
+            session.connection()  # the pool threw all its connections away with that one
+        return session
 
     @contextmanager
     def migrating(self) -> Iterator[Connection]:
@@ -142,7 +142,7 @@ class Database:
         if self._connections is None or self._owner != os.getpid():
             self.dispose()
             self._owner = os.getpid()
-            self._connections = _connect(self._url, self.label, self._busy_timeout_s)
+            self._connections = connect(self._url, self.label, self._busy_timeout_s)
         return self._connections
 
 
@@ -153,84 +153,6 @@ def insert_into(session: Session, table: type[Table]) -> Any:
     """An INSERT that knows ON CONFLICT, in the session's dialect."""
     make = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
     return make(table)
-
-
-def _parse(url: str | URL) -> URL:
-    if isinstance(url, URL):
-        return url
-    if url.startswith("sqlite:"):
-        # The rest is a path, verbatim: a folder may have a question mark in its name.
-        path = url.removeprefix("sqlite:///")
-        if path in ("", ":memory:", url):
-            raise UsageError(f"database URL {url!r}: expected sqlite:///path/to/catalog.db")
-        return URL.create("sqlite", database=os.path.abspath(path))  # noqa: PTH100 (resolves no links)
-    try:
-        return make_url(url)
-    except (ArgumentError, ValueError):
-        # The text may hold a password, so it is not repeated.
-        raise UsageError("database URL cannot be read: expected postgresql://user:password@host:port/name") from None
-
-
-def _label(url: URL) -> str:
-    """The database in words: no password, no query (which may hold one)."""
-    if url.get_backend_name() == "sqlite":
-        return f"database {url.database}"
-    host = url.host or url.query.get("host") or ""
-    port = f":{url.port}" if url.port else ""
-    return f"database postgresql://{host if isinstance(host, str) else host[0]}{port}/{url.database or ''}"
-
-
-def _connect(url: URL, label: str, busy_timeout_s: float) -> Engine:
-    if url.get_backend_name() == "sqlite":
-        return _connect_sqlite(url, busy_timeout_s)
-    given = {name: value for name, value in _POSTGRES_OPTIONS.items() if "options" not in url.query}
-    arguments: dict[str, Any] = {"application_name": "adapters", "connect_timeout": 10}
-    arguments = {name: value for name, value in arguments.items() if name not in url.query}
-    if given:
-        arguments["options"] = " ".join(f"-c {name}={value}" for name, value in given.items())
-    try:
-        return create_engine(url, pool_pre_ping=True, connect_args=arguments)
-    except ModuleNotFoundError as error:
-        raise UnavailableError(
-            f"{label}: needs {error.name}, which is not installed", hint="pip install 'adapter-registry[postgres]'"
-        ) from None
-
-
-def _connect_sqlite(url: URL, busy_timeout_s: float) -> Engine:
-    pool = create_engine(_openable(url), connect_args={"timeout": busy_timeout_s, "check_same_thread": False})
-
-    @event.listens_for(pool, "connect")
-    def set_up(connection: Any, _record: Any) -> None:
-        # The driver would begin late and by itself; the event below begins, and says how.
-        connection.isolation_level = None
-        for pragma in _PRAGMAS:
-            connection.execute(pragma)
-
-    @event.listens_for(pool, "begin")
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get('begin', 'DEFERRED')}")
-
-    return pool
-
-
-def _openable(url: URL) -> URL:
-    """A WAL database on a read-only mount opens only as immutable, which is true there unless a log was left."""
-    path = url.database or ""
-    try:
-        frozen = bool(os.statvfs(path).f_flag & os.ST_RDONLY) and not os.path.exists(f"{path}-wal")  # noqa: PTH110
-    except OSError:
-        return url
-    if not frozen or not _uses_wal(path):
-        return url
-    from urllib.parse import quote
-
-    return URL.create("sqlite", database=f"file:{quote(path)}", query={"immutable": "1", "uri": "true"})
-
-
-def _uses_wal(path: str) -> bool:
-    # Byte 18 of the file header is the write version: 2 means a write-ahead log.
-    with open(path, "rb") as stream:  # noqa: PTH123 (the path is text here)
-        return stream.read(19)[18:] == b"\x02"
 
 
 def _check_foreign_keys(connection: Connection, label: str) -> None:

@@ -11,7 +11,19 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, ColumnElement, Select, bindparam, func, select, text, tuple_
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Select,
+    bindparam,
+    cast,
+    func,
+    null,
+    select,
+    text,
+    tuple_,
+    union_all,
+)
 from sqlalchemy.orm import aliased
 
 from registry.among import among
@@ -35,15 +47,15 @@ if TYPE_CHECKING:
 
 # Fetching and sorting this many rows takes about as long as a page may.
 FEW = 2000
-_STEPS = 4  # of a walk take as long as fetching and sorting one candidate
+_STEPS = {"sqlite": 4, "postgresql": 1}  # of a walk that take as long as fetching and sorting one candidate
 _SPARE = 200  # so few candidates are fetched whatever a walk would cost
 _SHAPES = 256  # statements kept; a service that lists asks in a few shapes
-_ALIASES = select(Alias.version_id, Alias.name).where(among(Alias.version_id)).order_by(Alias.name)
-_TAGS = select(Tag.version_id, Tag.key, Tag.value).where(among(Tag.version_id)).order_by(Tag.version_id, Tag.key)
-_METRICS = (
-    select(Metric.version_id, Metric.name, Metric.value)
-    .where(among(Metric.version_id))
-    .order_by(Metric.version_id, Metric.name)
+_NO_TEXT, _NO_NUMBER = (cast(null(), type_) for type_ in (Tag.value.type, Metric.value.type))
+# One statement for all three: most of the time that they take apart is the way to the database and back.
+_LABELS = union_all(
+    select(Tag.version_id, Tag.key, Tag.value, _NO_NUMBER).where(among(Tag.version_id)),
+    select(Metric.version_id, Metric.name, _NO_TEXT, Metric.value).where(among(Metric.version_id)),
+    select(Alias.version_id, Alias.name, _NO_TEXT, _NO_NUMBER).where(among(Alias.version_id)),
 )
 
 
@@ -73,18 +85,22 @@ def list_versions(session: Session, query: ListQuery) -> list[VersionInfo]:
 
 
 def labels_of(session: Session, ids: Sequence[int]) -> Labels:
-    """Aliases, tags and metrics of some versions: one query each."""
-    aliases: dict[int, tuple[str, ...]] = {}
+    """Aliases, tags and metrics of some versions, each sorted by name."""
+    aliases: dict[int, dict[str, None]] = {one: {} for one in ids}
     tags: dict[int, dict[str, str]] = {one: {} for one in ids}
     metrics: dict[int, dict[str, float]] = {one: {} for one in ids}
-    run, these = session.connection().execute, {"ids": ids}
-    for version_id, alias in run(_ALIASES, these).all():
-        aliases[version_id] = (*aliases.get(version_id, ()), alias)
-    for version_id, key, value in run(_TAGS, these).all():
-        tags[version_id][key] = value
-    for version_id, name, number in run(_METRICS, these).all():
-        metrics[version_id][name] = number
-    return Labels(aliases, tags, metrics)
+    for version_id, name, value, number in session.connection().execute(_LABELS, {"ids": ids}).all():
+        if value is not None:
+            tags[version_id][name] = value
+        elif number is not None:
+            metrics[version_id][name] = number
+        else:
+            aliases[version_id][name] = None
+    return Labels(
+        {one: tuple(sorted(names)) for one, names in aliases.items()},
+        {one: dict(sorted(pairs.items())) for one, pairs in tags.items()},
+        {one: dict(sorted(pairs.items())) for one, pairs in metrics.items()},
+    )
 
 
 def base_label() -> ColumnElement[str | None]:
@@ -104,7 +120,7 @@ def _driver(session: Session, shape: Shape, values: Values) -> int | None:
     if few and counts[smallest] > _SPARE and conditions_of(shape).drivers[smallest].arms:
         # All of its candidates are in scope, so they say how far a walk goes where every other row passes the rest.
         walk = min(1, 2 * values["limit"] / counts[smallest]) * adapters if "limit" in values else adapters
-        few = counts[smallest] * _STEPS < walk
+        few = counts[smallest] * _STEPS[shape.dialect] < walk
     return smallest if few else None
 
 
@@ -140,7 +156,7 @@ def _driven(shape: Shape, conditions: Conditions, driver: Condition) -> tuple[Se
     columns = dict.fromkeys((Version.id, Version.adapter_id, *_sorted_by(shape), *conditions.reads(driver)))
     row = conditions.candidates(driver, *columns).cte("found").prefix_with("MATERIALIZED").c
     page = select(row.id).join(Adapter, Adapter.id == row.adapter_id)
-    return page.where(*conditions.adapter, *conditions.probes(row, driver)), _keys(shape, row)
+    return page.where(*conditions.adapter, *conditions.probes_within(row, driver)), _keys(shape, row)
 
 
 def _over_adapters(shape: Shape, conditions: Conditions) -> tuple[Select[Any], tuple[Any, ...]]:
@@ -232,7 +248,7 @@ def _info(row: Row[*tuple[Any, ...]], labels: Labels, mark: str) -> VersionInfo:
         peft_type=peft_type,
         rank=rank,
         size=size,
-        aliases=labels.aliases.get(version_id, ()),
+        aliases=labels.aliases[version_id],
         tags=labels.tags[version_id],
         metrics=labels.metrics[version_id],
         created_at=created_at,

@@ -163,6 +163,38 @@ def test_a_serialization_failure_is_run_again(postgres_url, monkeypatch):
     database.dispose()
 
 
+@pytest.mark.parametrize("use", [names, lambda database: database.write(add_adapter)], ids=["read", "write"])
+def test_a_connection_that_the_server_closed_while_it_idled_is_replaced(postgres_url, use):
+    database, other = Database(postgres_url), Database(postgres_url)
+    names(database)  # leaves a connection in the pool
+    others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    closed = other.write(lambda session: session.scalar(text(f"SELECT count(pg_terminate_backend(pid)) {others}")))
+    assert closed == 1
+
+    use(database)
+
+    for one in (database, other):
+        one.dispose()
+
+
+def test_a_statement_stays_prepared_from_one_read_to_the_next(postgres_url):
+    """psycopg prepares at the sixth run and forgets everything in a rollback, which a read therefore avoids."""
+    database = Database(postgres_url)
+    for _ in range(7):
+        names(database)
+    with database.reading() as session:
+        prepared = session.scalars(text("SELECT statement FROM pg_prepared_statements")).all()
+    database.dispose()
+    assert any("FROM adapters" in statement for statement in prepared)
+
+
+def test_rows_changed_in_a_read_are_not_written(database):
+    database.write(add_adapter)
+    with database.reading() as session:
+        session.scalars(select(Adapter)).one().name = "changed"
+    assert names(database) == ["sql"]
+
+
 # SQLite's settings
 
 

@@ -338,11 +338,12 @@ def test_filters_together_are_a_conjunction_on_either_plan(database, plan):
 
 
 def test_a_page_is_walked_where_that_is_less_work_than_fetching_all_candidates(database, monkeypatch):
-    """60 adapters, 50 for x and 10 for y. Four steps of a walk are as much work as one candidate.
+    """60 adapters, 50 for x and 10 for y. Take four steps of a walk to be as much work as one candidate.
 
     A page of 20 x ends after about 2 * 20 * 60 / 50 = 48 steps, a page of one y after 12, all others at the end.
     """
     monkeypatch.setattr(listing, "_SPARE", 5)
+    monkeypatch.setattr(listing, "_STEPS", dict.fromkeys(listing._STEPS, 4))
     chosen = []
     page_of = listing._page
     monkeypatch.setattr(listing, "_page", lambda shape, driver: chosen.append(driver) or page_of(shape, driver))

@@ -136,6 +136,15 @@ def test_lists_of_newest_versions_read_the_indexes_made_for_them(plans, monkeypa
     assert index in plans(lambda session: list_versions(session, list_query(limit=5, **filters)))
 
 
+def test_postgresql_looks_up_the_tags_of_all_candidates_at_once_and_sqlite_one_by_one(plans, database):
+    half = {"tags": {"stage": "prod"}, "base": "base-3"}
+
+    found = plans(lambda session: list_versions(session, list_query(limit=5, **half)))
+
+    at_once = "hashed SubPlan" in found and re.search(r"Index Cond: .*version_id = ANY \(\(InitPlan", found) is not None
+    assert at_once is not database.is_sqlite
+
+
 def test_lineage_goes_by_indexes(plans):
     found = plans(lambda session: lineage(session, 900))
 
