@@ -29,6 +29,8 @@ _INSTANT = timedelta(microseconds=1)
 _LATER = aliased(BaseName)
 _MEANT_LATER = select(_LATER.id).where(_LATER.name == BaseName.name, _LATER.id > BaseName.id).exists()
 _SPELLINGS = select(BaseName.name).where(BaseName.base_id == bindparam("base_id"), ~_MEANT_LATER)
+_MEANT = select(_LATER.base_id).where(_LATER.name == bindparam("name")).order_by(_LATER.id.desc()).limit(1)
+_SYNONYMS = select(BaseName.base_id, BaseName.name).where(BaseName.base_id == _MEANT.scalar_subquery(), ~_MEANT_LATER)
 _NOW = select(func.current_timestamp())
 
 
@@ -93,6 +95,9 @@ def _pattern(column: str, glob: str) -> Values:
 
 def _base(session: Session, wanted: str) -> Values:
     """A version fits by its known base, or by an equal spelling where its base is unknown."""
+    known = session.connection().execute(_SYNONYMS, {"name": wanted}).all()
+    if known:
+        return {"base_id": known[0].base_id, "spellings": sorted({wanted, *(row.name for row in known)})}
     base_id = bases.find_id(session, wanted)
     if base_id is None:
         return {"spellings": [wanted]}
