@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from engine.format.keys import PREFIX, WRAPPER, parse_key
+from engine.format.tensorfile import TensorFile
 from engine.merge.refusals import refusal
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from engine.compat.finding import Finding
     from engine.format.facts import AdapterFacts
-    from engine.format.tensors import TensorInfo
+    from engine.format.tensors import Header, TensorInfo
 
 RULE = "merge-modules-to-save"
 
@@ -28,17 +29,20 @@ CARRIED = ("modules_to_save", "embedding")
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A tensor to be copied byte for byte from `path`, where it begins at byte `offset`; `info` has its new name."""
+    """A tensor to be copied byte for byte: `origin` in the file at `path`; `info` has its new name."""
 
     info: TensorInfo
+    origin: TensorInfo
     path: Path
-    offset: int
+    header: Header
 
-    def read(self) -> bytes:
-        """The tensor's bytes."""
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            return file.read(self.info.size)
+    def blocks(self) -> Iterator[memoryview]:
+        """The tensor's bytes, a block at a time, each overwritten by the next: a head may be larger than memory.
+
+        Raises HeaderError where the file is no longer the one whose header was read.
+        """
+        with TensorFile(self.path, self.header) as file:
+            yield from file.blocks(self.origin)
 
 
 def gather(parents: Sequence[AdapterFacts]) -> tuple[list[Copy], list[str], list[Finding]]:
@@ -80,7 +84,7 @@ def _copies(facts: AdapterFacts, adapted: Container[str]) -> Iterator[Copy]:
     for name, role in facts.others.items():
         if role in CARRIED:
             info = replace(tensors[name], name=_name_in_result(name, role, adapted))
-            yield Copy(info, facts.weights, facts.header.data_offset + info.start)
+            yield Copy(info, tensors[name], facts.weights, facts.header)
 
 
 def _name_in_result(name: str, role: str, adapted: Container[str]) -> str:
@@ -93,10 +97,10 @@ def _name_in_result(name: str, role: str, adapted: Container[str]) -> str:
 
 
 def _same(one: Copy, other: Copy) -> bool:
-    if one == other:
+    if one is other:
         return True
     alike = (one.info.dtype, one.info.shape) == (other.info.dtype, other.info.shape)
-    return alike and one.read() == other.read()
+    return alike and all(left == right for left, right in zip(one.blocks(), other.blocks(), strict=True))
 
 
 def _collisions(parents: Iterable[AdapterFacts], saved: Iterable[str]) -> Iterator[Finding]:

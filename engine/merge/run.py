@@ -94,7 +94,7 @@ def _write_weights(
         writer = stack.enter_context(TensorWriter(path, tensors))
         files = [stack.enter_context(FactorFile(facts)) for facts in planned.parents]
         for copy in planned.copies:
-            writer.put(copy.info.name, copy.read())
+            writer.put_blocks(copy.info.name, copy.blocks())
         return _each(planned.modules, lambda module: _merge_module(planned, module, files, writer), progress)
 
 

@@ -14,7 +14,7 @@ from engine.format.header import BITS
 from engine.format.tensors import TensorInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
     from types import TracebackType
 
@@ -34,11 +34,20 @@ class TensorWriter:
 
     def put(self, name: str, data: bytes | bytearray | memoryview) -> None:
         """Writes one tensor's little-endian bytes, which must be as many as planned."""
+        self.put_blocks(name, [data])
+
+    def put_blocks(self, name: str, blocks: Iterable[bytes | bytearray | memoryview]) -> None:
+        """Writes one tensor's bytes as they come, together as many as planned."""
         info = self._places[name]
-        view = memoryview(data).cast("B")
-        if len(view) != info.size:
-            raise ValueError(f"{name}: {len(view)} bytes, planned {info.size}")
-        _write(self._descriptor, view, self._start + info.start)
+        done = 0
+        for block in blocks:
+            view = memoryview(block).cast("B")
+            if done + len(view) > info.size:
+                raise ValueError(f"{name}: more than the {info.size} bytes planned")
+            _write(self._descriptor, view, self._start + info.start + done)
+            done += len(view)
+        if done != info.size:
+            raise ValueError(f"{name}: {done} bytes, planned {info.size}")
 
     def __enter__(self) -> Self:
         return self

@@ -1,6 +1,8 @@
 """Merges from file to file against the definition Σ w·scaling·B·A in float64 numpy."""
 
 import json
+import os
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -241,6 +243,39 @@ def test_trained_copies_of_one_parent_are_carried(tmp_path):
     out = load_file(tmp_path / "out" / "adapter_model.safetensors")
     assert torch.equal(out["base_model.model.head.weight"].view(torch.int16), head.view(torch.int16))
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["modules_to_save"] == ["head"]
+
+
+def large_heads(tmp_path):
+    """Two parents with the same untrained copy of 32 MiB, twice as much as may be read of a config."""
+    head = {"base_model.model.lm_head.weight": torch.ones(2**20, 8)}
+    return [
+        write_adapter(tmp_path / str(seed), flavour("plain", seed)[0] | head, **flavour("plain", seed)[1])
+        for seed in (1, 2)
+    ]
+
+
+def test_a_copy_is_compared_and_carried_without_being_held_in_memory(tmp_path):
+    folders = large_heads(tmp_path)
+    tracemalloc.start()
+    try:
+        run(folders, tmp_path / "out")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 20 * 2**20
+    out = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert out["base_model.model.lm_head.weight"].sum() == 2**23
+
+
+def test_a_copy_whose_file_became_shorter_is_an_error_that_names_it(tmp_path):
+    folders = large_heads(tmp_path)
+    planned = plan([Source(folder, 1.0) for folder in folders], method="cat")
+    weights = folders[0] / "adapter_model.safetensors"
+    os.truncate(weights, weights.stat().st_size - 2**20)
+
+    with pytest.raises(UnreadableError, match=r"1/adapter_model\.safetensors.*changed"):
+        apply(planned, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_equal_saved_embeddings_are_carried_once(tmp_path):

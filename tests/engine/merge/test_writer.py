@@ -52,6 +52,14 @@ def test_a_tensor_of_another_size_is_an_error(tmp_path):
         writer.put("a", b"12345678")
 
 
+def test_blocks_of_a_tensor_come_one_after_the_other_and_no_more_than_planned(tmp_path):
+    with TensorWriter(tmp_path / "x", {"a": ("U8", (5,)), "b": ("U8", (2,))}) as writer:
+        writer.put_blocks("a", iter([b"12", b"", b"345"]))
+        with pytest.raises(ValueError, match="more than the 2 bytes planned"):
+            writer.put_blocks("b", [b"67", b"8"])
+    assert (tmp_path / "x").read_bytes().endswith(b"1234567")
+
+
 def test_a_file_that_exists_is_never_written_over(tmp_path):
     (tmp_path / "x").write_text("kept")
 
