@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from engine.errors import DestinationError, RefusedError
+from engine.format.writer import TensorWriter
 from engine.merge.dtypes import LONG_NAMES
 from engine.merge.factors import TORCH_DTYPES, FactorFile, as_bytes, grouped
 from engine.merge.measure import add, measure, merge_report, module_report, rounding_error, spread
@@ -18,7 +19,6 @@ from engine.merge.methods import METHODS
 from engine.merge.plan import plan
 from engine.merge.refusals import refusal
 from engine.merge.subspace import join
-from engine.merge.writer import TensorWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from engine.format.writer import TensorWriter
 from engine.merge.factors import as_bytes
-from engine.merge.writer import TensorWriter
 from tests.engine.merge.factories import normal
 
 NAMES = {
