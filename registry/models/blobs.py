@@ -11,7 +11,10 @@ from registry.models.metadata import CreatedAt, Digest, Number, Table, UtcTime, 
 
 
 class Blob(Table):
-    """Bytes under a digest. `condemned` is marked for collection and can still be brought back; `deleting` cannot."""
+    """Bytes under a digest. `condemned` is marked for collection and can still be brought back; `deleting` cannot.
+
+    `deleting` belongs to the gc run `deleting_by`, until the moment `deleting_until`; then another may take it over.
+    """
 
     __tablename__ = "blobs"
     __table_args__ = (
@@ -27,6 +30,8 @@ class Blob(Table):
     condemned_at: Mapped[datetime | None] = mapped_column(UtcTime)
     verified_at: Mapped[datetime | None] = mapped_column(UtcTime, comment="when its bytes were last re-hashed")
     created_at: Mapped[CreatedAt]
+    deleting_by: Mapped[str | None] = mapped_column(String(256))
+    deleting_until: Mapped[datetime | None] = mapped_column(UtcTime)
 
 
 class Lease(Table):
