@@ -17,19 +17,21 @@ if TYPE_CHECKING:
 
 FORMATS = ("human", "json", "quiet")
 COMPLETION = "_ADAPTERS_COMPLETE"
-_FILE_KEYS = frozenset({"home", "database_url", "store_url", "namespace", "format"})
+_FILE_KEYS = frozenset({"home", "database_url", "store_url", "namespace", "format", "cache"})
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """One registry's places and the caller's defaults.
 
-    `database_url` None means SQLite at `home/catalog.db`; `store_url` None means the folder `home/blobs`.
+    `database_url` None means SQLite at `home/catalog.db`; `store_url` None means the folder `home/blobs`;
+    `cache` None means the folder `home/pulled`.
     """
 
     home: Path
     database_url: str | None = None
     store_url: str | None = None
+    cache: Path | None = None
     namespace: str = "local"
     output: str = "human"
     actor: str | None = field(default=None, compare=False)
@@ -47,8 +49,8 @@ class Settings:
 
     @property
     def pulled(self) -> Path:
-        """Immutable pulled versions, one directory per digest."""
-        return self.home / "pulled"
+        """Immutable pulled versions, one directory per digest; `cache` may be shared by the users of a machine."""
+        return self.cache or self.home / "pulled"
 
     @property
     def staging(self) -> Path:
@@ -83,10 +85,12 @@ def load_settings(
     chosen = pick(output, "ADAPTERS_FORMAT", "format") or "human"
     if chosen not in FORMATS:
         raise UsageError(f"format {chosen!r} is not one of {', '.join(FORMATS)}")
+    cache = pick(None, "ADAPTERS_CACHE", "cache")
     return Settings(
         home=Path(pick(home, "ADAPTERS_HOME", "home") or _default_home(env)).expanduser().absolute(),
         database_url=_with_driver(pick(database_url, "ADAPTERS_DATABASE_URL", "database_url")),
         store_url=pick(store_url, "ADAPTERS_STORE_URL", "store_url"),
+        cache=None if cache is None else Path(cache).expanduser().absolute(),
         namespace=pick(None, "ADAPTERS_NAMESPACE", "namespace") or "local",
         output=chosen,
         actor=_actor(env),
@@ -143,5 +147,7 @@ def _read_project_file(path: Path) -> dict[str, Any]:
     wrong = [key for key, value in content.items() if not isinstance(value, str)]
     if wrong:
         raise UsageError(f"{path}: {wrong[0]!r} must be a string, found {content[wrong[0]]!r}")
-    home = content.get("home")
-    return content if home is None else {**content, "home": str(path.parent / Path(home).expanduser())}
+    places: dict[str, Any] = {
+        key: str(path.parent / Path(content[key]).expanduser()) for key in ("home", "cache") if key in content
+    }
+    return {**content, **places}

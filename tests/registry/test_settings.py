@@ -75,6 +75,16 @@ class TestPrecedence:
         assert load(tmp_path, home="a").home == tmp_path / "a"
 
 
+class TestCache:
+    def test_it_is_the_homes_unless_named(self, tmp_path):
+        (tmp_path / "adapters.toml").write_text('cache = "shared"\n')
+        environ = {"ADAPTERS_CACHE": "/srv/cache"}
+
+        assert load(tmp_path / "..", {"ADAPTERS_HOME": "/srv/a"}).pulled == Path("/srv/a/pulled")
+        assert load(tmp_path, environ).pulled == Path("/srv/cache")
+        assert load(tmp_path).pulled == tmp_path / "shared"
+
+
 class TestActor:
     def test_the_environment_may_name_it(self, tmp_path):
         assert load(tmp_path, {"ADAPTERS_ACTOR": "ci"}).actor == "ci"
