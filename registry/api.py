@@ -94,7 +94,7 @@ class Registry:
         """Places, versions, and whether each can be used; changes nothing in an existing registry."""
         from registry.doctor import examine_registry
 
-        return examine_registry(self._handle.database, self._handle.store, self.settings)
+        return examine_registry(self._handle, self.settings)
 
     # Publishing and fetching
 
@@ -199,7 +199,10 @@ class Registry:
             return lineage(session, resolve(session, wanted, deleted=True).id, up=up, down=down)
 
     def which(self, file: str | Path) -> tuple[VersionInfo, ...]:
-        """The versions that hold this file, or a safetensors file with the same tensors; NotFoundError for none."""
+        """The versions that hold this file, or a safetensors file with the same tensors; NotFoundError for none.
+
+        Deleted ones are found too until gc frees them; `deleted` says so.
+        """
         from registry.summary import summaries
         from registry.verify import file_digests, versions_holding
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select, text
 
+from registry.errors import UnavailableError
 from registry.models import Adapter, Blob, Lease, Version
 from registry.results import RegistryStatus
 from registry.schema import HEAD
@@ -20,18 +21,28 @@ if TYPE_CHECKING:
 
     from registry.blobs import BlobStore
     from registry.database import Database
+    from registry.handle import Handle
     from registry.settings import Settings
 
 _EXTRAS = ("torch", "transformers", "bitsandbytes", "psycopg", "obstore")
 _LITTLE_SPACE = 1 << 30
 
 
-def examine_registry(database: Database, store: BlobStore, settings: Settings) -> RegistryStatus:
-    """Look at everything, change nothing. Each check has a name, a status (`ok`, `warning`, `fail`) and a detail."""
-    with database.reading() as session:
-        checks = [_database_check(session, database), _counts(session), _leases(session)]
-    checks += [_store_check(store), _space(settings), _python(), _extras()]
-    return RegistryStatus(database.label, str(store.root), HEAD, checks=tuple(checks))
+def examine_registry(handle: Handle, settings: Settings) -> RegistryStatus:
+    """Look at everything, change nothing. Each check has a name, a status (`ok`, `warning`, `fail`) and a detail.
+
+    A database that cannot be used is a failed check like any other: what else is wrong is told all the same.
+    """
+    revision: str | None = HEAD
+    try:
+        database = handle.database
+        with database.reading() as session:
+            checks = [_database_check(session, database), _counts(session), _leases(session)]
+    except UnavailableError as error:
+        revision = None
+        checks = [_check("database", " ".join(filter(None, (str(error), error.hint))), status="fail")]
+    checks += [_store_check(handle.store), _space(settings), _python(), _extras()]
+    return RegistryStatus(handle.unchecked.label, str(handle.store.root), revision, checks=tuple(checks))
 
 
 def _check(name: str, detail: str, *, status: str = "ok") -> dict[str, Any]:

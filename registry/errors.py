@@ -50,10 +50,11 @@ class FindingsError(RegistryError):
 
     exit_code = 1
 
-    def __init__(self, subject: str, findings: Sequence[Finding]) -> None:
+    def __init__(self, subjects: str | tuple[str, ...], findings: Sequence[Finding]) -> None:
         errors = [finding for finding in findings if finding.severity == "error"]
-        super().__init__(f"{subject}: refused by {', '.join(sorted({finding.rule for finding in errors}))}")
-        self.subject = subject
+        rules = ", ".join(sorted({finding.rule for finding in errors}))
+        self.subjects = (subjects,) if isinstance(subjects, str) else subjects
+        super().__init__(f"{', '.join(self.subjects)}: refused by {rules}")
         self.findings = tuple(findings)
 
 

@@ -109,6 +109,8 @@ def list_query(
     if limit < 0:
         raise UsageError(f"limit {limit}: expected 0 (all) or more")
     key, descending = parse_sort(sort)
+    if alias is not None and alias.lower() == "latest":  # built in: what a list without --all-versions shows
+        alias, all_versions = None, False
     return ListQuery(
         name=None if name is None else parse_glob(name),
         base=base,

@@ -132,7 +132,7 @@ def _base_doubts(session: Session, request: MergeRequest, sources: list[_Source]
     if doubt is None or (doubt.severity == "error" and request.assume_same_base):
         return ()
     if doubt.severity == "error":
-        raise FindingsError(", ".join(source.ref for source in sources), [doubt])
+        raise FindingsError(tuple(source.ref for source in sources), [doubt])
     return (doubt,)
 
 

@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from registry.checkout import checkout_to
 from registry.errors import NotFoundError, UnavailableError
-from registry.models import File, Version
+from registry.models import Adapter, File, Version
 from registry.progress import silent
 from registry.pulled import ensure_pulled, find_pulled
 from registry.resolve import resolve
@@ -29,7 +29,10 @@ def files_of(session: Session, version: Version) -> tuple[FileEntry, ...]:
     query = select(File.path, File.sha256, File.size, File.blob_digest)
     rows = session.execute(query.where(File.version_id == version.id, File.role == "file").order_by(File.path)).all()
     if version.freed_at is not None or any(row.blob_digest is None for row in rows):
-        raise NotFoundError(f"version {version.number}: its files were freed after it was deleted")
+        name = session.execute(select(Adapter.namespace, Adapter.name).where(Adapter.id == version.adapter_id)).one()
+        raise NotFoundError(
+            f"{'/'.join(name)}@{version.number}: gc freed its files after it was deleted", hint="push them again"
+        )
     return tuple(FileEntry(row.path, row.sha256, row.size) for row in rows)
 
 

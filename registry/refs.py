@@ -53,6 +53,7 @@ def is_path(text: str) -> bool:
 
 def parse_name(text: str, *, namespace: str = "local") -> Name:
     """`namespace/name`, or `name` in the default namespace; upper case is folded."""
+    _refuse_path(text)
     parts = text.split("/")
     if len(parts) > 2:
         raise UsageError(f"name {text[:120]!r}: expected namespace/name", hint="a path starts with /, ./, ../ or ~")
@@ -63,6 +64,7 @@ def parse_name(text: str, *, namespace: str = "local") -> Name:
 
 def parse_ref(text: str, *, namespace: str = "local") -> Ref:
     """`namespace/name`, `@number`, `@alias`, `@latest`, `@sha256:hex`, or `@number-or-alias@sha256:hex`."""
+    _refuse_path(text)
     head, *selectors = _split(text)
     name = parse_name(head, namespace=namespace)
     fields: dict[Literal["number", "alias", "digest", "latest"], Any] = {}
@@ -80,6 +82,14 @@ def parse_alias(text: str) -> str:
     if alias == "latest" or alias.startswith("sha256") or _NUMBER.fullmatch(alias) or _HEX_LIKE.fullmatch(alias):
         raise UsageError(f"alias {text!r} looks like a version number, latest or a digest; choose another word")
     return alias
+
+
+def _refuse_path(text: str) -> None:
+    if is_path(text):
+        raise UsageError(
+            f"{text[:120]!r} is a path; expected a reference such as team/sql@3 or team/sql@prod",
+            hint="adapters check PATH reads a folder; adapters which FILE finds the versions that hold a file",
+        )
 
 
 def _split(text: str) -> list[str]:

@@ -56,6 +56,7 @@ class VersionInfo:
     metrics: Mapping[str, float]
     created_at: datetime
     cursor: str | None = None
+    deleted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

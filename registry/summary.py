@@ -23,6 +23,7 @@ _FACTS = (
     Version.rank,
     Version.size,
     Version.created_at,
+    Version.deleted_at,
     Adapter.namespace,
     Adapter.name,
 )
@@ -47,6 +48,7 @@ def summaries(session: Session, ids: Sequence[int]) -> tuple[VersionInfo, ...]:
             tags=labels.tags.get(row.id, {}),
             metrics=labels.metrics.get(row.id, {}),
             created_at=row.created_at,
+            deleted=row.deleted_at is not None,
         )
         for row in (rows[version_id] for version_id in ids)
     )

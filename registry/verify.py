@@ -12,7 +12,7 @@ from engine.format.digest import tensors_digest
 from engine.format.header import read_header
 from registry.disk import NotRegularError, reading
 from registry.errors import IntakeError, NotFoundError
-from registry.models import Adapter, File, Version
+from registry.models import File, Version
 from registry.results import VerifyResult
 from registry.transfer import hash_file
 
@@ -53,7 +53,8 @@ def file_digests(path: Path) -> tuple[str, str | None]:
 
 
 def versions_holding(session: Session, digest: str, tensors: str | None) -> tuple[int, ...]:
-    """Row ids of versions that hold these bytes or these tensors, deleted ones not; newest first.
+    """Row ids of versions that hold these bytes or these tensors, newest first; deleted ones after the others, and
+    not once gc freed their files.
 
     NotFoundError where no version does.
     """
@@ -61,8 +62,8 @@ def versions_holding(session: Session, digest: str, tensors: str | None) -> tupl
     same = or_(Version.id.in_(holders), Version.digest == digest)
     if tensors is not None:
         same = or_(same, Version.tensors_digest == tensors)
-    query = select(Version.id).join(Adapter).where(same, Version.deleted_at.is_(None)).order_by(Version.id.desc())
-    found = tuple(session.scalars(query))
+    held = select(Version.id).where(same, Version.freed_at.is_(None))
+    found = tuple(session.scalars(held.order_by(Version.deleted_at.is_not(None), Version.id.desc())))
     if not found:
         raise NotFoundError(f"no version holds {digest}", hint="adapters push FOLDER NAME")
     return found

@@ -66,7 +66,8 @@ def lineage(invocation: Invocation, ref: str, *, up: bool, down: bool) -> None:
 def which(invocation: Invocation, file: str) -> None:
     """Find the versions that hold a file, or its tensors.
 
-    Tensors are found again under another header or in another order. Exit code 4 where no version holds them.
+    Tensors are found again under another header or in another order; deleted versions until gc frees them. Exit
+    code 4 where no version holds them.
     """
     emit_versions(invocation, invocation.registry.which(file))
 

@@ -94,7 +94,7 @@ def _explain_usage(error: click.ClickException) -> int:
 def _explain_findings(invocation: Invocation, error: FindingsError | RefusedError) -> int:
     from registry.cli.findings import emit_refusal
 
-    emit_refusal(invocation, getattr(error, "subject", None), error.findings)
+    emit_refusal(invocation, getattr(error, "subjects", ()), error.findings)
     return _say(str(error), hint=getattr(error, "hint", None), code=error.exit_code)
 
 

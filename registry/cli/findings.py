@@ -36,9 +36,9 @@ def finding_lines(invocation: Invocation, findings: Sequence[Finding]) -> Iterat
         yield f"{'skipped'.ljust(severities)}  {plural(count, 'rule')}: {reason}"
 
 
-def emit_refusal(invocation: Invocation, subject: str | None, findings: Sequence[Finding]) -> None:
+def emit_refusal(invocation: Invocation, subjects: Sequence[str], findings: Sequence[Finding]) -> None:
     """What a refused push or merge prints on stdout: the object that `check` prints too."""
-    names = [subject] if subject else sorted({finding.target for finding in findings})
+    names = subjects or sorted({finding.target for finding in findings})
     document: dict[str, Any] = {
         "status": "fail",
         "targets": dict.fromkeys(names, "fail"),

@@ -44,7 +44,7 @@ HEADER = ("REF", "TYPE", "RANK", "SIZE", "BASE", "ALIASES", "TAGS", "METRICS", "
     metavar="KEY=VALUE",
     help="With this label. Repeatable.",
 )
-@click.option("--alias", metavar="ALIAS", help="Versions that this alias names.")
+@click.option("--alias", metavar="ALIAS", help="Versions that this alias names; latest is built in.")
 @click.option(
     "--metric",
     "metrics",
@@ -120,7 +120,7 @@ def version_lines(found: Sequence[VersionInfo]) -> Iterator[str]:
 
 def _cells(info: VersionInfo) -> tuple[str, ...]:
     return (
-        info.ref,
+        f"{info.ref} (deleted)" if info.deleted else info.ref,
         info.peft_type,
         "-" if info.rank is None else str(info.rank),
         size(info.size),

@@ -454,3 +454,13 @@ def test_a_query_is_a_value():
     query = list_query(rank="1..2", sort="size:desc")
 
     assert dataclasses.replace(query) == query == list_query(rank=(1, 2), sort="size:desc")
+
+
+@pytest.mark.parametrize("word", ["latest", "LATEST"])
+def test_the_alias_latest_is_built_in(database: Database, word: str) -> None:
+    """It names the newest version of each adapter, which is what a list shows, whatever else is asked for."""
+    for name, seed in (("team/a", 1), ("team/a", 2), ("team/b", 3)):
+        publish(database, name, seed)
+
+    assert refs(database, alias=word) == ["team/a@2", "team/b@1"]
+    assert refs(database, alias=word, all_versions=True) == ["team/a@2", "team/b@1"]

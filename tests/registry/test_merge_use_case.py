@@ -113,8 +113,9 @@ def test_what_cannot_be_carried_is_refused_by_name(parents, tmp_path):
 def test_different_bases_are_refused_unless_assumed_equal(parents, tmp_path):
     parents.push(make_adapter(tmp_path / "c", seed=3, base_model_name_or_path="other/base"), "team/c")
 
-    with pytest.raises(FindingsError, match="base-differs"):
+    with pytest.raises(FindingsError, match="base-differs") as refused:
         parents.merge(["team/a", "team/c"], into="team/x")
+    assert refused.value.subjects == ("team/a@1", "team/c@1")
     assert parents.merge(["team/a", "team/c"], into="team/x", assume_same_base=True).created
 
 

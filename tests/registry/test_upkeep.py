@@ -3,11 +3,13 @@
 import os
 
 import pytest
-from sqlalchemy import delete, update
+from sqlalchemy import delete, text, update
 
 from engine.errors import HeaderError
+from registry.api import Registry
 from registry.errors import CorruptError, IntakeError, NotFoundError, UnavailableError, UsageError
 from registry.models import Alias, Blob, Document, File, Lease, Version
+from registry.schema import HEAD, SCHEMA
 from tests.registries import factors, make_adapter
 
 
@@ -255,3 +257,50 @@ def test_a_freed_version_says_how_it_comes_back(pushed):
         pushed.pull("team/sql@2")
 
     assert "push" in refusal.value.hint
+
+
+def test_verify_of_a_freed_version_names_it(pushed):
+    pushed.remove("team/sql@2")
+    pushed.gc(grace="0")
+
+    with pytest.raises(NotFoundError, match=r"^team/sql@2: gc freed its files"):
+        pushed.verify("team/sql@2")
+
+
+def test_which_finds_a_deleted_version_and_says_so_until_gc_frees_it(pushed, tmp_path):
+    pushed.remove("team/sql@2")
+
+    found = pushed.which(tmp_path / "b" / "adapter_config.json")
+    assert [(info.ref, info.deleted) for info in found] == [("team/sql@1", False), ("team/sql@2", True)]
+    assert [info.ref for info in pushed.which(tmp_path / "b" / "adapter_model.safetensors")] == ["team/sql@2"]
+
+    pushed.gc(grace="0")
+    with pytest.raises(NotFoundError):
+        pushed.which(tmp_path / "b" / "adapter_model.safetensors")
+
+
+def test_doctor_tells_the_rest_where_the_database_cannot_be_used(pushed):
+    """A schema that only newer clients may use: both revisions are named, the other checks are still made."""
+    change(pushed, text("UPDATE catalog_meta SET value = '99' WHERE key IN ('schema', 'oldest_client')"))
+    change(pushed, text("UPDATE alembic_version SET version_num = '0099'"))
+    again = Registry.open(settings=pushed.settings)
+
+    status = again.doctor()
+    again.close()
+    checks = {check["name"]: check for check in status.checks}
+
+    assert checks["database"]["status"] == "fail"
+    assert "schema 0099 (99)" in checks["database"]["detail"]
+    assert f"up to {HEAD} ({SCHEMA})" in checks["database"]["detail"]
+    assert {"store", "space", "python", "extras"} <= checks.keys()
+    assert status.revision is None
+
+
+def test_which_is_told_to_a_person_as_deleted(pushed, tmp_path, capfd):
+    from registry.cli.failure import run
+
+    pushed.remove("team/sql@2")
+    code = run(["which", str(tmp_path / "b" / "adapter_model.safetensors")], opener=lambda settings: pushed)
+
+    assert code == 0
+    assert "team/sql@2 (deleted)" in capfd.readouterr().out

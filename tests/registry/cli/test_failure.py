@@ -245,3 +245,14 @@ def test_doctor_exits_7_where_a_check_fails(adapters: Adapters, status: str, cod
         "NAME   STATUS  MESSAGE",
         f"fsync  {status}    12 ms",
     ]
+
+
+def test_a_refused_merge_in_json_has_one_target_a_parent(adapters: Adapters):
+    finding = Finding("base-differs", "error", "t/a is for base x, t/b for y", where="base")
+    refusal = FindingsError(("t/a@1", "t/b@2"), [finding])
+
+    outcome = adapters("merge", "t/a", "t/b", "--into", "t/c", "--format", "json", merge=refusal)
+
+    assert outcome.code == 1
+    assert json.loads(outcome.out)["targets"] == {"t/a@1": "fail", "t/b@2": "fail"}
+    assert outcome.err == "error: t/a@1, t/b@2: refused by base-differs\n"
