@@ -77,11 +77,9 @@ class TestPrecedence:
 
 class TestCache:
     def test_it_is_the_homes_unless_named(self, tmp_path):
+        assert load(tmp_path, {"ADAPTERS_HOME": "/srv/a"}).pulled == Path("/srv/a/pulled")
         (tmp_path / "adapters.toml").write_text('cache = "shared"\n')
-        environ = {"ADAPTERS_CACHE": "/srv/cache"}
-
-        assert load(tmp_path / "..", {"ADAPTERS_HOME": "/srv/a"}).pulled == Path("/srv/a/pulled")
-        assert load(tmp_path, environ).pulled == Path("/srv/cache")
+        assert load(tmp_path, {"ADAPTERS_CACHE": "/srv/cache"}).pulled == Path("/srv/cache")
         assert load(tmp_path).pulled == tmp_path / "shared"
 
 
@@ -138,7 +136,7 @@ class TestProjectFile:
         [
             (b"home = ", "not readable as TOML"),
             (b"\xff", "not readable as TOML"),
-            (b'hom = "x"', "unknown key 'hom'; known: database_url, format, home, namespace, store_url"),
+            (b'hom = "x"', "unknown key 'hom'; known: cache, database_url, format, home, namespace, store_url"),
             (b"home = 3", "'home' must be a string, found 3"),
             (b"[home]", "'home' must be a string"),
             (b'format = "yaml"', "format 'yaml' is not one of human, json, quiet"),
