@@ -29,8 +29,10 @@ if TYPE_CHECKING:
         AliasInfo,
         BaseInfo,
         CheckReport,
+        ExportResult,
         FsckResult,
         GcResult,
+        ImportResult,
         LineageGraph,
         LogEntry,
         MergeResult,
@@ -149,6 +151,38 @@ class Registry:
         wanted = self._handle.ref(ref)
         destination = None if to is None else Path(to).expanduser()
         return pull(self._handle, wanted, to=destination, progress=progress or silent)
+
+    def export(
+        self,
+        *names: str,
+        to: str | Path,
+        parents: bool = True,
+        force: bool = False,
+        progress: Progress | None = None,
+    ) -> ExportResult:
+        """Write versions to one file, with parents, bases, reports and labels; a name stands for all its versions."""
+        from registry.bundle import export_bundle
+
+        refs = tuple(self._handle.ref(name) for name in names)
+        place = Path(to).expanduser()
+        return export_bundle(self._handle, refs, place, parents=parents, force=force, progress=progress or silent)
+
+    def import_(
+        self,
+        source: str | Path,
+        *,
+        names: Mapping[str, str] | None = None,
+        allow: Iterable[str] = (),
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> ImportResult:
+        """Bring in the versions of a bundle. `names` maps a namespace or a name there to one here."""
+        from registry.bundle import import_bundle
+
+        place = Path(source).expanduser()
+        return import_bundle(
+            self._handle, place, names=names or {}, allow=tuple(allow), dry_run=dry_run, progress=progress or silent
+        )
 
     # Looking up
 

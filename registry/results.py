@@ -270,3 +270,42 @@ class GcResult:
     temporary: int
     removed: tuple[str, ...] = ()
     kept: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedVersion:
+    """A version that an import brought in, or found here already (`created` False). `source` is what it was called
+    where it comes from: a reference of another registry, or a Hub repository at a commit.
+    """
+
+    ref: str
+    name: str
+    version: int
+    digest: str
+    created: bool
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImportResult:
+    """What an import did, version by version. In a dry run nothing was written and the numbers are a forecast."""
+
+    source: str
+    versions: tuple[ImportedVersion, ...]
+    findings: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """What a bundle holds; `path` is null where it went to stdout. `left_out` names versions that edges point at and
+    that have no files here any more.
+    """
+
+    path: str | None
+    digest: str
+    size: int
+    versions: tuple[str, ...]
+    blobs: int
+    left_out: tuple[str, ...] = ()

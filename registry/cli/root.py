@@ -19,6 +19,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Publish and fetch": {
         "push": ("push:push", "Publish an adapter folder as the next version of NAME."),
         "pull": ("pull:pull", "Fetch a version's files, verified against their digests."),
+        "export": ("bundles:export", "Write versions and what they come from to one file."),
+        "import": ("bundles:import_", "Bring in versions from a bundle or the Hub."),
     },
     "Look": {
         "list": ("listing:list_", "List versions, the newest of each adapter."),

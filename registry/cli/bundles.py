@@ -1,0 +1,109 @@
+"""`export`, `import`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from registry.cli.command import Verb
+from registry.cli.findings import finding_lines
+from registry.cli.output import emit, note
+from registry.cli.params import FilledPath, KeyValue, Reference, allow_option, once
+from registry.cli.progress import bars
+from registry.cli.text import plural, printable, size, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from registry.cli.invocation import Invocation
+    from registry.results import ExportResult, ImportResult
+
+HUB = "hf://"
+
+
+@click.command(
+    cls=Verb,
+    examples=[
+        "adapters export team/sql --to sql.tar",
+        "adapters export team/sql@3 team/code@prod --to two.tar --no-parents",
+    ],
+)
+@click.argument("names", nargs=-1, required=True, type=Reference(), metavar="REF...")
+@click.option("--to", required=True, type=FilledPath(), metavar="FILE", help="Where to write the bundle.")
+@click.option("--no-parents", is_flag=True, help="Leave out the versions that these come from.")
+@click.option("--force", is_flag=True, help="Replace FILE where it exists.")
+@click.pass_obj
+def export(invocation: Invocation, names: tuple[str, ...], *, to: str, no_parents: bool, force: bool) -> None:
+    """Write versions and what they come from to one file.
+
+    A name stands for all its versions. The bundle holds their files, parents, bases, reports, tags, metrics and
+    aliases; the same content gives the same bytes.
+    """
+    with bars(invocation) as progress:
+        result = invocation.registry.export(*names, to=to, parents=not no_parents, force=force, progress=progress)
+    emit(invocation, result, human=lambda: _export_lines(result), quiet=lambda: [result.path or result.digest])
+
+
+@click.command(
+    "import",
+    cls=Verb,
+    examples=[
+        "adapters import ./sql.tar",
+        "adapters import ./sql.tar --map team=staging --dry-run",
+    ],
+)
+@click.argument("source", type=FilledPath(), metavar="SOURCE")
+@click.option(
+    "--map",
+    "names",
+    multiple=True,
+    type=KeyValue(),
+    callback=once,
+    metavar="OLD=NEW",
+    help="Call a namespace, or a namespace/name, of the bundle NEW here. Repeatable.",
+)
+@allow_option
+@click.option("--dry-run", is_flag=True, help="Verify all of it, say what would come in, and write nothing.")
+@click.pass_obj
+def import_(
+    invocation: Invocation, source: str, *, names: dict[str, str], allow: tuple[str, ...], dry_run: bool
+) -> None:
+    """Bring in versions from a bundle or the Hub.
+
+    Every digest is verified and every version checked before the first is recorded. A number that is taken here
+    becomes the next free one; content that is here already stays as it is.
+    """
+    with bars(invocation) as progress:
+        result = invocation.registry.import_(source, names=names, allow=allow, dry_run=dry_run, progress=progress)
+    emit_imported(invocation, result)
+
+
+def emit_imported(invocation: Invocation, result: ImportResult) -> None:
+    """What an import did, its notes on stderr."""
+    for text in result.notes:
+        note(text)
+    refs = [one.ref for one in result.versions]
+    emit(invocation, result, human=lambda: _import_lines(invocation, result), quiet=lambda: refs)
+
+
+def _export_lines(result: ExportResult) -> Iterator[str]:
+    yield f"exported  {printable(result.path or '-')}"
+    yield f"{plural(len(result.versions), 'version')}, {plural(result.blobs, 'blob')}, {size(result.size)}"
+    yield f"digest  {result.digest}"
+    for ref in result.left_out:
+        yield f"left out: {printable(ref)}"
+
+
+def _import_lines(invocation: Invocation, result: ImportResult) -> Iterator[str]:
+    rows = [
+        (_word(created=one.created, dry_run=result.dry_run), one.ref, one.source, one.digest) for one in result.versions
+    ]
+    yield from table(("", "REF", "FROM", "DIGEST"), rows)
+    yield from finding_lines(invocation, result.findings)
+
+
+def _word(*, created: bool, dry_run: bool) -> str:
+    if not created:
+        return "unchanged"
+    return "would import" if dry_run else "imported"
