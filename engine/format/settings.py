@@ -97,7 +97,7 @@ def _check_together(lora: LoraSettings) -> None:
 
 
 def _flag(key: str, value: Any) -> bool:
-    if value is not None and not isinstance(value, bool | int | float):
+    if value and not isinstance(value, bool | int | float):
         raise WrongValue(key, "true or false", value)
     return bool(value)
 
@@ -131,7 +131,7 @@ def _bias(key: str, value: Any) -> str:
 
 
 def _initialisation(key: str, value: Any) -> bool | str:
-    if value is not None and not isinstance(value, bool | str):
+    if value and not isinstance(value, bool | str):
         raise WrongValue(key, "true, false or a name", value)
     return value if isinstance(value, str) else bool(value)
 
@@ -143,7 +143,7 @@ def _optional_text(key: str, value: Any) -> str | None:
 
 
 def _names(key: str, value: Any) -> tuple[str, ...] | None:
-    if value is None:
+    if _absent(value):
         return None
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise WrongValue(key, "a list of strings or null", value)
@@ -155,7 +155,7 @@ def _names_or_text(key: str, value: Any) -> str | tuple[str, ...] | None:
 
 
 def _integers(key: str, value: Any) -> tuple[int, ...] | None:
-    if value is None:
+    if _absent(value):
         return None
     if not isinstance(value, list):
         raise WrongValue(key, "a list of integers or null", value)
@@ -167,6 +167,8 @@ def _integers_or_one(key: str, value: Any) -> int | tuple[int, ...] | None:
 
 
 def _tokens(key: str, value: Any) -> tuple[int, ...] | dict[str, tuple[int, ...]] | None:
+    if value is not None and not isinstance(value, list | dict):
+        raise WrongValue(key, "a list of integers, an object or null", value)
     if not isinstance(value, dict):
         return _integers(key, value)
     return {name: _integers(f"{key}.{name}", held) or () for name, held in value.items()}
@@ -178,6 +180,10 @@ def _mapping(key: str, value: Any) -> dict[str, Any] | None:
     return value
 
 
+def _loftq(key: str, value: Any) -> dict[str, Any] | None:
+    return _mapping(key, value or None)
+
+
 def _ranks(key: str, value: Any) -> dict[str, int]:
     return {name: _integer(f"{key}.{name}", rank) for name, rank in (_mapping(key, value) or {}).items()}
 
@@ -187,7 +193,7 @@ def _alphas(key: str, value: Any) -> dict[str, float]:
 
 
 def _replication(key: str, value: Any) -> tuple[tuple[int, int], ...] | None:
-    if value is None:
+    if _absent(value):
         return None
     expected = "a list of pairs [start, end] or null"
     if not isinstance(value, list):
@@ -196,6 +202,11 @@ def _replication(key: str, value: Any) -> tuple[tuple[int, int], ...] | None:
         if not isinstance(pair, list) or len(pair) != 2:
             raise WrongValue(key, expected, value)
     return tuple((_integer(key, start), _integer(key, end)) for start, end in value)
+
+
+def _absent(value: Any) -> bool:
+    """Whether PEFT, which asks for the truth of these values alone, takes it for null: an empty one of another type."""
+    return not value and not isinstance(value, list)
 
 
 def _verbatim(_key: str, value: Any) -> Any:
@@ -221,7 +232,7 @@ _PARSERS: dict[str, Callable[[str, Any], Any]] = {
     "megatron_config": _verbatim,
     "megatron_core": _optional_text,
     "trainable_token_indices": _tokens,
-    "loftq_config": _mapping,
+    "loftq_config": _loftq,
     "eva_config": _mapping,
     "corda_config": _mapping,
     "lora_ga_config": _mapping,

@@ -1,5 +1,6 @@
 """adapter_config.json: what is kept, what is refused, and by which name."""
 
+import copy
 import json
 
 import pytest
@@ -116,6 +117,51 @@ def test_layer_replication_is_pairs():
 def test_values_that_peft_could_not_use_are_refused_by_key(key, value):
     error = refusal(json.dumps({**LORA, key: value}))
     assert error.reason.startswith(key)
+
+
+EMPTY = {
+    "use_dora": [],
+    "use_rslora": {},
+    "fan_in_fan_out": "",
+    "init_lora_weights": [],
+    "modules_to_save": {},
+    "exclude_modules": False,
+    "layers_to_transform": {},
+    "layers_pattern": 0,
+    "alora_invocation_tokens": "",
+    "layer_replication": {},
+    "target_parameters": False,
+    "loftq_config": [],
+}
+"""Empty values of the wrong type, of which PEFT asks only whether they are true."""
+
+
+def test_empty_values_of_another_type_are_the_absent_ones():
+    given, plain = parse(**EMPTY).lora, parse(init_lora_weights=False).lora
+    assert given == plain
+
+
+def test_peft_loads_empty_values_of_another_type_as_absent_ones(tmp_path):
+    peft, torch = pytest.importorskip("peft"), pytest.importorskip("torch")
+    model = torch.nn.ModuleDict({"q": torch.nn.Linear(4, 4)})
+    settings = {"r": 2, "target_modules": ["q"], "init_lora_weights": False}
+    made = peft.get_peft_model(copy.deepcopy(model), peft.LoraConfig(**settings))
+    made.save_pretrained(tmp_path)
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | EMPTY))
+
+    loaded = peft.PeftModel.from_pretrained(model, tmp_path)
+
+    x = torch.ones(1, 4)
+    assert torch.equal(loaded.base_model.model["q"](x), made.base_model.model["q"](x))
+    assert not torch.equal(loaded.base_model.model["q"](x), loaded.base_model.model["q"].base_layer(x))
+
+
+@pytest.mark.parametrize(
+    "key", ["rank_pattern", "alpha_pattern", "trainable_token_indices", "eva_config", "use_bdlora"]
+)
+def test_where_peft_looks_into_the_value_an_empty_one_of_another_type_is_refused(key):
+    assert refusal(json.dumps({**LORA, key: False})).reason.startswith(key)
 
 
 @pytest.mark.parametrize(
