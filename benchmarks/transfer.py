@@ -18,8 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from registry.blobs import BlobStore
 from registry.digests import digest_of
+from registry.folder import FolderStore
 from registry.manifest import manifest_bytes
 from registry.pulled import ensure_pulled
 from registry.results import FileEntry
@@ -72,7 +72,7 @@ def floor(adapter, place):
 
 
 def push_files(adapter, place):
-    store = BlobStore(place / "blobs", place / "staging")
+    store = FolderStore(place / "blobs", place / "staging")
     began = time.perf_counter()
     with store.staging() as staging:
         store.place(*[staging.add(path, name=path.name) for path in adapter.iterdir()])
@@ -82,7 +82,7 @@ def push_files(adapter, place):
 
 
 def pull_files(adapter, place):
-    store = BlobStore(place / "kept" / "blobs", place / "kept" / "staging")
+    store = FolderStore(place / "kept" / "blobs", place / "kept" / "staging")
     files = stored(store, adapter)
     os.sync()
     began = time.perf_counter()

@@ -78,12 +78,9 @@ class Registry:
     # Setting up
 
     def init(self) -> RegistryStatus:
-        """Create what is missing: schema, blob folder."""
-        from registry.disk import make_folder, reaching
-
+        """Create what is missing: schema, blob folder. A bucket must be there; what it can do is tried."""
         state = prepare(self._handle.unchecked)
-        with reaching(self.settings.blobs):
-            make_folder(self.settings.blobs)
+        self._handle.store.prepare()
         return self._handle.status(state)
 
     def migrate(self) -> RegistryStatus:

@@ -1,31 +1,17 @@
-"""The local blob store: `sha256/ab/<64 hex>`, written once, read-only, verified whenever bytes are read back."""
+"""What a blob store does, wherever it keeps the bytes: place, open, verify, copy out, list, delete."""
 
 from __future__ import annotations
 
-import errno
-import os
-import re
-import stat
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
-
-from registry import scratch
-from registry.digests import digest_of, hex_of
-from registry.disk import CREATE, NotRegularError, discard, make_folder, opened, reaching, reading, sync_folders
-from registry.errors import ConflictError, CorruptError, MissingBlobError, UnavailableError
-from registry.staging import Staging
-from registry.transfer import Content, copy_hashed, hash_file
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
+    from pathlib import Path
 
-    from registry.staging import StagedFile
-
-_FAN_OUT = re.compile(r"[0-9a-f]{2}", re.ASCII)
-_HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
+    from registry.staging import StagedFile, Staging
+    from registry.transfer import Content
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,181 +24,82 @@ class StoredBlob:
 
 
 @dataclass(frozen=True, slots=True)
-class BlobStore:
-    """Blobs under `root`; `staging_root` is where they are prepared, on the same file system.
+class StoreCheck:
+    """One thing that was tried on a store; `status` is `ok`, `warning` or `fail`."""
 
-    Every method raises UnavailableError, naming the path and the system's words, where the store cannot be used.
+    name: str
+    detail: str
+    status: str = "ok"
+
+
+class BlobStore(Protocol):
+    """Bytes under their sha256. What is read is hashed, and never returned where it is wrong.
+
+    Files are always prepared in a local folder below `staging_root`; where blobs lie after that only the store knows.
+    Every method raises UnavailableError where the store cannot be used, UsageError for anything but a whole digest.
     """
 
-    root: Path
-    staging_root: Path
+    @property
+    def label(self) -> str:
+        """Where the blobs are, for people: a folder, or a URL that holds no secret."""
 
-    @contextmanager
-    def staging(self) -> Iterator[Staging]:
+    @property
+    def staging_root(self) -> Path:
+        """The local folder in which staging folders are made."""
+
+    def prepare(self) -> None:
+        """Creates what is missing and may be created, and tries what this store must be able to do."""
+
+    def checks(self) -> Sequence[StoreCheck]:
+        """What `doctor` tells of the store. Leaves nothing behind; a failure is a row, not an error."""
+
+    def require(self) -> None:
+        """UnavailableError where there is no store at all: then a missing blob says nothing about that blob."""
+
+    def staging(self) -> AbstractContextManager[Staging]:
         """A locked folder to prepare files in; what is not placed is removed when the block ends."""
-        with scratch.scratch_folder(self.staging_root) as folder, ThreadPoolExecutor(1) as syncs:
-            yield Staging(folder, syncs)
 
     def place(self, *files: StagedFile) -> None:
-        """Moves staged files to their names and makes those durable. A file already there is replaced: these bytes
-        are known good. Power loss after the return loses none of them.
+        """Stores staged files under their digests, durably, whether or not they are there already. What lies there
+        afterwards was verified: no row may name a blob before this returns.
         """
-        for file in files:
-            file.settle()
-        with reaching(self.root):
-            for file in files:
-                target = self.path(file.digest)
-                make_folder(target.parent)
-                file.path.replace(target)
-            folders = {self.path(file.digest).parent for file in files}
-            sync_folders({*folders, *(folder.parent for folder in folders), self.root})
 
     def put_bytes(self, content: bytes) -> str:
         """Stages and places a small blob; returns its digest."""
-        with self.staging() as folder:
-            staged = folder.add(content, name="blob")
-            self.place(staged)
-        return staged.digest
-
-    def path(self, digest: str) -> Path:
-        """Where a blob lies, whether or not it is there; UsageError for anything but a whole digest."""
-        name = hex_of(digest)
-        return self.root / "sha256" / name[:2] / name
 
     def exists(self, digest: str) -> bool:
-        """Whether a regular file of that name is there; its bytes are not looked at."""
-        with reaching(self.path(digest)):
-            known = _stat(self.path(digest))
-        return known is not None and stat.S_ISREG(known.st_mode)
+        """Whether a blob of that name is there; its bytes are not looked at."""
 
     def size(self, digest: str) -> int:
-        """Bytes, as the file system knows them; MissingBlobError where there is no such blob."""
-        with self._reading(digest) as descriptor:
-            return os.fstat(descriptor).st_size
+        """Bytes, as the store knows them; MissingBlobError where there is no such blob."""
 
     def open(self, digest: str) -> BinaryIO:
-        """An open file. It is not verified: hash what is read, or use read_bytes and copy_to."""
-        with self._reading(digest) as descriptor:
-            return os.fdopen(os.dup(descriptor), "rb")
+        """An open file, readable for as long as it is open. It may be unverified: hash what is read, or use read_bytes
+        and copy_to.
+        """
 
     def read_bytes(self, digest: str) -> bytes:
         """All bytes of a small blob; CorruptError where they are not the digest's."""
-        with self.open(digest) as file, reaching(self.path(digest)):
-            content = file.read()
-        self._check(digest, digest_of(content))
-        return content
 
     def verify(self, digest: str) -> Content:
-        """Hashes a blob where it lies; CorruptError where its bytes are not the digest's."""
-        with self._reading(digest) as descriptor, reaching(self.path(digest)):
-            content = hash_file(descriptor)
-        self._check(digest, content.digest)
-        return content
+        """Reads and hashes a whole blob; CorruptError where its bytes are not the digest's."""
 
     def copy_to(self, digest: str, destination: Path, *, mode: int = 0o444) -> int:
-        """Copies a blob to a new file, fsynced, and returns its size. CorruptError where the bytes are wrong,
+        """Copies a blob to a new local file, fsynced, and returns its size. CorruptError where the bytes are wrong,
         ConflictError where something is there; nothing is left at the destination then.
         """
-        with self._reading(digest) as source, reaching(destination):
-            try:
-                content = _copy(source, destination, mode)
-                self._check(digest, content.digest)
-            except FileExistsError:
-                raise ConflictError(f"{destination} exists already") from None
-            except BaseException:
-                discard(destination)
-                raise
-        return content.size
-
-    def strays(self) -> Iterator[Path]:
-        """Whatever lies in the store and is no blob."""
-        for entry in self._entries():
-            if not _is_blob(entry):
-                yield Path(entry.path)
 
     def delete(self, digest: str) -> bool:
         """Removes a blob; False where it was not there."""
-        path = self.path(digest)
-        with reaching(path):
-            try:
-                path.unlink()
-            except FileNotFoundError:
-                return False
-        return True
+
+    def strays(self) -> Iterator[str]:
+        """Names of whatever lies in the store and is no blob."""
 
     def stale_staging(self) -> list[Path]:
         """Staging folders of processes that are gone."""
-        return scratch.stale_folders(self.staging_root)
 
     def clear_stale(self) -> int:
-        """Removes those; returns how many."""
-        return scratch.clear_stale(self.staging_root)
+        """Removes what processes that are gone left half-done; returns how many such things that were."""
 
     def list(self) -> Iterator[StoredBlob]:
-        """Every blob, in order of digest within each fan-out folder; one that goes meanwhile may or may not appear."""
-        for entry in self._entries():
-            if _is_blob(entry) and (known := _stat(entry)):
-                yield StoredBlob(f"sha256:{entry.name}", known.st_size, known.st_mtime)
-
-    @contextmanager
-    def _reading(self, digest: str) -> Iterator[int]:
-        path = self.path(digest)
-        manager = reading(path)
-        try:
-            descriptor = manager.__enter__()
-        except OSError as error:
-            raise self._refusal(digest, error) from error
-        try:
-            yield descriptor
-        finally:
-            manager.__exit__(None, None, None)
-
-    def _refusal(self, digest: str, error: OSError) -> CorruptError | UnavailableError:
-        path = self.path(digest)
-        if isinstance(error, FileNotFoundError):
-            if not self.root.is_dir():
-                return UnavailableError(f"{self.root}: no blob store here")
-            return MissingBlobError(str(path), expected=digest, actual="no file")
-        if isinstance(error, NotRegularError) or error.errno == errno.ELOOP:
-            return CorruptError(str(path), expected=digest, actual="no regular file")
-        return UnavailableError(f"{path}: {error.strerror or error}")
-
-    def _check(self, digest: str, actual: str) -> None:
-        if actual != digest:
-            raise CorruptError(str(self.path(digest)), expected=digest, actual=actual)
-
-    def _entries(self) -> Iterator[os.DirEntry[str]]:
-        with reaching(self.root):
-            for fan_out in _scan(self.root / "sha256"):
-                if _FAN_OUT.fullmatch(fan_out.name) and fan_out.is_dir(follow_symlinks=False):
-                    yield from _scan(Path(fan_out.path))
-                else:
-                    yield fan_out
-
-
-def _copy(source: int, destination: Path, mode: int) -> Content:
-    with opened(destination, CREATE) as target:
-        os.fchmod(target, mode)
-        return copy_hashed(source, target)
-
-
-def _scan(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except FileNotFoundError:
-        return []
-
-
-def _stat(entry: os.DirEntry[str] | Path) -> os.stat_result | None:
-    try:
-        return entry.stat(follow_symlinks=False)
-    except FileNotFoundError:
-        return None
-
-
-def _is_blob(entry: os.DirEntry[str]) -> bool:
-    if not _HEX.fullmatch(entry.name) or Path(entry.path).parent.name != entry.name[:2]:
-        return False
-    known = _stat(entry)
-    return known is not None and stat.S_ISREG(known.st_mode)
+        """Every blob, in order of digest; one that comes or goes meanwhile may or may not appear."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import sqlite3
 import sys
@@ -41,8 +40,8 @@ def examine_registry(handle: Handle, settings: Settings) -> RegistryStatus:
     except UnavailableError as error:
         revision = None
         checks = [_check("database", " ".join(filter(None, (str(error), error.hint))), status="fail")]
-    checks += [_store_check(handle.store), _space(settings), _python(), _extras()]
-    return RegistryStatus(handle.unchecked.label, str(handle.store.root), revision, checks=tuple(checks))
+    checks += [*_store_checks(handle.store), _space(settings), _python(), _extras()]
+    return RegistryStatus(handle.unchecked.label, handle.store.label, revision, checks=tuple(checks))
 
 
 def _check(name: str, detail: str, *, status: str = "ok") -> dict[str, Any]:
@@ -71,13 +70,8 @@ def _leases(session: Session) -> dict[str, Any]:
     return _check("leases", f"{count} pushes running or interrupted; gc drops those that are gone")
 
 
-def _store_check(store: BlobStore) -> dict[str, Any]:
-    place = next(folder for folder in (store.root, *store.root.parents) if folder.exists())
-    # Asked of the mount too: root may write anywhere but on a read-only file system.
-    writable = os.access(place, os.W_OK) and not os.statvfs(place).f_flag & os.ST_RDONLY
-    return _check(
-        "store", f"{store.root} {'can' if writable else 'cannot'} be written", status="ok" if writable else "fail"
-    )
+def _store_checks(store: BlobStore) -> list[dict[str, Any]]:
+    return [_check(one.name, one.detail, status=one.status) for one in store.checks()]
 
 
 def _space(settings: Settings) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
 
-from registry.errors import CorruptError, MissingBlobError, UnavailableError, UsageError
+from registry.errors import CorruptError, MissingBlobError, UsageError
 from registry.manifest import parse_manifest
 from registry.models import Adapter, Blob, File, Version
 from registry.pulled import stale_pulls
@@ -38,8 +38,8 @@ def check_registry(handle: Handle, *, progress: Progress) -> FsckResult:
             digest: (size, state) for digest, size, state in session.execute(select(Blob.digest, Blob.size, Blob.state))
         }
         versions = session.scalar(select(func.count()).select_from(Version)) or 0
-    if rows and not store.root.is_dir():
-        raise UnavailableError(f"{store.root}: no blob store here")
+    if rows:
+        store.require()
     # Listed after the rows were read: a blob is in place before its row is there, so none can seem to be missing.
     on_disk = {blob.digest: blob.size for blob in store.list()}
     findings += _rows_against_blobs(rows, on_disk)

@@ -6,14 +6,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from registry.blobs import BlobStore
 from registry.database import Database
 from registry.draft import Parent
-from registry.errors import UsageError
 from registry.refs import is_path, parse_name, parse_ref
 from registry.resolve import resolve
 from registry.results import RegistryStatus
 from registry.schema import prepare
+from registry.stores import open_store
 from registry.summary import summaries
 
 if TYPE_CHECKING:
@@ -33,11 +32,8 @@ class Handle:
     """One registry's database and store. A class because it remembers that the schema was checked."""
 
     def __init__(self, settings: Settings) -> None:
-        if settings.store_url is not None:
-            scheme = settings.store_url.partition(":")[0]
-            raise UsageError(f"store URL of scheme {scheme!r}: only the local folder under the home is available")
         self.settings = settings
-        self.store = BlobStore(settings.blobs, settings.staging)
+        self.store = open_store(settings)
         self.unchecked = Database(settings.resolved_database_url)
         self.schema: SchemaState | None = None
 
@@ -89,7 +85,7 @@ class Handle:
         """What `init` and `migrate` report."""
         return RegistryStatus(
             database=self.unchecked.label,
-            store=str(self.store.root),
+            store=self.store.label,
             revision=state.revision,
             created=state.created,
             upgraded_from=state.upgraded_from,

@@ -39,10 +39,13 @@ class StagedFile:
 
 @dataclass(frozen=True, slots=True)
 class Staging:
-    """One scratch folder. Staged files keep their relative names, so the folder reads like the adapter it came from."""
+    """One scratch folder. Staged files keep their relative names, so the folder reads like the adapter it came from.
+
+    `syncs` runs the fsync of large files; None where nothing staged needs to outlive the machine's power.
+    """
 
     folder: Path
-    syncs: Executor
+    syncs: Executor | None
 
     def add(self, source: Path | bytes | int, *, name: str) -> StagedFile:
         """Copies a regular file (a path, or an open descriptor) or some bytes in, hashing on the way.
@@ -74,6 +77,8 @@ class Staging:
             os.fchmod(descriptor, 0o444)
             with nullcontext(source) if isinstance(source, int) else _memory(source) as origin:
                 content = copy_hashed(origin, descriptor, durably=False)
+            if self.syncs is None:
+                return StagedFile(target, content.digest, content.size)
             if content.size < CHUNK:
                 os.fsync(descriptor)
                 return StagedFile(target, content.digest, content.size)

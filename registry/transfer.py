@@ -37,7 +37,7 @@ def copy_hashed(source: int, target: int, *, durably: bool = True) -> Content:
     """
     first = _read(source, bytearray(CHUNK))
     if len(first) < CHUNK:
-        _write(target, first)
+        write_all(target, first)
         if durably:
             os.fsync(target)
         return Content(f"sha256:{hashlib.sha256(first).hexdigest()}", len(first))
@@ -78,7 +78,7 @@ class _Pipeline:
         return Content(f"sha256:{self.hash.hexdigest()}", self.size)
 
     def _put(self, chunk: memoryview) -> None:
-        _write(self.target, chunk)
+        write_all(self.target, chunk)
         self.size += len(chunk)
         self.unflushed += len(chunk)
         if self.unflushed >= _FLUSH_EVERY and (self.flushed is None or self.flushed.done()):
@@ -101,6 +101,7 @@ def _read(source: int, buffer: bytearray) -> memoryview:
     return view[:filled]
 
 
-def _write(target: int, chunk: memoryview) -> None:
+def write_all(target: int, chunk: memoryview) -> None:
+    """Every byte, however many calls that takes."""
     while chunk:
         chunk = chunk[os.write(target, chunk) :]

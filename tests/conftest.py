@@ -16,6 +16,7 @@ import pytest
 
 from registry.database import Database
 from registry.schema import prepare
+from tests.buckets import CREDENTIALS, make_bucket, serving, store_url
 from tests.factories import make_settings
 from tests.registries import open_registry
 
@@ -149,6 +150,35 @@ def _plain(url: str) -> str:
 def _with_name(url: str, name: str) -> str:
     # The server's URL ends in /postgres?host=/socket/folder.
     return url.replace("/postgres?", f"/{name}?", 1)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of an S3 server, one per worker."""
+    with serving() as address:
+        yield address
+
+
+@pytest.fixture
+def s3_url(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A store URL whose bucket is empty, with credentials for it in the environment."""
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    return store_url(s3_server, make_bucket(s3_server))
+
+
+@pytest.fixture(params=["local", "s3"])
+def any_store_url(request: pytest.FixtureRequest) -> str | None:
+    """None for the folder in the home, then a bucket's URL: give it to `open_registry` or --store-url."""
+    return None if request.param == "local" else request.getfixturevalue("s3_url")
+
+
+@pytest.fixture
+def shared_registry(database_url: str, any_store_url: str | None, tmp_path: Path) -> Iterator[Registry]:
+    """A whole registry on each database, with each kind of store."""
+    opened = open_registry(tmp_path / "home", database_url, store_url=any_store_url)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture

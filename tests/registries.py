@@ -23,10 +23,10 @@ BASE_TENSORS = {
 }
 
 
-def open_registry(home: Path, database_url: str | None = None) -> Registry:
-    """A registry at `home`, its catalog there or at the URL."""
+def open_registry(home: Path, database_url: str | None = None, *, store_url: str | None = None) -> Registry:
+    """A registry at `home`, its catalog and blobs there or at the URLs."""
     url = None if database_url is None or database_url.startswith("sqlite") else database_url
-    return Registry(make_settings(home, database_url=url, actor="tester"))
+    return Registry(make_settings(home, database_url=url, store_url=store_url, actor="tester"))
 
 
 def factors(seed: int, rank: int = 2) -> dict[str, np.ndarray]:

@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 from registry import checkout
-from registry.blobs import BlobStore
 from registry.digests import digest_of
+from registry.folder import FolderStore
 from registry.manifest import manifest_bytes
 from registry.pulled import ensure_pulled
 from registry.results import FileEntry
@@ -34,7 +34,7 @@ def entries():
 
 
 def store_at(home):
-    return BlobStore(home / "blobs", home / "staging")
+    return FolderStore(home / "blobs", home / "staging")
 
 
 def main(home):

@@ -6,9 +6,9 @@ import os
 import pytest
 
 from registry import disk, transfer
-from registry.blobs import BlobStore
 from registry.checkout import checkout
 from registry.errors import UnavailableError
+from registry.folder import FolderStore
 from registry.results import FileEntry
 from tests.registry.places import mounted, remount
 
@@ -19,7 +19,7 @@ MIB = 1 << 20
 def tiny():
     """A store on a file system of 2 MiB."""
     with mounted("tmpfs", "-o", "size=2m") as place:
-        yield BlobStore(place / "blobs", place / "staging")
+        yield FolderStore(place / "blobs", place / "staging")
 
 
 def files_below(folder):
@@ -47,7 +47,7 @@ def test_a_large_file_fails_in_the_pipeline_too(tiny, tmp_path):
 
 
 def test_a_checkout_onto_a_full_disk_leaves_nothing(tiny, tmp_path):
-    store = BlobStore(tmp_path / "blobs", tmp_path / "staging")
+    store = FolderStore(tmp_path / "blobs", tmp_path / "staging")
     content = os.urandom(3 * MIB)
     files = [FileEntry("big.bin", store.put_bytes(content), len(content))]
     place = tiny.root.parent
@@ -71,7 +71,7 @@ def test_a_read_only_mount_can_be_read_and_refuses_to_be_written(tiny, tmp_path)
 
 
 def test_staging_on_another_file_system_is_an_error_not_a_copy(tiny, tmp_path):
-    store = BlobStore(tiny.root, tmp_path / "staging")
+    store = FolderStore(tiny.root, tmp_path / "staging")
     with pytest.raises(UnavailableError, match="Invalid cross-device link"):
         store.put_bytes(b"hello")
     assert list(store.list()) == []
@@ -86,7 +86,7 @@ def test_a_failed_fsync_is_never_acknowledged_nor_tried_again(tmp_path, monkeypa
         calls.append(descriptor)
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    store = BlobStore(tmp_path / "blobs", tmp_path / "staging")
+    store = FolderStore(tmp_path / "blobs", tmp_path / "staging")
     with store.staging() as staging:
         monkeypatch.setattr(transfer.os, "fsync", broken)
         with pytest.raises(UnavailableError, match="a: Input/output error"):
@@ -103,13 +103,13 @@ def test_a_failed_early_flush_counts_although_the_last_fsync_succeeds(tmp_path, 
 
     monkeypatch.setattr(transfer.os, "fdatasync", broken)
     monkeypatch.setattr(transfer, "_FLUSH_EVERY", 4 * MIB)
-    store = BlobStore(tmp_path / "blobs", tmp_path / "staging")
+    store = FolderStore(tmp_path / "blobs", tmp_path / "staging")
     with store.staging() as staging, pytest.raises(UnavailableError, match="Input/output error"):
         staging.add(bytes(9 * MIB), name="a")
 
 
 def test_a_folder_that_cannot_be_synced_is_not_acknowledged(tmp_path, monkeypatch):
-    store = BlobStore(tmp_path / "blobs", tmp_path / "staging")
+    store = FolderStore(tmp_path / "blobs", tmp_path / "staging")
     store.put_bytes(b"first")
 
     def broken(folder):

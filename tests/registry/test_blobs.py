@@ -8,7 +8,6 @@ import stat
 
 import pytest
 
-from registry.blobs import BlobStore
 from registry.errors import (
     ConflictError,
     CorruptError,
@@ -17,6 +16,7 @@ from registry.errors import (
     UnavailableError,
     UsageError,
 )
+from registry.folder import FolderStore
 
 HELLO = "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"  # printf hello | sha256sum
 EMPTY = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # sha256sum </dev/null
@@ -26,7 +26,7 @@ MIB = 1 << 20
 
 @pytest.fixture(params=["local"])
 def store(request, tmp_path):
-    return BlobStore(tmp_path / "blobs", tmp_path / "staging")
+    return FolderStore(tmp_path / "blobs", tmp_path / "staging")
 
 
 def damage(store, digest, content):
@@ -287,7 +287,7 @@ class TestUpkeep:
         (root / "2c" / ("2c" + "0" * 62)).symlink_to(store.path(HELLO))
 
         assert [blob.digest for blob in store.list()] == [HELLO]
-        assert {str(path.relative_to(root)) for path in store.strays()} == {
+        assert {os.path.relpath(path, root) for path in store.strays()} == {
             "2c/notes.txt",
             "2c/2c" + "0" * 62,
             "README",

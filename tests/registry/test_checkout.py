@@ -5,9 +5,9 @@ import stat
 
 import pytest
 
-from registry.blobs import BlobStore
 from registry.checkout import checkout, checkout_to, difference
 from registry.errors import ConflictError, CorruptError, MissingBlobError
+from registry.folder import FolderStore
 from registry.results import FileEntry
 
 MIB = 1 << 20
@@ -15,7 +15,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def store(tmp_path):
-    return BlobStore(tmp_path / "blobs", tmp_path / "staging")
+    return FolderStore(tmp_path / "blobs", tmp_path / "staging")
 
 
 @pytest.fixture

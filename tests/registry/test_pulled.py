@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from registry.blobs import BlobStore
 from registry.digests import digest_of
 from registry.errors import ConflictError, CorruptError, UsageError
+from registry.folder import FolderStore
 from registry.manifest import manifest_bytes
 from registry.pulled import clear_stale_pulls, ensure_pulled, find_pulled
 from registry.results import FileEntry
@@ -15,7 +15,7 @@ from registry.results import FileEntry
 
 @pytest.fixture
 def store(tmp_path):
-    return BlobStore(tmp_path / "blobs", tmp_path / "staging")
+    return FolderStore(tmp_path / "blobs", tmp_path / "staging")
 
 
 @pytest.fixture

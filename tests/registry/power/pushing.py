@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from registry import disk, staging, transfer
-from registry.blobs import BlobStore
+from registry.folder import FolderStore
 
 
 def main(home, count, sabotage):
@@ -14,7 +14,7 @@ def main(home, count, sabotage):
         transfer.os = staging.os = WithoutSync()
     if sabotage == "no folder fsync":
         disk.sync_folder = lambda folder: None
-    store = BlobStore(home / "blobs", home / "staging")
+    store = FolderStore(home / "blobs", home / "staging")
     for _ in range(count):
         print(store.put_bytes(os.urandom(20_000)), flush=True)
     time.sleep(60)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from registry.blobs import BlobStore
 from registry.errors import CorruptError
+from registry.folder import FolderStore
 from tests.registry.places import needs
 from tests.registry.power import pushing
 from tests.registry.tracing import PROJECT
@@ -82,7 +82,7 @@ def lost_after(image, cuts, sabotage=""):
         with plugged_in(disk, place):
             said = push_until_the_cut(place, cut, sabotage)
         with plugged_in(disk, place):
-            store = BlobStore(place / "blobs", place / "staging")
+            store = FolderStore(place / "blobs", place / "staging")
             lost += sum(is_lost(store, digest) for digest in said)
             if not sabotage:
                 check_the_rest(store)

@@ -1,0 +1,198 @@
+"""Blobs in an object store: `<prefix>/sha256/ab/<64 hex>`, sent and fetched by parts, verified whenever they arrive."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
+
+from registry import scratch
+from registry.blobs import StoreCheck, StoredBlob
+from registry.digests import hex_of
+from registry.disk import CREATE, discard, make_folder, opened, reaching
+from registry.downloads import fetch
+from registry.errors import ConflictError, CorruptError, MissingBlobError, UnavailableError
+from registry.staging import Staging
+from registry.transfer import write_all
+from registry.uploads import holds, upload
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from registry.bucket import Bucket
+    from registry.staging import StagedFile
+    from registry.transfer import Content
+
+_KEY = re.compile(r"sha256/([0-9a-f]{2})/(\1[0-9a-f]{62})", re.ASCII)
+_FILES_AT_ONCE = 4
+_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStore:
+    """A BlobStore in a bucket. `staging_root` is local; nothing staged is fsynced, since the bucket is what lasts."""
+
+    bucket: Bucket
+    staging_root: Path
+
+    @property
+    def label(self) -> str:
+        """The bucket's URL, without secrets."""
+        return self.bucket.label
+
+    def prepare(self) -> None:
+        """Tries the bucket."""
+        self.require()
+
+    def checks(self) -> tuple[StoreCheck, ...]:
+        """Whether the bucket answers."""
+        try:
+            self.require()
+        except UnavailableError as error:
+            return (StoreCheck("store", str(error), "fail"),)
+        return (StoreCheck("store", f"{self.label} answers"),)
+
+    def require(self) -> None:
+        """UnavailableError where the bucket cannot be listed."""
+        import obstore
+
+        with self.bucket.asking():
+            next(iter(obstore.list(self.bucket.client, chunk_size=1)), None)
+
+    @contextmanager
+    def staging(self) -> Iterator[Staging]:
+        """A locked local folder to prepare files in."""
+        with scratch.scratch_folder(self.staging_root) as folder:
+            yield Staging(folder, None)
+
+    def place(self, *files: StagedFile) -> None:
+        """Uploads staged files, unless the store proves by size and checksum that it has them. What was uploaded is
+        proven by the checksum that the store returns, or by reading all of it back. Every byte is the store's then.
+        """
+        wanted = {file.digest: file for file in files}
+        with ThreadPoolExecutor(_FILES_AT_ONCE) as threads:
+            for _ in threads.map(self._place, wanted.values()):
+                pass
+
+    def put_bytes(self, content: bytes) -> str:
+        """Stages and places a small blob; returns its digest."""
+        with self.staging() as folder:
+            staged = folder.add(content, name="blob")
+            self.place(staged)
+        return staged.digest
+
+    def exists(self, digest: str) -> bool:
+        """Whether an object of that name is there; its bytes are not looked at."""
+        try:
+            self.size(digest)
+        except MissingBlobError:
+            return False
+        return True
+
+    def size(self, digest: str) -> int:
+        """Bytes, as the store knows them."""
+        import obstore
+
+        key = _key(digest)
+        with self.bucket.asking(digest):
+            return obstore.head(self.bucket.client, key)["size"]
+
+    def open(self, digest: str) -> BinaryIO:
+        """A verified local copy that has no name and goes when it is closed."""
+        key = _key(digest)
+        with reaching(self.staging_root):
+            make_folder(self.staging_root)
+            copy = tempfile.TemporaryFile(dir=self.staging_root)  # noqa: SIM115 (the caller closes it)
+            try:
+                self._check(digest, fetch(self.bucket, key, digest, write=copy.write))
+                copy.seek(0)
+            except BaseException:
+                copy.close()
+                raise
+        return copy
+
+    def read_bytes(self, digest: str) -> bytes:
+        """All bytes of a small blob."""
+        content = io.BytesIO()
+        self._check(digest, fetch(self.bucket, _key(digest), digest, write=content.write))
+        return content.getvalue()
+
+    def verify(self, digest: str) -> Content:
+        """Fetches and hashes a whole blob."""
+        return self._check(digest, fetch(self.bucket, _key(digest), digest))
+
+    def copy_to(self, digest: str, destination: Path, *, mode: int = 0o444) -> int:
+        """Fetches a blob into a new file, fsynced, and returns its size."""
+        key = _key(digest)
+        with reaching(destination):
+            try:
+                with opened(destination, CREATE) as target:
+                    os.fchmod(target, mode)
+                    content = fetch(self.bucket, key, digest, write=lambda chunk: write_all(target, memoryview(chunk)))
+                    os.fsync(target)
+                self._check(digest, content)
+            except FileExistsError:
+                raise ConflictError(f"{destination} exists already") from None
+            except BaseException:
+                discard(destination)
+                raise
+        return content.size
+
+    def delete(self, digest: str) -> bool:
+        """Removes a blob; False where it was not there."""
+        import obstore
+
+        if not self.exists(digest):
+            return False
+        with self.bucket.asking():
+            obstore.delete(self.bucket.client, _key(digest))
+        return True
+
+    def strays(self) -> Iterator[str]:
+        """Objects under the prefix that are no blobs."""
+        for name, _, _ in self._objects():
+            if not _KEY.fullmatch(name):
+                yield f"{self.bucket.label}: {name}"
+
+    def stale_staging(self) -> list[Path]:
+        """Staging folders of processes that are gone."""
+        return scratch.stale_folders(self.staging_root)
+
+    def clear_stale(self) -> int:
+        """Removes those; returns how many."""
+        return scratch.clear_stale(self.staging_root)
+
+    def list(self) -> Iterator[StoredBlob]:
+        """Every blob, in order of digest."""
+        for name, size, mtime in self._objects():
+            if found := _KEY.fullmatch(name):
+                yield StoredBlob(f"sha256:{found.group(2)}", size, mtime)
+
+    def _place(self, file: StagedFile) -> None:
+        key = _key(file.digest)
+        if not holds(self.bucket, key, file) and not upload(self.bucket, key, file):
+            self.verify(file.digest)
+
+    def _check(self, digest: str, content: Content) -> Content:
+        if content.digest != digest:
+            raise CorruptError(f"{self.label}: {_key(digest)}", expected=digest, actual=content.digest)
+        return content
+
+    def _objects(self) -> Iterator[tuple[str, int, float]]:
+        import obstore
+
+        with self.bucket.asking():
+            for page in obstore.list(self.bucket.client, chunk_size=_PAGE):
+                for entry in page:
+                    yield entry["path"], entry["size"], entry["last_modified"].timestamp()
+
+
+def _key(digest: str) -> str:
+    name = hex_of(digest)
+    return f"sha256/{name[:2]}/{name}"

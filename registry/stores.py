@@ -1,0 +1,22 @@
+"""Which blob store a registry uses: the one place that looks at the store's URL."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from registry.folder import FolderStore
+
+if TYPE_CHECKING:
+    from registry.blobs import BlobStore
+    from registry.settings import Settings
+
+
+def open_store(settings: Settings) -> BlobStore:
+    """The folder in the home, or the bucket that the URL names. Asks nothing of it yet; UsageError for a bad URL."""
+    if settings.store_url is None:
+        return FolderStore(settings.blobs, settings.staging)
+    from registry.bucket import Bucket
+    from registry.objects import ObjectStore
+    from registry.storeurl import parse_store_url
+
+    return ObjectStore(Bucket(parse_store_url(settings.store_url)), settings.staging)

@@ -1,0 +1,124 @@
+"""A staged file becomes an object: its bytes are hashed again on their way out, and compared with what arrived."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Self
+
+from registry.disk import reaching, reading
+from registry.errors import CorruptError, MissingBlobError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from concurrent.futures import Future
+
+    from registry.bucket import Bucket
+    from registry.staging import StagedFile
+
+PART = 8 << 20
+_MOST_PARTS = 10_000
+_STREAMS = 4
+_HASHERS = 2
+_AHEAD = 4
+
+
+def upload(bucket: Bucket, key: str, file: StagedFile) -> bool:
+    """Stores the file as `key`, in parts sent beside each other; an object appears whole or not at all, in place of
+    what was there. Returns whether the store's own checksum proves that it received these bytes: if not, read them.
+
+    CorruptError, with the object as it was, where the staged file no longer has its digest.
+    """
+    import obstore
+
+    whole = file.size <= PART
+    with _Parts(file) as parts:
+        body = b"".join(parts) if whole else iter(parts)
+        with bucket.asking():
+            stored = obstore.put(
+                bucket.client,
+                key,
+                body,
+                use_multipart=not whole,
+                chunk_size=parts.size,
+                max_concurrency=_STREAMS,
+            )
+        return _plain(stored["e_tag"]) == parts.checksum()
+
+
+def holds(bucket: Bucket, key: str, file: StagedFile) -> bool:
+    """Whether the store proves, by size and its own checksum, that `key` is this file already. An object of that name
+    alone proves nothing.
+    """
+    import obstore
+
+    try:
+        with bucket.asking(file.digest):
+            known = obstore.head(bucket.client, key)
+    except MissingBlobError:
+        return False
+    if known["size"] != file.size or known["e_tag"] is None:
+        return False
+    with _Parts(file) as parts:
+        for _ in parts:
+            pass
+        return _plain(known["e_tag"]) == parts.checksum()
+
+
+class _Parts:
+    """The parts of a staged file, hashed in threads beside their way out: by sha256, and as S3 makes its ETags.
+
+    The last part is not given away unless the whole has its digest: then an upload ends without an object.
+    """
+
+    def __init__(self, file: StagedFile) -> None:
+        self.file = file
+        self.size = max(PART, -(-file.size // _MOST_PARTS))
+        self._sums: list[Future[bytes]] = []
+        self._sha256 = hashlib.sha256()
+
+    def __enter__(self) -> Self:
+        self._ordered, self._beside = ThreadPoolExecutor(1), ThreadPoolExecutor(_HASHERS)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ordered.shutdown()
+        self._beside.shutdown()
+
+    def __iter__(self) -> Iterator[bytes]:
+        with reaching(self.file.path), reading(self.file.path) as source, os.fdopen(os.dup(source), "rb") as stream:
+            done = 0
+            while True:
+                block = stream.read(self.size)
+                done += len(block)
+                hashed = self._ordered.submit(self._sha256.update, block)
+                self._sums.append(self._beside.submit(_md5, block))
+                if len(self._sums) > _AHEAD:
+                    self._sums[-_AHEAD].result()
+                if done >= self.file.size or len(block) < self.size:
+                    hashed.result()
+                    self._require_digest()
+                    yield block
+                    return
+                yield block
+
+    def checksum(self) -> str:
+        """What S3 and its like answer as the ETag of an object stored in these parts, where they tell its MD5."""
+        sums = [one.result() for one in self._sums]
+        if self.file.size <= PART:
+            return sums[0].hex()
+        return f"{_md5(b''.join(sums)).hex()}-{len(sums)}"
+
+    def _require_digest(self) -> None:
+        actual = f"sha256:{self._sha256.hexdigest()}"
+        if actual != self.file.digest:
+            raise CorruptError(str(self.file.path), expected=self.file.digest, actual=actual)
+
+
+def _md5(block: bytes) -> bytes:
+    return hashlib.md5(block, usedforsecurity=False).digest()
+
+
+def _plain(e_tag: str | None) -> str | None:
+    return None if e_tag is None else e_tag.strip('"')
