@@ -113,8 +113,9 @@ class Registry:
         allow: Iterable[str] = (),
         progress: Progress | None = None,
     ) -> PushResult:
-        """Publish an adapter folder as the next version of `name`; the same content finds the version that has it."""
-        from registry.push import PushRequest, push
+        """Publish a folder, or `hf://org/name@REV`, as the next version of `name`; known content finds its version."""
+        from registry.hub.push import push_path
+        from registry.push import PushRequest
 
         if relation not in get_args(Relation):
             raise UsageError(f"relation {relation!r} is not one of {', '.join(get_args(Relation))}")
@@ -135,7 +136,7 @@ class Registry:
             allow=tuple(allow),
             actor=self.settings.actor,
         )
-        return push(self._handle, request, progress=progress or silent)
+        return push_path(self._handle, str(path), request, progress=progress or silent)
 
     def pull(self, ref: str, *, to: str | Path | None = None, progress: Progress | None = None) -> Path:
         """The folder that holds a version, every byte verified: `to`, or an immutable one unique to the digest."""

@@ -10,6 +10,7 @@ RegistryError
 │   └── MissingBlobError     a blob that something names is not in the store (exit 6)
 └── UnavailableError         database or store cannot be reached or written (exit 7)
     ├── BusyError            another process is in the way for a moment; tried again before it is raised (exit 7)
+    ├── TransientError       a server's failure that may pass; tried again before it is raised (exit 7)
     └── SchemaError          the database is foreign, newer, or waits for `adapters migrate` (exit 7)
 """
 
@@ -94,6 +95,14 @@ class UnavailableError(RegistryError):
 
 class BusyError(UnavailableError):
     """Another process is in the way for a moment; `Database.write` runs its work again when it meets this."""
+
+
+class TransientError(UnavailableError):
+    """A server was busy, failing or away for a moment; `wait` is how many seconds it asked for, where it said so."""
+
+    def __init__(self, message: str, *, hint: str | None = None, wait: float | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.wait = wait
 
 
 class SchemaError(UnavailableError):

@@ -6,7 +6,7 @@ import os
 import stat
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from engine.format.adapter import CONFIG_NAME
 from engine.format.select import select_files
@@ -17,9 +17,28 @@ from registry.paths import clashing, path_problem
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from collections.abc import Set as AbstractSet
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from registry.staging import StagedFile
+
 _PICKLED = "adapter_model.bin"
+
+
+class Taken(Protocol):
+    """A file that a version takes, wherever it lies. `path` is relative and portable; `size` is what a listing said."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def open(self) -> AbstractContextManager[int]:
+        """A descriptor of a regular file."""
+
+    def check(self, copy: StagedFile) -> None:
+        """CorruptError where the staged copy is not what its source promised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +63,19 @@ class IntakeFile:
         finally:
             manager.__exit__(None, None, None)
 
+    def check(self, copy: StagedFile) -> None:
+        """A local file promises nothing: its staged copy decides."""
+
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """What makes the version, by path; and what was left out, sorted, a whole folder as `name/`."""
+    """What makes the version, by path; what was left out, sorted, a whole folder as `name/`; and `source`, where it all
+    comes from, as a person names it.
+    """
 
-    files: tuple[IntakeFile, ...]
+    files: tuple[Taken, ...]
     left_out: tuple[str, ...]
+    source: str
 
 
 def scan(folder: Path, include: Sequence[str] = ()) -> Intake:
@@ -68,7 +93,15 @@ def scan(folder: Path, include: Sequence[str] = ()) -> Intake:
     if pair := clashing(chosen.included):
         first, second = map(_shown, pair)
         raise IntakeError(f"{_shown(folder)}: {first} and {second} cannot lie side by side on every file system")
-    return Intake(files, _summary(listing.keys() - set(chosen.included), chosen.included))
+    return Intake(files, left_out_names(listing.keys() - set(chosen.included), chosen.included), str(folder))
+
+
+def left_out_names(left_out: AbstractSet[str], included: Sequence[str]) -> tuple[str, ...]:
+    """Left-out names as text, sorted; a folder of which nothing was taken as one `name/`."""
+    touched = {path.split("/", 1)[0] for path in included if "/" in path}
+    tops = {name: name.split("/", 1)[0] for name in left_out if "/" in name}
+    shown = {f"{tops[name]}/" if name in tops and tops[name] not in touched else name for name in left_out}
+    return tuple(sorted(map(_shown, shown)))
 
 
 def _listing(folder: Path) -> dict[str, os.stat_result]:
@@ -123,14 +156,6 @@ def _take(folder: Path, path: str, known: os.stat_result) -> IntakeFile:
     if not os.access(place, os.R_OK):
         raise IntakeError(f"{place}: cannot be read: Permission denied")
     return IntakeFile(path, place, known.st_size)
-
-
-def _summary(left_out: AbstractSet[str], included: Sequence[str]) -> tuple[str, ...]:
-    """Left-out names as text, sorted; a folder of which nothing was taken as one `name/`."""
-    touched = {path.split("/", 1)[0] for path in included if "/" in path}
-    tops = {name: name.split("/", 1)[0] for name in left_out if "/" in name}
-    shown = {f"{tops[name]}/" if name in tops and tops[name] not in touched else name for name in left_out}
-    return tuple(sorted(map(_shown, shown)))
 
 
 def _shown(name: object) -> str:

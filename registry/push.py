@@ -45,7 +45,8 @@ _LONGEST_TYPE = 64
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushRequest:
     """What a caller wants pushed. `base` is a name, `base_path` an absolute place to read the base from; without both
-    the config names it. `allow` names rules to pass.
+    the config names it. `allow` names rules to pass. `intake` is what to take where that is chosen already; then
+    `path` and `include` are not looked at.
     """
 
     path: Path
@@ -58,6 +59,7 @@ class PushRequest:
     base_path: Path | None = None
     parents: tuple[Parent, ...] = ()
     include: tuple[str, ...] = ()
+    intake: Intake | None = None
     allow: tuple[str, ...] = ()
     recipe: RecipeDraft | None = None
     report: Mapping[str, Any] | None = None
@@ -83,13 +85,13 @@ def push(handle: Handle, request: PushRequest, *, progress: Progress = silent) -
     """
     check_texts(request.tags, request.metrics, request.message)
     check_allowed(request.allow)
-    intake = scan(request.path, request.include)
+    intake = request.intake or scan(request.path, request.include)
     database, store = handle.database, handle.store
     with store.staging() as staging:
         files = _stage(staging, intake, progress)
         examined = examine(staging.folder / "files")
         base = _find_base(database, request, examined)
-        findings = _judge(request, examined, base, files)
+        findings = _judge(request, examined, base, files, subject=intake.source)
         draft = _draft(request, examined, base, findings, files)
         manifest = staging.add(manifest_bytes(draft.files), name="manifest")
         draft = replace(draft, manifest=manifest.digest, manifest_size=manifest.size)
@@ -115,7 +117,8 @@ def _stage(staging: Staging, intake: Intake, progress: Progress) -> dict[str, St
     for file in intake.files:
         progress("copying", done, total)
         with file.open() as descriptor:
-            staged[file.path] = staging.add(descriptor, name=f"files/{file.path}")
+            copy = staged[file.path] = staging.add(descriptor, name=f"files/{file.path}")
+            file.check(copy)
         done += file.size
     progress("copying", total, total)
     return staged
@@ -138,12 +141,12 @@ def _find_base(database: Database, request: PushRequest, examined: Examined) -> 
 
 
 def _judge(
-    request: PushRequest, examined: Examined, base: _Base, files: Mapping[str, StagedFile]
+    request: PushRequest, examined: Examined, base: _Base, files: Mapping[str, StagedFile], *, subject: str
 ) -> tuple[Finding, ...]:
     findings = examined.findings(base=base.facts, base_known=base.known, base_name=base.name, files=files)
     findings += base.doubts
     if any(finding.severity == "error" and finding.rule not in request.allow for finding in findings):
-        raise FindingsError(str(request.path), findings)
+        raise FindingsError(subject, findings)
     return findings
 
 

@@ -25,7 +25,7 @@ class Settings:
     """One registry's places and the caller's defaults.
 
     `database_url` None means SQLite at `home/catalog.db`; `store_url` None means the folder `home/blobs`;
-    `cache` None means the folder `home/pulled`.
+    `cache` None means the folder `home/pulled`, `hub_endpoint` None the Hugging Face Hub itself.
     """
 
     home: Path
@@ -34,6 +34,7 @@ class Settings:
     cache: Path | None = None
     namespace: str = "local"
     output: str = "human"
+    hub_endpoint: str | None = None
     actor: str | None = field(default=None, compare=False)
     color: bool = field(default=True, compare=False)
 
@@ -93,6 +94,7 @@ def load_settings(
         cache=None if cache is None else Path(cache).expanduser().absolute(),
         namespace=pick(None, "ADAPTERS_NAMESPACE", "namespace") or "local",
         output=chosen,
+        hub_endpoint=env.get("HF_ENDPOINT") or None,
         actor=_actor(env),
         color=not env.get("NO_COLOR") and env.get("TERM") != "dumb",
     )

@@ -26,7 +26,7 @@ RELATIONS = ("finetuned_from", "converted_from", "merged_from")
 @click.command(
     cls=Verb,
     examples=[
-        "adapters push ./out/sql-lora team/sql",
+        "adapters push hf://org/sql-lora@main team/sql",
         "adapters push ./out team/sql --alias prod --tag task=sql --metric accuracy=0.91",
         "adapters push ./out team/sql --base llama-3-8b --parent team/sql@3 --message 'two more epochs'",
     ],

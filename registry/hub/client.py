@@ -1,0 +1,100 @@
+"""The Hub by way of `huggingface_hub`: its cache, its tokens, its endpoint; our bounds, our silence, our errors."""
+
+from __future__ import annotations
+
+import random
+import time
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from registry.errors import TransientError, UnavailableError
+from registry.hub.faults import asked_to_wait, asking
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from huggingface_hub import HfApi
+
+    from registry.settings import Settings
+
+_T = TypeVar("_T")
+LONGEST_WAIT = 60.0  # seconds a server may ask us to wait before we give up instead
+_TRIES = 4
+_MOST_ANSWERS = 20_000  # of one connection: a server that pages or redirects for ever is left
+_SECONDS = {"connect": 10.0, "read": 60.0, "write": 60.0, "pool": 60.0}
+
+
+@contextmanager
+def connected(settings: Settings) -> Iterator[HfApi]:
+    """The library's client. While the block runs its shared session keeps our bounds, and it prints nothing."""
+    from huggingface_hub import HfApi
+
+    with _quiet(), _bounded():
+        yield HfApi(
+            endpoint=settings.hub_endpoint,
+            library_name="adapter-registry",
+            library_version=version("adapter-registry"),
+        )
+
+
+def asked(what: str, call: Callable[[], _T]) -> _T:
+    """What a call answers, asked again a few times where that may help: after the server's Retry-After, else with
+    doubling waits and full jitter. Not for calls that the library itself repeats.
+    """
+    for turn in range(_TRIES):
+        try:
+            with asking(what):
+                return call()
+        except TransientError as error:
+            if turn + 1 == _TRIES:
+                raise
+            time.sleep(random.uniform(0, 0.5 * 2**turn) if error.wait is None else error.wait)  # noqa: S311 (jitter)
+    raise AssertionError(what)  # pragma: no cover
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No bars and no warnings of the library: they would tell addresses, signed ones too."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
+
+    level, barred = logging.get_verbosity(), are_progress_bars_disabled()
+    logging.set_verbosity(logging.CRITICAL)
+    if not barred:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if not barred:
+            enable_progress_bars()
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """Time limits where the library sets none, and no waiting for as long as a server likes."""
+    from huggingface_hub.utils import get_session
+
+    answers = 0
+
+    def limit(request: Any) -> None:
+        given = request.extensions.get("timeout") or {}
+        request.extensions["timeout"] = {key: given.get(key) or most for key, most in _SECONDS.items()}
+
+    def refuse(response: Any) -> None:
+        nonlocal answers
+        answers += 1
+        wait = asked_to_wait(response.headers) if response.status_code in (429, 503) else None
+        if wait is not None and wait > LONGEST_WAIT:
+            raise UnavailableError(f"the Hub asks to wait for {wait:.0f} s", hint="run the command again then")
+        if answers > _MOST_ANSWERS:
+            raise UnavailableError(f"the Hub has no end of answers: more than {_MOST_ANSWERS}")
+
+    hooks = get_session().event_hooks
+    hooks["request"].append(limit)
+    hooks["response"].append(refuse)
+    try:
+        yield
+    finally:
+        hooks["request"].remove(limit)
+        hooks["response"].remove(refuse)
