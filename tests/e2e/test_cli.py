@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,15 @@ def _environment(tmp_path: Path) -> dict[str, str]:
     }
 
 
+def _open_files(pid: int) -> list[str]:
+    """What a process has open at the moment; an entry may go while it is looked at."""
+    found = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.append(str(link.readlink()))
+    return found
+
+
 def test_exit_130_ctrl_c_changes_nothing(shell: Shell, tmp_path: Path):
     """A push that waits for a locked database is interrupted: one line, no version, and the next push works."""
     import sqlite3
@@ -266,7 +276,9 @@ def test_exit_130_ctrl_c_changes_nothing(shell: Shell, tmp_path: Path):
     holder.execute("BEGIN EXCLUSIVE")
     command = [*PROGRAM, "push", "./one", "t/x"]
     process = subprocess.Popen(command, cwd=tmp_path, env=_environment(tmp_path), stdout=-1, stderr=-1, text=True)
-    time.sleep(4)
+    while not any(link.endswith("catalog.db") for link in _open_files(process.pid)):
+        time.sleep(0.05)
+    time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     holder.rollback()
     holder.close()

@@ -3,10 +3,7 @@
 In one process and forked from a warm one, so that a cut falls into a push and not into an import.
 """
 
-import sys
-
-from registry import disk, staging, transfer
-from registry.database import Database
+from registry import connections, disk, staging, transfer
 from tests.registries import make_adapter, open_registry
 from tests.registry.power.pushing import WithoutSync
 
@@ -29,7 +26,7 @@ def publish(home, sources, count, sabotage, speaker):
 
 
 def _weaken(sabotage):
-    module = sys.modules[Database.__module__]
+    module = connections
     kept = tuple(pragma for pragma in module._PRAGMAS if "synchronous" not in pragma)
     wal = ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL")
     module._PRAGMAS = kept + (wal if "NORMAL" in sabotage else ("PRAGMA synchronous = FULL",))
