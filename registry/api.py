@@ -12,6 +12,7 @@ from registry.draft import Relation
 from registry.errors import UsageError
 from registry.filters import list_query, parse_duration
 from registry.handle import Handle
+from registry.hub.verbs import HubVerbs
 from registry.progress import silent
 from registry.refs import Ref, is_path, parse_alias
 from registry.resolve import resolve
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     )
 
 
-class Registry:
+class Registry(HubVerbs):
     """A catalog and its blobs. A class because it holds the connection pool; use `Registry.open`.
 
     References are texts as on the command line (`team/sql@prod`). Every method is one transaction, or one use case

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import select
 
 from registry.checkout import checkout_to
-from registry.errors import NotFoundError, UnavailableError
+from registry.errors import NotFoundError, UnavailableError, UsageError
 from registry.models import Adapter, File, Version
 from registry.progress import silent
 from registry.pulled import ensure_pulled, find_pulled
@@ -41,6 +41,8 @@ def pull(handle: Handle, ref: Ref, *, to: Path | None = None, progress: Progress
 
     With database or store down, a reference that names a digest is served from what was pulled before (P8).
     """
+    if to is not None and str(to).startswith("hf:/"):
+        raise UsageError(f"{to}: is on the Hub; Registry.send writes there")
     pulled = handle.settings.pulled
     try:
         with handle.database.reading() as session:

@@ -7,32 +7,63 @@ from typing import TYPE_CHECKING
 import click
 
 from registry.cli.command import Verb
-from registry.cli.output import emit
+from registry.cli.output import emit, note
 from registry.cli.params import FilledPath, Reference
 from registry.cli.progress import bars
 from registry.cli.text import printable
+from registry.hub.place import is_hub
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from registry.cli.invocation import Invocation
+    from registry.results import SentResult
 
 
 @click.command(
     cls=Verb,
     examples=[
-        "adapters pull team/sql@prod",
         "adapters pull team/sql@3 --to ./sql",
+        "adapters pull team/sql@prod --to hf://org/sql-lora",
         "vllm serve BASE --enable-lora --lora-modules sql=$(adapters pull team/sql@prod --format quiet)",
     ],
 )
 @click.argument("ref", type=Reference())
-@click.option("--to", type=FilledPath(), metavar="DIR", help="Copy the files into this new folder.")
+@click.option("--to", type=FilledPath(), metavar="DIR", help="Copy the files into this new folder, or hf://org/name.")
+@click.option("--public", is_flag=True, help="On the Hub: let everyone read a repo that is made for this.")
+@click.option("--force", is_flag=True, help="On the Hub: replace another adapter that is there.")
+@click.option("--dry-run", is_flag=True, help="On the Hub: say what would change and change nothing.")
 @click.pass_obj
-def pull(invocation: Invocation, ref: str, *, to: str | None) -> None:
+def pull(invocation: Invocation, ref: str, *, to: str | None, public: bool, force: bool, dry_run: bool) -> None:
     """Fetch a version's files, verified against their digests.
 
-    Prints the folder. Without --to it is one that never changes and belongs to the version's digest alone.
+    Prints the folder. Without --to it is one that never changes and belongs to the version's digest alone. On the
+    Hub the files and a model card become one commit, in a private repo where there was none.
     """
+    if to is not None and is_hub(to):
+        with bars(invocation) as progress:
+            sent = invocation.registry.send(ref, to, public=public, force=force, dry_run=dry_run, progress=progress)
+        _emit_sent(invocation, sent, to)
+        return
+    if public or force or dry_run:
+        raise click.UsageError("--public, --force and --dry-run go with --to hf://org/name")
     with bars(invocation) as progress:
         result = invocation.registry.pull_result(ref, to=to, progress=progress)
     path = str(result.path)
     emit(invocation, result, human=lambda: [printable(path)], quiet=lambda: [path])
+
+
+def _emit_sent(invocation: Invocation, sent: SentResult, to: str) -> None:
+    for text in sent.notes:
+        note(text)
+    place = sent.path or to
+    emit(invocation, sent, human=lambda: _sent_lines(sent, place), quiet=lambda: [place])
+
+
+def _sent_lines(sent: SentResult, place: str) -> Iterator[str]:
+    yield printable(place)
+    if sent.dry_run:
+        kind = "private" if sent.private else "public"
+        yield f"would make a {kind} repo" if sent.path is None else f"would change a {kind} repo"
+        for word, paths in (("add", sent.added), ("replace", sent.replaced), ("remove", sent.removed)):
+            yield from (f"{word}  {printable(path)}" for path in paths)

@@ -51,8 +51,9 @@ def translated(error: Exception, what: str) -> RegistryError:
             return TransientError(f"{what}: the Hub cannot be reached: {type(cause).__name__}")
     if isinstance(error, OSError) and error.errno is not None:
         return UnavailableError(f"{what}: {error.filename or 'the cache'}: {error.strerror}")
+    last = list(_chain(error))[-1]
     kind = "cannot be read" if isinstance(error, _MALFORMED) else "is not what was expected"
-    return UnavailableError(f"{what}: the Hub's answer {kind}: {_cleaned(str(error))}")
+    return UnavailableError(f"{what}: the Hub's answer {kind}: {type(last).__name__}: {_cleaned(str(last))}")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -35,7 +35,20 @@ class HubTree:
 
     place: HubPlace
     files: Mapping[str, HubFile]
+
+
+@dataclass(frozen=True, slots=True)
+class HubHead:
+    """A revision of a repo: `place` names its commit."""
+
+    place: HubPlace
     private: bool
+
+
+def head(api: HfApi, place: HubPlace) -> HubHead:
+    """The commit that a revision is now; NotFoundError for a repo or revision that is not there or not for us."""
+    info = asked(str(place), lambda: api.model_info(place.repo, revision=place.revision, timeout=30))
+    return HubHead(HubPlace(place.repo, place.folder, _commit(info.sha, place)), private=bool(info.private))
 
 
 def snapshot(api: HfApi, place: HubPlace) -> HubTree:
@@ -43,9 +56,8 @@ def snapshot(api: HfApi, place: HubPlace) -> HubTree:
 
     NotFoundError for a repo, revision or folder that is not there or not for this token.
     """
-    info = asked(str(place), lambda: api.model_info(place.repo, revision=place.revision, timeout=30))
-    exact = HubPlace(place.repo, place.folder, _commit(info.sha, place))
-    return HubTree(exact, _files(api, exact), private=bool(info.private))
+    exact = head(api, place).place
+    return HubTree(exact, files_at(api, exact))
 
 
 def _commit(found: object, place: HubPlace) -> str:
@@ -55,7 +67,8 @@ def _commit(found: object, place: HubPlace) -> str:
     return commit
 
 
-def _files(api: HfApi, place: HubPlace) -> dict[str, HubFile]:
+def files_at(api: HfApi, place: HubPlace) -> dict[str, HubFile]:
+    """The files below a folder by path; NotFoundError where a folder is named that has none."""
     with asking(str(place)):
         entries = api.list_repo_tree(
             place.repo, place.folder or None, recursive=True, revision=place.revision, repo_type="model"
