@@ -4,11 +4,14 @@ EngineError
 ├── UnreadableError          a given file is not what it must be (exit 2)
 │   ├── HeaderError          a safetensors header is broken or lies
 │   ├── ConfigError          an adapter_config.json is broken or is no PEFT config
-│   └── BaseError            a base model's folder cannot be read
+│   ├── BaseError            a base model's folder cannot be read
+│   └── NotLoadableError     a pickle asks for more than tensors, or its loading was stopped
 ├── PatternError             a stored regular expression is invalid or too slow (exit 2)
 ├── OptionError              an argument is out of range or names nothing known (exit 2)
 ├── RefusedError             rules said no; carries the findings (exit 1)
 ├── MissingExtraError        torch or transformers is not installed; names the command (exit 2)
+├── OutdatedError            a dependency is older than a verb needs; names the command (exit 2)
+├── ConfinementError         this machine cannot lock in the process that opens a pickle (exit 2)
 └── DestinationError         the output place cannot be used (exit 2)
 """
 
@@ -60,6 +63,31 @@ class BaseError(UnreadableError):
     """A base model's folder cannot be read."""
 
 
+class NotLoadableError(UnreadableError):
+    """A pickle asks for more than tensors, or its loading was stopped.
+
+    `opcode`, `name` (a global as `module.name`) and `position` (a byte within `part`) are None where they do not apply.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        reason: str,
+        *,
+        opcode: str | None = None,
+        name: str | None = None,
+        position: int | None = None,
+        part: str | None = None,
+    ) -> None:
+        places = (None if position is None else f"byte {position}", part)
+        where = " of ".join(place for place in places if place)
+        super().__init__(path, f"not loadable here: {reason}" + (f" ({where})" if where else ""))
+        self.opcode = opcode
+        self.name = name
+        self.position = position
+        self.part = part
+
+
 class PatternError(EngineError):
     """A stored regular expression is invalid, too long or too slow."""
 
@@ -98,6 +126,26 @@ class MissingExtraError(EngineError):
         )
         self.package = package
         self.extra = extra
+
+
+class OutdatedError(EngineError):
+    """A dependency is older than a verb needs."""
+
+    exit_code = 2
+
+    def __init__(self, verb: str, package: str, *, needed: str, found: str) -> None:
+        super().__init__(
+            f"{verb} needs {package} {needed} or newer, found {found}; run: pip install '{package}>={needed}'"
+        )
+        self.package = package
+        self.needed = needed
+        self.found = found
+
+
+class ConfinementError(EngineError):
+    """The process that opens a pickle cannot be locked in on such a machine, so none is opened."""
+
+    exit_code = 2
 
 
 class DestinationError(EngineError):
