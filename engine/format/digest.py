@@ -21,6 +21,11 @@ def tensors_digest(path: Path, header: Header) -> str:
     Metadata, padding and the order of tensors do not count. Reads in file order; hashing lets other threads run.
     Raises HeaderError where the file is no longer the one whose header is given.
     """
+    return combined(header, tensor_hashes(path, header))
+
+
+def tensor_hashes(path: Path, header: Header) -> dict[str, str]:
+    """The hex sha256 of each tensor's bytes; reads and raises as `tensors_digest`."""
     hashes = {}
     with TensorFile(path, header) as file:
         for name, info in header.tensors.items():
@@ -28,7 +33,7 @@ def tensors_digest(path: Path, header: Header) -> str:
             for block in file.blocks(info):
                 digest.update(block)
             hashes[name] = digest.hexdigest()
-    return combined(header, hashes)
+    return hashes
 
 
 def combined(header: Header, hashes: Mapping[str, str]) -> str:

@@ -110,14 +110,17 @@ def _gram(stored: Array, *, wide: bool) -> NDArray[np.float64]:
             # Transposed twice where the long side lies outermost in memory: the conversion then reads along it.
             block = matrix[:, start : start + _COLUMNS]
             along = block.T if block.T.flags.c_contiguous else block
-            floats = _floats(along, scratch, wide=wide)
+            floats = as_floats(along, scratch, wide=wide)
             floats = floats if along is block else floats.T
             grams[expert] += floats @ floats.T
     return grams
 
 
-def _floats(stored: Array, scratch: NDArray[np.uint16], *, wide: bool) -> Array:
-    """The numbers as fp32 or fp64, possibly in `scratch`, whose even halves are and stay zero."""
+def as_floats(stored: Array, scratch: NDArray[np.uint16], *, wide: bool) -> Array:
+    """The numbers as fp32 or fp64, possibly in `scratch` or `stored` itself.
+
+    `scratch` has two places a number; its even halves are and stay zero.
+    """
     import numpy as np
 
     if stored.dtype == np.uint16:
