@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Unpack
 
+    from registry.differences import DiffResult
     from registry.filters import ListFilters
     from registry.progress import Progress
     from registry.results import (
@@ -230,6 +231,12 @@ class Registry(HubVerbs):
         wanted = self._handle.ref(ref)
         with self._handle.database.reading() as session:
             return lineage(session, resolve(session, wanted, deleted=True).id, up=up, down=down)
+
+    def diff(self, left: str, right: str, *, progress: Progress | None = None) -> DiffResult:
+        """Compare two references or paths: configs, modules, norms and subspaces of every ΔW, files."""
+        from registry.diff import diff
+
+        return diff(self._handle, left, right, progress=progress or silent)
 
     def which(self, file: str | Path) -> tuple[VersionInfo, ...]:
         """The versions that hold this file, or a safetensors file with the same tensors; NotFoundError for none.
