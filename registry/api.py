@@ -301,12 +301,12 @@ class Registry(HubVerbs):
     def remove(self, ref: str) -> VersionInfo:
         """Mark a version deleted: its number and lineage stay, and `undelete` brings it back until gc freed it."""
         wanted, actor = self._handle.ref(ref), self.settings.actor
-        return self._handle.changed(lambda session: removal.remove(session, wanted, actor=actor).id)
+        return self._handle.recorded(lambda session: removal.remove(session, wanted, actor=actor))
 
     def undelete(self, ref: str) -> VersionInfo:
         """Take a deletion back."""
         wanted, actor = self._handle.ref(ref), self.settings.actor
-        return self._handle.changed(lambda session: removal.undelete(session, wanted, actor=actor).id)
+        return self._handle.recorded(lambda session: removal.undelete(session, wanted, actor=actor))
 
     def verify(self, ref: str) -> VerifyResult:
         """Hash every blob of a version; CorruptError names the first that is wrong or missing."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from engine.compat.finding import worst_status
 from registry.digests import digest_of
-from registry.manifest import canonical_json
+from registry.strictjson import canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from registry.results import FileEntry
 
 Relation = Literal["merged_from", "finetuned_from", "converted_from"]
+RELATIONS: tuple[Relation, ...] = get_args(Relation)
 
 
 @dataclass(frozen=True, slots=True)

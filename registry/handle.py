@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from registry.database import Database
 from registry.draft import Parent
+from registry.recordrows import keep_record
 from registry.refs import is_path, parse_name, parse_ref
 from registry.resolve import resolve
 from registry.results import RegistryStatus
@@ -68,6 +69,16 @@ class Handle:
     def changed(self, work: Callable[[Session], int]) -> VersionInfo:
         """Run a change that returns a version's row id, in one transaction; the version after it."""
         return self.database.write(lambda session: summaries(session, [work(session)])[0])
+
+    def recorded(self, work: Callable[[Session], Version]) -> VersionInfo:
+        """Like `changed`, for a change that the version's record tells too."""
+
+        def change(session: Session) -> int:
+            version = work(session)
+            keep_record(session, version, self.store.put_bytes)
+            return version.id
+
+        return self.changed(change)
 
     def labelled(self, text: str, work: Callable[[Session, Version], object]) -> VersionInfo:
         """Like `changed`, on the version that a reference names."""

@@ -18,7 +18,7 @@ from registry.intake import scan
 from registry.labels import check_texts
 from registry.manifest import manifest_bytes
 from registry.progress import silent
-from registry.publish import RECORD_PATH, Published, record
+from registry.publish import Published, record
 from registry.results import FileEntry, PushResult
 
 if TYPE_CHECKING:
@@ -208,10 +208,7 @@ def _acquire(handle: Handle, digests: list[str], owner: str) -> str:
 
 
 def _publish(session: Session, store: BlobStore, draft: VersionDraft, base: _Base) -> Published:
-    def write_record(content: bytes) -> FileEntry:
-        return FileEntry(RECORD_PATH, store.put_bytes(content), len(content))
-
-    return record(session, replace(draft, base_id=_base_row(session, base)), write_record=write_record)
+    return record(session, replace(draft, base_id=_base_row(session, base)), write_record=store.put_bytes)
 
 
 def _base_row(session: Session, base: _Base) -> int | None:

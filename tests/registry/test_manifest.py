@@ -1,4 +1,4 @@
-"""Manifests and records: one value, one sequence of bytes; nothing else is read."""
+"""Manifests: one value, one sequence of bytes; nothing else is read."""
 
 import hashlib
 import json
@@ -9,15 +9,7 @@ from hypothesis import strategies as st
 
 from registry.digests import digest_of
 from registry.errors import UsageError
-from registry.manifest import (
-    BaseRecord,
-    ParentRecord,
-    VersionRecord,
-    manifest_bytes,
-    parse_manifest,
-    parse_record,
-    record_bytes,
-)
+from registry.manifest import manifest_bytes, parse_manifest
 from registry.results import FileEntry
 
 A = "sha256:" + "a" * 64
@@ -27,21 +19,6 @@ BYTES = (
     b'{"schema":1,"files":['
     b'{"path":"README.md","sha256":"sha256:' + b"b" * 64 + b'","size":7},'
     b'{"path":"adapter_config.json","sha256":"sha256:' + b"a" * 64 + b'","size":12}]}'
-)
-RECORD = VersionRecord(
-    name="team/ab",
-    number=3,
-    manifest=A,
-    parents=(ParentRecord(B, "merged_from", 0.5), ParentRecord(A, "finetuned_from")),
-    base=BaseRecord("gpt2", None, B),
-    recipe={"method": "svd", "rank": 8},
-)
-RECORD_BYTES = (
-    b'{"base":{"fingerprint":null,"layout":"sha256:' + b"b" * 64 + b'","name":"gpt2"},"kind":"version",'
-    b'"manifest":"sha256:' + b"a" * 64 + b'","name":"team/ab","number":3,"parents":['
-    b'{"digest":"sha256:' + b"b" * 64 + b'","relation":"merged_from","weight":0.5},'
-    b'{"digest":"sha256:' + b"a" * 64 + b'","relation":"finetuned_from","weight":null}],'
-    b'"recipe":{"method":"svd","rank":8},"schema":1}'
 )
 
 
@@ -158,51 +135,3 @@ def test_what_is_no_manifest_is_refused(content):
 def test_a_file_cannot_lie_where_a_folder_must():
     with pytest.raises(UsageError, match="side by side"):
         manifest_bytes([FileEntry("a", A, 0), FileEntry("a/b", B, 0)])
-
-
-def test_a_record_is_these_bytes():
-    assert record_bytes(RECORD) == RECORD_BYTES
-
-
-def test_a_record_reads_back():
-    assert parse_record(RECORD_BYTES) == RECORD
-
-
-def test_a_record_of_a_later_minor_version_reads():
-    assert parse_record(RECORD_BYTES.replace(b'"schema":1', b'"message":"x","schema":1')) == RECORD
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        (b'"schema":1', b'"schema":2'),
-        (b'"kind":"version"', b'"kind":"other"'),
-        (b'"number":3', b'"number":0'),
-        (b'"number":3', b'"number":"3"'),
-        (b'"name":"team/ab"', b'"name":3'),
-        (b'"manifest":"sha256:a', b'"manifest":"sha256:A'),
-        (b'"weight":0.5', b'"weight":NaN'),
-        (b'"weight":0.5', b'"weight":1e999'),
-        (b'"weight":0.5', b'"weight":"half"'),
-        (b'"weight":0.5', b'"weight":true'),
-        (b'"relation":"merged_from"', b'"relation":null'),
-        (b'"recipe":{', b'"recipe":[],"x":{'),
-        (b'"name":"gpt2"', b'"name":2'),
-    ],
-)
-def test_a_record_that_lies_is_refused(old, new):
-    assert old in RECORD_BYTES
-    with pytest.raises(UsageError, match="record"):
-        parse_record(RECORD_BYTES.replace(old, new, 1))
-
-
-def test_a_manifest_is_no_record_and_a_record_no_manifest():
-    with pytest.raises(UsageError):
-        parse_record(BYTES)
-    with pytest.raises(UsageError):
-        parse_manifest(RECORD_BYTES)
-
-
-def test_a_weight_that_is_not_finite_is_not_written():
-    with pytest.raises(ValueError, match="JSON"):
-        record_bytes(VersionRecord("a/b", 1, A, (ParentRecord(B, "merged_from", float("nan")),)))

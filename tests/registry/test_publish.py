@@ -99,8 +99,8 @@ def test_the_record_says_what_the_catalog_can_be_rebuilt_from(database):
     (content,) = kept
     said = json.loads(content)
     assert (said["name"], said["number"], said["manifest"]) == ("team/sql", 1, digest("manifest 1"))
-    assert said["parents"] == [{"digest": digest("p"), "relation": "merged_from", "weight": 0.25}]
-    assert said["base"] == {"name": "gpt2", "fingerprint": None, "layout": None}
+    assert said["parents"] == [{"digest": digest("p"), "relation": "merged_from", "weight": 0.25, "ref": None}]
+    assert said["base"] == {"name": "gpt2", "fingerprint": None, "layout": None, "facts": None}
     assert said["recipe"] == {"method": "svd", "body": {"rank": 8, "seed": 0}}
     expected = "sha256:" + hashlib.sha256(content).hexdigest()
     assert rows(database, Version.record_digest) == [(expected,)]
@@ -213,7 +213,8 @@ def test_pushing_content_that_gc_freed_restores_its_blobs(database):
 
     assert (again.number, again.created, again.restored) == (1, False, True)
     assert all(digest for (digest,) in rows(database, File.blob_digest, order=File.path))
-    assert len(rows(database, Blob.digest)) == 4
+    # config, weights, manifest, the record and the one that says it is back
+    assert len(rows(database, Blob.digest)) == 5
     assert rows(database, Version.deleted_at, Version.freed_at) == [(None, None)]
 
 
