@@ -8,18 +8,18 @@ import click
 
 from registry.cli.command import Verb
 from registry.cli.findings import finding_lines
+from registry.cli.hub import import_account
 from registry.cli.output import emit, note
 from registry.cli.params import FilledPath, KeyValue, Reference, allow_option, once
 from registry.cli.progress import bars
 from registry.cli.text import plural, printable, size, table
+from registry.hub.place import is_hub
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from registry.cli.invocation import Invocation
     from registry.results import ExportResult, ImportResult
-
-HUB = "hf://"
 
 
 @click.command(
@@ -51,6 +51,7 @@ def export(invocation: Invocation, names: tuple[str, ...], *, to: str, no_parent
     examples=[
         "adapters import ./sql.tar",
         "adapters import ./sql.tar --map team=staging --dry-run",
+        "adapters import 'hf://org/*' --into team --match 'sql-*' --limit 20",
     ],
 )
 @click.argument("source", type=FilledPath(), metavar="SOURCE")
@@ -64,19 +65,39 @@ def export(invocation: Invocation, names: tuple[str, ...], *, to: str, no_parent
     help="Call a namespace, or a namespace/name, of the bundle NEW here. Repeatable.",
 )
 @allow_option
+@click.option("--into", metavar="NAMESPACE", help="From the Hub: the namespace here. Default: the account's name.")
+@click.option("--match", metavar="GLOB", help="From the Hub: only models with such a name.")
+@click.option("--limit", type=click.IntRange(0), metavar="N", help="From the Hub: at most N that are not here yet.")
 @click.option("--dry-run", is_flag=True, help="Verify all of it, say what would come in, and write nothing.")
 @click.pass_obj
 def import_(
-    invocation: Invocation, source: str, *, names: dict[str, str], allow: tuple[str, ...], dry_run: bool
-) -> None:
+    invocation: Invocation,
+    source: str,
+    *,
+    names: dict[str, str],
+    allow: tuple[str, ...],
+    into: str | None,
+    match: str | None,
+    limit: int | None,
+    dry_run: bool,
+) -> int:
     """Bring in versions from a bundle or the Hub.
 
     Every digest is verified and every version checked before the first is recorded. A number that is taken here
-    becomes the next free one; content that is here already stays as it is.
+    becomes the next free one; content that is here already stays as it is. From hf://org/* every adapter is pushed by
+    itself, and one that is refused does not stop the others.
     """
+    if is_hub(source):
+        if names:
+            raise click.UsageError("--map is for bundles; --into names the namespace for what comes from the Hub")
+        options = {"into": into, "match": match, "limit": limit or 0, "allow": allow, "dry_run": dry_run}
+        return import_account(invocation, source, **options)
+    if (into, match, limit) != (None, None, None):
+        raise click.UsageError("--into, --match and --limit go with hf://org/*; --map renames what a bundle holds")
     with bars(invocation) as progress:
         result = invocation.registry.import_(source, names=names, allow=allow, dry_run=dry_run, progress=progress)
     emit_imported(invocation, result)
+    return 0
 
 
 def emit_imported(invocation: Invocation, result: ImportResult) -> None:

@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING
 import click
 
 from registry.cli.command import Verb
-from registry.cli.output import emit, note
+from registry.cli.hub import send
+from registry.cli.output import emit
 from registry.cli.params import FilledPath, Reference
 from registry.cli.progress import bars
 from registry.cli.text import printable
 from registry.hub.place import is_hub
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from registry.cli.invocation import Invocation
-    from registry.results import SentResult
 
 
 @click.command(
@@ -41,9 +39,7 @@ def pull(invocation: Invocation, ref: str, *, to: str | None, public: bool, forc
     Hub the files and a model card become one commit, in a private repo where there was none.
     """
     if to is not None and is_hub(to):
-        with bars(invocation) as progress:
-            sent = invocation.registry.send(ref, to, public=public, force=force, dry_run=dry_run, progress=progress)
-        _emit_sent(invocation, sent, to)
+        send(invocation, ref, to, public=public, force=force, dry_run=dry_run)
         return
     if public or force or dry_run:
         raise click.UsageError("--public, --force and --dry-run go with --to hf://org/name")
@@ -51,19 +47,3 @@ def pull(invocation: Invocation, ref: str, *, to: str | None, public: bool, forc
         result = invocation.registry.pull_result(ref, to=to, progress=progress)
     path = str(result.path)
     emit(invocation, result, human=lambda: [printable(path)], quiet=lambda: [path])
-
-
-def _emit_sent(invocation: Invocation, sent: SentResult, to: str) -> None:
-    for text in sent.notes:
-        note(text)
-    place = sent.path or to
-    emit(invocation, sent, human=lambda: _sent_lines(sent, place), quiet=lambda: [place])
-
-
-def _sent_lines(sent: SentResult, place: str) -> Iterator[str]:
-    yield printable(place)
-    if sent.dry_run:
-        kind = "private" if sent.private else "public"
-        yield f"would make a {kind} repo" if sent.path is None else f"would change a {kind} repo"
-        for word, paths in (("add", sent.added), ("replace", sent.replaced), ("remove", sent.removed)):
-            yield from (f"{word}  {printable(path)}" for path in paths)

@@ -15,11 +15,11 @@ from registry.hub.client import asked, connected
 from registry.hub.faults import asking
 from registry.hub.listing import HubHead, files_at, head
 from registry.hub.place import HubPlace
+from registry.hub.results import SentResult
 from registry.models import Version
 from registry.progress import silent
 from registry.pull import pull
 from registry.resolve import resolve
-from registry.results import SentResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

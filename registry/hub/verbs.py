@@ -7,15 +7,48 @@ from typing import TYPE_CHECKING
 from registry.progress import silent
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from registry.handle import Handle
+    from registry.hub.results import HubImportResult, SentResult
     from registry.progress import Progress
-    from registry.results import SentResult
+    from registry.settings import Settings
 
 
 class HubVerbs:
     """Part of `Registry`; a class because its methods share the open registry."""
 
     _handle: Handle
+    settings: Settings
+
+    def import_account(
+        self,
+        source: str,
+        *,
+        into: str | None = None,
+        match: str | None = None,
+        limit: int = 0,
+        allow: Iterable[str] = (),
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> HubImportResult:
+        """Push every adapter of `hf://org/*` that is not here yet, to the namespace `into` or one like the account.
+
+        What cannot be taken is told in the result and stops nothing; run again it goes on where it stopped.
+        """
+        from registry.hub.bulk import BulkRequest, import_account
+        from registry.hub.place import parse_pattern
+
+        request = BulkRequest(
+            pattern=parse_pattern(source),
+            into=None if into is None else self._handle.name(f"{into}/x").namespace,
+            match=match,
+            limit=limit,
+            allow=tuple(allow),
+            dry_run=dry_run,
+            actor=self.settings.actor,
+        )
+        return import_account(self._handle, request, progress=progress or silent)
 
     def send(
         self,
