@@ -327,10 +327,11 @@ class Registry(HubVerbs):
 
     def gc(self, *, grace: str = "7d", dry_run: bool = False) -> GcResult:
         """Free what nothing needs; `grace` is how long a deletion must be past."""
-        from registry.gc import collect
-
-        span = parse_duration(grace)
-        return collect(self._handle, grace=span, dry_run=dry_run)
+        if dry_run:
+            from registry.forecast import forecast as run
+        else:
+            from registry.gc import collect as run
+        return run(self._handle, grace=parse_duration(grace))
 
     # Bases, checks, merges
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from registry.staging import StagedFile, Staging
     from registry.transfer import Content
 
+DISCARD_S = 20.0
+
 
 @dataclass(frozen=True, slots=True)
 class StoredBlob:
@@ -100,6 +102,15 @@ class BlobStore(Protocol):
 
     def clear_stale(self) -> int:
         """Removes what processes that are gone left half-done; returns how many such things that were."""
+
+    @property
+    def discards_at_once(self) -> int:
+        """How many blobs `discard` takes."""
+
+    def discard(self, digests: Sequence[str]) -> None:
+        """Removes some blobs, whether or not they are there, each asked for once. It is done, or fails, within
+        DISCARD_S; where it fails, a request may still be on its way.
+        """
 
     def list(self) -> Iterator[StoredBlob]:
         """Every blob, in order of digest; one that comes or goes meanwhile may or may not appear."""

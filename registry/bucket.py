@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from registry.blobs import DISCARD_S
 from registry.errors import MissingBlobError, RegistryError, UnavailableError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Bucket:
     def __init__(self, url: StoreUrl) -> None:
         self.url = url
         self._client: S3Store | GCSStore | AzureStore | None = None
+        self._hasty: S3Store | GCSStore | AzureStore | None = None
 
     def __reduce__(self) -> tuple[type[Bucket], tuple[StoreUrl]]:
         return Bucket, (self.url,)
@@ -46,6 +48,14 @@ class Bucket:
             with self.asking():
                 self._client = _connect(self.url)
         return self._client
+
+    @property
+    def hasty(self) -> S3Store | GCSStore | AzureStore:
+        """A client that asks once and gives up within DISCARD_S, for what must not reach the store late."""
+        if self._hasty is None:
+            with self.asking():
+                self._hasty = _connect(self.url, tries=1, limit=timedelta(seconds=DISCARD_S))
+        return self._hasty
 
     @contextmanager
     def asking(self, digest: str | None = None) -> Iterator[None]:
@@ -64,7 +74,9 @@ class Bucket:
             raise refusal from None
 
 
-def _connect(url: StoreUrl) -> S3Store | GCSStore | AzureStore:
+def _connect(
+    url: StoreUrl, *, tries: int = TRIES, limit: timedelta = timedelta(minutes=10)
+) -> S3Store | GCSStore | AzureStore:
     try:
         from obstore import store
     except ImportError:
@@ -77,10 +89,10 @@ def _connect(url: StoreUrl) -> S3Store | GCSStore | AzureStore:
             "allow_http": (url.endpoint or "").startswith("http:"),
             "connect_timeout": timedelta(seconds=5),
             "read_timeout": timedelta(seconds=60),
-            "timeout": timedelta(minutes=10),
+            "timeout": limit,
         },
         "retry_config": {
-            "max_retries": TRIES - 1,
+            "max_retries": tries - 1,
             "retry_timeout": PATIENCE,
             "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=15), "base": 2},
         },

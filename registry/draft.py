@@ -86,6 +86,11 @@ class VersionDraft:
     lease: str | None = None
 
     @property
+    def digests(self) -> tuple[str, ...]:
+        """Of all its blobs but the record, which has no content before the version has a number."""
+        return (*(entry.sha256 for entry in self.files), self.manifest)
+
+    @property
     def size(self) -> int:
         """Bytes of all files together, manifest and record not counted."""
         return sum(entry.size for entry in self.files)

@@ -6,10 +6,12 @@ RegistryError
 ├── FindingsError            rules refused; carries the findings (exit 1)
 ├── NotFoundError            nothing of that name, number, digest or alias (exit 4)
 ├── ConflictError            something else is there: an alias moved, a destination exists, … (exit 5)
+│   └── LeaseLostError       a push took so long, or slept, that gc may have collected its blobs (exit 5)
 ├── CorruptError             stored or transferred bytes do not match their digest (exit 6)
 │   └── MissingBlobError     a blob that something names is not in the store (exit 6)
 └── UnavailableError         database or store cannot be reached or written (exit 7)
     ├── BusyError            another process is in the way for a moment; tried again before it is raised (exit 7)
+    │   └── BlobGoingError   gc is deleting a blob that is wanted (exit 7)
     ├── TransientError       a server's failure that may pass; tried again before it is raised (exit 7)
     └── SchemaError          the database is foreign, newer, or waits for `adapters migrate` (exit 7)
 """
@@ -71,6 +73,10 @@ class ConflictError(RegistryError):
     exit_code = 5
 
 
+class LeaseLostError(ConflictError):
+    """The lease of a push ran out before its version was published."""
+
+
 class CorruptError(RegistryError):
     """Stored or transferred bytes do not match their digest."""
 
@@ -95,6 +101,14 @@ class UnavailableError(RegistryError):
 
 class BusyError(UnavailableError):
     """Another process is in the way for a moment; `Database.write` runs its work again when it meets this."""
+
+
+class BlobGoingError(BusyError):
+    """A gc run is deleting `digest`."""
+
+    def __init__(self, digest: str) -> None:
+        super().__init__(f"blob {digest} is being deleted by gc", hint="try again; adapters gc finishes a dead run")
+        self.digest = digest
 
 
 class TransientError(UnavailableError):

@@ -21,7 +21,7 @@ from registry.staging import Staging
 from registry.transfer import Content, copy_hashed, hash_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from registry.staging import StagedFile
 
@@ -154,6 +154,16 @@ class FolderStore:
             except FileNotFoundError:
                 return False
         return True
+
+    @property
+    def discards_at_once(self) -> int:
+        """One: each is a system call of its own."""
+        return 1
+
+    def discard(self, digests: Sequence[str]) -> None:
+        """Removes some blobs, whether or not they are there."""
+        for digest in digests:
+            self.delete(digest)
 
     def stale_staging(self) -> list[Path]:
         """Staging folders of processes that are gone."""

@@ -1,186 +1,201 @@
 """Collect what nothing needs: blobs of versions deleted long enough, orphans, dead staging folders, spent leases.
 
 The order is what keeps promise P3. A blob row goes `live` → `condemned` → `deleting` in transactions of their own, each
-checking references and leases again; only then is the file unlinked and the row dropped. A push names its digests in a
-lease before it looks: then gc spares them, or the push waits until the row is gone. Files without rows are unlinked
-while publishing is held off, so that a record blob written inside a publish is never taken for an orphan.
+checking references and leases again; only then are the bytes deleted and the row dropped. A push names its digests in a
+lease before it looks: then gc spares them, or the push waits until the row is gone. Blobs without rows get one in state
+`deleting` first. Everything goes by pages: memory does not grow with the registry.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
-import socket
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
+from itertools import islice, takewhile
+from typing import TYPE_CHECKING, TypeVar
 
-from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy import func, select, update
 
+from registry import claims
 from registry.clock import now
 from registry.disk import FOLDER, make_folder, opened, reaching
-from registry.leases import drop_expired, hold_publishing, leased, release
-from registry.models import AuditEntry, Blob, File, Lease, LeaseBlob, Version
-from registry.pulled import clear_stale_pulls, stale_pulls
+from registry.leases import drop_expired, release
+from registry.models import AuditEntry, Blob, File, Lease, Version
+from registry.owners import folder_of, place_of
+from registry.pulled import clear_stale_pulls
 from registry.results import GcResult
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime, timedelta
 
-    from sqlalchemy import ColumnElement, Select
+    from sqlalchemy import Select
     from sqlalchemy.orm import Session
 
-    from registry.blobs import BlobStore
+    from registry.blobs import BlobStore, StoredBlob
+    from registry.claims import Claim, Claimant, Sized
     from registry.database import Database
     from registry.handle import Handle
 
-_BATCH = 200
+T = TypeVar("T")
 
-Sized = tuple[str, int]  # digest and bytes
+SAMPLE = 1000
 
 
-def collect(handle: Handle, *, grace: timedelta, dry_run: bool) -> GcResult:
-    """Free what may go. `grace` counts from deletion, and for files without rows from their last change.
+@dataclass(slots=True)
+class Tally:
+    """What was freed so far: counted, and the first SAMPLE digests by name."""
 
-    A dry run tells the same and changes nothing. A crash leaves what the next run finishes.
+    blobs: int = 0
+    bytes: int = 0
+    sample: list[str] = field(default_factory=list)
+
+    def add(self, gone: Sequence[Sized]) -> None:
+        """Count some more."""
+        self.blobs += len(gone)
+        self.bytes += sum(size for _, size in gone)
+        self.sample += [digest for digest, _ in gone[: SAMPLE - len(self.sample)]]
+
+
+def collect(handle: Handle, *, grace: timedelta) -> GcResult:
+    """Free what may go. `grace` counts from deletion, and for blobs without rows from their last change.
+
+    A crash leaves what the next run finishes. Any number of runs may go on beside each other on different hosts.
     """
-    database, store, pulled = handle.database, handle.store, handle.settings.pulled
-    if dry_run:
-        return _preview(handle, grace)
-    with _alone(handle):
+    database, store, tally = handle.database, handle.store, Tally()
+    with _run(handle) as who:
+        assert who is not None
         database.write(lambda session: _drop_leases(session, store))
-        temporary = store.clear_stale() + clear_stale_pulls(pulled)
-        versions = database.write(lambda session: _free_versions(session, grace, handle.settings.actor))
-        database.write(_condemn)
-        freed = _sweep(database, store)
-        orphans = database.write(lambda session: _unlink_orphans(session, store, grace))
-    return _result(freed + orphans, versions=versions, temporary=temporary, dry_run=False)
-
-
-def finish_interrupted(handle: Handle) -> None:
-    """Wait for a collection that is deleting blobs, or end one whose process died over it."""
-    with _alone(handle):
-        _sweep(handle.database, handle.store)
-
-
-@contextmanager
-def _alone(handle: Handle) -> Iterator[None]:
-    """One collection at a time, by a lock on the staging folder; that of a process that died is free."""
-    place = handle.settings.staging
-    with reaching(place):
-        make_folder(place)
-        with opened(place, FOLDER) as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
-
-def _result(gone: Sequence[Sized], *, versions: int, temporary: int, dry_run: bool) -> GcResult:
+        temporary = store.clear_stale() + clear_stale_pulls(handle.settings.pulled)
+        versions = _free_versions(database, grace, handle.settings.actor)
+        _condemn(database)
+        for work in (claims.take_over, claims.take):
+            _sweep(handle, who, partial(work, who=who), tally)
+        for page in orphans(handle, grace):
+            tally.add(_delete(handle, who, claims.claim(database, partial(claims.adopt, who=who, found=page))))
     return GcResult(
-        dry_run=dry_run,
-        blobs=len(gone),
-        bytes=sum(size for _, size in gone),
+        dry_run=False,
+        blobs=tally.blobs,
+        bytes=tally.bytes,
         versions=versions,
         temporary=temporary,
-        removed=tuple(digest for digest, _ in gone),
+        removed=tuple(tally.sample),
+        kept=_kept(database),
     )
 
 
-def lease_owner(staging: Path) -> str:
-    """Who holds a lease: a push on this host, whose staging folder is locked for as long as it lives."""
-    return f"{socket.gethostname()}:{staging}"
+def take_over(handle: Handle, digests: Sequence[str]) -> bool:
+    """End the deletion of those of the digests whose run is dead or late; whether there were such."""
+    with _run(handle, wait=False) as who:
+        if who is None:
+            return False
+        late = claims.claim(handle.database, partial(claims.take_over, who=who, digests=digests))
+        return bool(_delete(handle, who, late))
+
+
+def expired(moment: datetime) -> Select[int]:
+    """Versions deleted before a moment whose blobs are still held."""
+    return select(Version.id).where(Version.deleted_at <= moment, Version.freed_at.is_(None))
+
+
+def orphans(handle: Handle, grace: timedelta) -> Iterator[list[StoredBlob]]:
+    """Pages of blobs in the store that no row and no lease names, unchanged for `grace`.
+
+    The store's own clock says when a blob changed; where that is wrong they stay longer or shorter, which harms nobody:
+    what a push needs is leased.
+    """
+    with handle.database.reading() as session:
+        moment = (now(session) - grace).timestamp() + 1  # SQLite's now is a second early
+    old = (blob for blob in handle.store.list() if blob.mtime <= moment)
+    for page in _pages(old, claims.BATCH):
+        with handle.database.reading() as session:
+            unknown = claims.unknown(session, page)
+        if unknown:
+            yield unknown
+
+
+@contextmanager
+def _run(handle: Handle, *, wait: bool = True) -> Iterator[Claimant | None]:
+    """A run that may delete. On a store of local files only one at a time, by a lock on the staging folder, which is
+    free once its holder died; None where it is not, unless told to wait.
+
+    A request to an object store may outlive its process, so there nobody is alone: claims have to run out.
+    """
+    place = handle.settings.staging
+    with reaching(place):
+        make_folder(place)
+        if handle.settings.store_url is not None:
+            yield claims.claimant(place_of(place), alone=False)
+            return
+        with opened(place, FOLDER) as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield None
+                return
+            yield claims.claimant(place_of(place), alone=True)
+
+
+def _sweep(handle: Handle, who: Claimant, work: Callable[[Session], Sequence[Sized]], tally: Tally) -> None:
+    while (claim := claims.claim(handle.database, work)).blobs:
+        tally.add(_delete(handle, who, claim))
+
+
+def _delete(handle: Handle, who: Claimant, claim: Claim) -> list[Sized]:
+    """Delete what is claimed while the claim holds, then its rows; what there was time for."""
+    gone: list[Sized] = []
+    chunks = _pages(iter(claim.blobs), handle.store.discards_at_once)
+    for chunk in takewhile(lambda _: claim.holds, chunks):
+        handle.store.discard([digest for digest, _ in chunk])
+        gone += chunk
+    if gone:
+        handle.database.write(partial(claims.forget, who=who, digests=[digest for digest, _ in gone]))
+    return gone
 
 
 def _drop_leases(session: Session, store: BlobStore) -> None:
     """Forget leases that ran out, and those of pushes on this host that are gone."""
     drop_expired(session)
     stale = set(store.stale_staging())
-    ours = lease_owner(store.staging_root)
     for lease, owner in session.execute(select(Lease.id, Lease.owner)).all():
-        folder = Path((owner or "").partition(":")[2])
-        if (owner or "").startswith(ours) and (folder in stale or not folder.exists()):
+        folder = folder_of(owner, store.staging_root)
+        if folder is not None and (folder in stale or not folder.exists()):
             release(session, lease)
 
 
-def _preview(handle: Handle, grace: timedelta) -> GcResult:
-    store = handle.store
-    with handle.database.reading() as session:
-        expired = tuple(session.scalars(_expired(now(session) - grace)))
-        stays = ~(File.version_id.in_(expired) & (File.role == "file"))
-        needed = exists().where(File.blob_digest == Blob.digest, stays)
-        rows = session.execute(select(Blob.digest, Blob.size).where(~needed, ~leased(Blob.digest))).all()
-        orphans = _orphans(session, store, now(session) - grace)
-    gone = [(digest, size) for digest, size in rows] + orphans
-    temporary = len(store.stale_staging()) + len(stale_pulls(handle.settings.pulled))
-    return _result(gone, versions=len(expired), temporary=temporary, dry_run=True)
+def _free_versions(database: Database, grace: timedelta, actor: str | None) -> int:
+    freed = 0
+    while some := database.write(partial(_free_some, grace=grace, actor=actor)):
+        freed += some
+    return freed
 
 
-def _expired(moment: datetime) -> Select[int]:
-    """Versions deleted before a moment whose blobs are still held."""
-    return select(Version.id).where(Version.deleted_at <= moment, Version.freed_at.is_(None))
-
-
-def _free_versions(session: Session, grace: timedelta, actor: str | None) -> int:
+def _free_some(session: Session, grace: timedelta, actor: str | None) -> int:
     """Let go of the files of versions deleted long enough; manifest and record stay: they are the number's proof."""
-    expired = list(session.scalars(_expired(now(session) - grace).with_for_update()))
-    if expired:
-        held = (File.version_id.in_(expired), File.role == "file")
+    query = expired(now(session) - grace).limit(claims.BATCH)
+    versions = list(session.scalars(query.with_for_update()))
+    if versions:
+        held = (File.version_id.in_(versions), File.role == "file")
         session.execute(update(File).where(*held).values(blob_digest=None))
-        session.execute(update(Version).where(Version.id.in_(expired)).values(freed_at=func.current_timestamp()))
-        session.add(AuditEntry(action="gc", subject="versions", actor=actor, detail=json.dumps({"freed": expired})))
-    return len(expired)
+        session.execute(update(Version).where(Version.id.in_(versions)).values(freed_at=func.current_timestamp()))
+        session.add(AuditEntry(action="gc", subject="versions", actor=actor, detail=json.dumps({"freed": versions})))
+    return len(versions)
 
 
-def _unneeded() -> ColumnElement[bool]:
-    """A blob row that no file names and no lease protects."""
-    return ~exists().where(File.blob_digest == Blob.digest) & ~leased(Blob.digest)
+def _condemn(database: Database) -> None:
+    after: str | None = ""
+    while after is not None:
+        after = database.write(partial(claims.condemn, after=after))
 
 
-def _condemn(session: Session) -> None:
-    values = {"state": "condemned", "condemned_at": func.current_timestamp()}
-    session.execute(update(Blob).where(Blob.state == "live", _unneeded()).values(values))
+def _kept(database: Database) -> dict[str, int]:
+    query = select(func.count()).select_from(Blob).where(Blob.state == "deleting")
+    with database.reading() as session:
+        count = session.scalar(query) or 0
+    return {"another run is deleting them, or died over them": count} if count else {}
 
 
-def _sweep(database: Database, store: BlobStore) -> list[Sized]:
-    """Delete condemned blobs, and those an earlier run was interrupted on."""
-    gone: list[Sized] = []
-    while batch := database.write(_claim):
-        for digest, _ in batch:
-            store.delete(digest)
-        digests = [digest for digest, _ in batch]
-        database.write(partial(_forget, digests=digests))
-        gone += batch
-    return gone
-
-
-def _claim(session: Session) -> list[Sized]:
-    """Up to one batch of blobs in state `deleting`: nobody may use them from here on."""
-    may_go = (Blob.state == "condemned") & _unneeded()
-    session.execute(update(Blob).where(may_go).values(state="deleting"))
-    query = select(Blob.digest, Blob.size).where(Blob.state == "deleting").limit(_BATCH)
-    return [(digest, size) for digest, size in session.execute(query)]
-
-
-def _forget(session: Session, digests: list[str]) -> None:
-    session.execute(delete(Blob).where(Blob.digest.in_(digests), Blob.state == "deleting"))
-
-
-def _orphans(session: Session, store: BlobStore, moment: datetime) -> list[Sized]:
-    """Files in the store that no row and no lease names, unchanged since a moment."""
-    old = [(blob.digest, blob.size) for blob in store.list() if blob.mtime <= moment.timestamp() + 1]
-    known: set[str] = set()
-    for start in range(0, len(old), _BATCH):
-        digests = [digest for digest, _ in old[start : start + _BATCH]]
-        known.update(session.scalars(select(Blob.digest).where(Blob.digest.in_(digests))))
-        named = select(LeaseBlob.digest).where(LeaseBlob.digest.in_(digests), leased(LeaseBlob.digest))
-        known.update(session.scalars(named))
-    return [(digest, size) for digest, size in old if digest not in known]
-
-
-def _unlink_orphans(session: Session, store: BlobStore, grace: timedelta) -> list[Sized]:
-    hold_publishing(session)
-    orphans = _orphans(session, store, now(session) - grace)
-    for digest, _ in orphans:
-        store.delete(digest)
-    return orphans
+def _pages(items: Iterator[T], size: int) -> Iterator[list[T]]:
+    return iter(lambda: list(islice(items, size)), [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, exists, func, select, text, update
@@ -10,32 +11,54 @@ from sqlalchemy.orm import aliased
 
 from registry.clock import now
 from registry.database import insert_into
-from registry.errors import BusyError, ConflictError
+from registry.errors import BlobGoingError, LeaseLostError
 from registry.models import Blob, Lease, LeaseBlob
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from datetime import timedelta
+    from collections.abc import Iterable, Sequence
 
     from sqlalchemy import ColumnElement
     from sqlalchemy.orm import InstrumentedAttribute, Session
 
-# Held shared by every publish, and alone by gc while it unlinks files that no row names.
+# Held shared while a lease is taken and while a version is published, and alone by gc while it claims blobs that no row
+# names. On SQLite the write lock does this.
 _PUBLISH_LOCK = 7_235_441_002
+
+# How long a push waits for the deletion of a blob that it wants: longer than any gc run may claim it.
+PATIENCE = timedelta(seconds=90)
 
 
 def acquire(session: Session, digests: Iterable[str], ttl: timedelta, *, owner: str | None = None) -> str:
     """Protect digests from gc for `ttl` of the database's clock, whether or not they are known yet; the lease's id.
 
-    Brings condemned blobs back. BusyError while gc is deleting one of them: `Database.write` waits and tries again.
+    Brings condemned blobs back. BlobGoingError while gc is deleting one of them.
     """
     wanted = sorted(set(digests))
+    lease = try_acquire(session, wanted, ttl, owner=owner)
+    if lease is None:
+        raise BlobGoingError(doomed(session, wanted)[0])
+    return lease
+
+
+def try_acquire(session: Session, digests: Iterable[str], ttl: timedelta, *, owner: str | None = None) -> str | None:
+    """Like `acquire`, but None while gc is deleting one of them."""
+    wanted = sorted(set(digests))
+    share_publishing(session)
+    _revive(session, wanted)
+    if doomed(session, wanted):
+        return None
     lease = secrets.token_hex(16)
     session.execute(insert_into(session, Lease).values(id=lease, owner=owner, expires_at=now(session) + ttl))
     if wanted:
         session.execute(insert_into(session, LeaseBlob), [{"lease_id": lease, "digest": digest} for digest in wanted])
-        keep(session, wanted)
     return lease
+
+
+def renew(session: Session, lease: str, ttl: timedelta) -> bool:
+    """Let a lease last `ttl` from now; False where it ran out or was dropped, which nothing can undo."""
+    alive = (Lease.id == lease, Lease.expires_at > func.current_timestamp())
+    changed = update(Lease).where(*alive).values(expires_at=now(session) + ttl).returning(Lease.id)
+    return session.scalar(changed.execution_options(synchronize_session=False)) is not None
 
 
 def release(session: Session, lease: str) -> None:
@@ -45,28 +68,37 @@ def release(session: Session, lease: str) -> None:
 
 
 def require(session: Session, lease: str) -> None:
-    """ConflictError where the lease ran out: its blobs may have been collected since."""
+    """LeaseLostError where the lease ran out: its blobs may have been collected since."""
     alive = select(Lease.id).where(Lease.id == lease, Lease.expires_at > func.current_timestamp())
     if session.scalar(alive) is None:
-        raise ConflictError(f"lease {lease} of this push ran out before it was published", hint="push again")
+        raise LeaseLostError(f"lease {lease} of this push ran out before it was published", hint="push again")
 
 
 def keep(session: Session, digests: Iterable[str]) -> None:
     """Mark known blobs live, and lock their rows so that gc looks again after this transaction.
 
-    BusyError while one of them is being deleted.
+    BlobGoingError while one of them is being deleted.
     """
     wanted = sorted(set(digests))
-    for digest in wanted:  # one by one in this order, so that two pushes never wait for each other in a ring
+    _revive(session, wanted)
+    if going := doomed(session, wanted):
+        raise BlobGoingError(going[0])
+
+
+def doomed(session: Session, digests: Iterable[str]) -> list[str]:
+    """Those of the digests that a gc run is deleting, or died over."""
+    going = select(Blob.digest).where(Blob.digest.in_(list(digests)), Blob.state == "deleting").order_by(Blob.digest)
+    return list(session.scalars(going))
+
+
+def _revive(session: Session, digests: Sequence[str]) -> None:
+    for digest in digests:  # one by one in this order, so that two pushes never wait for each other in a ring
         session.execute(
             update(Blob)
             .where(Blob.digest == digest, Blob.state != "deleting")
             .values(state="live", condemned_at=None)
             .execution_options(synchronize_session=False)
         )
-    doomed = session.scalar(select(Blob.digest).where(Blob.digest.in_(wanted), Blob.state == "deleting").limit(1))
-    if doomed is not None:
-        raise BusyError(f"blob {doomed} is being deleted by gc", hint="adapters gc finishes an interrupted run")
 
 
 def leased(digest: InstrumentedAttribute[str]) -> ColumnElement[bool]:
@@ -84,12 +116,12 @@ def drop_expired(session: Session) -> int:
 
 
 def share_publishing(session: Session) -> None:
-    """Publish beside others, but not while `hold_publishing` is held. On SQLite the write lock does this."""
+    """Take a lease, or publish, beside others, but not while `hold_publishing` is held."""
     if session.get_bind().dialect.name != "sqlite":
         session.execute(text(f"SELECT pg_advisory_xact_lock_shared({_PUBLISH_LOCK})"))
 
 
 def hold_publishing(session: Session) -> None:
-    """Keep every publish out until this transaction ends."""
+    """Keep every new lease and every publish out until this transaction ends, which must be soon."""
     if session.get_bind().dialect.name != "sqlite":
         session.execute(text(f"SELECT pg_advisory_xact_lock({_PUBLISH_LOCK})"))

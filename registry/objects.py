@@ -7,7 +7,7 @@ import os
 import re
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -22,7 +22,7 @@ from registry.transfer import write_all
 from registry.uploads import holds, upload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from registry.bucket import Bucket
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _KEY = re.compile(r"sha256/([0-9a-f]{2})/(\1[0-9a-f]{62})", re.ASCII)
 _FILES_AT_ONCE = 4
 _PAGE = 1000
+_DELETES_AT_ONCE = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,18 @@ class ObjectStore:
     def clear_stale(self) -> int:
         """Removes those; returns how many."""
         return scratch.clear_stale(self.staging_root)
+
+    @property
+    def discards_at_once(self) -> int:
+        """S3 takes many names in one request; the others one, of which some go beside each other."""
+        return _PAGE if self.bucket.url.scheme == "s3" else _DELETES_AT_ONCE
+
+    def discard(self, digests: Sequence[str]) -> None:
+        """Removes some blobs, whether or not they are there, each asked for once."""
+        import obstore
+
+        with self.bucket.asking(), suppress(FileNotFoundError):
+            obstore.delete(self.bucket.hasty, [_key(digest) for digest in digests])
 
     def list(self) -> Iterator[StoredBlob]:
         """Every blob, in order of digest."""

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from engine.compat.rules import RULES
-from registry import bases, leases
+from registry import bases
 from registry.basefiles import read_base_place
 from registry.draft import Parent, RecipeDraft, VersionDraft
-from registry.errors import BusyError, FindingsError, RegistryError, UsageError
+from registry.errors import BlobGoingError, FindingsError, LeaseLostError, MissingBlobError, UsageError
 from registry.examine import Examined, documents, examine, named_base
-from registry.gc import finish_interrupted, lease_owner
 from registry.intake import scan
 from registry.labels import check_texts
 from registry.manifest import manifest_bytes
 from registry.progress import silent
+from registry.protection import await_deletion, protected
 from registry.publish import Published, record
 from registry.results import FileEntry, PushResult
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from sqlalchemy.orm import Session
@@ -37,8 +35,6 @@ if TYPE_CHECKING:
     from registry.refs import Name
     from registry.staging import StagedFile, Staging
 
-# Long enough to place any adapter's files; the lease of a push that died on this host ends with the next gc anyway.
-LEASE = timedelta(hours=1)
 _LONGEST_TYPE = 64
 
 
@@ -95,9 +91,9 @@ def push(handle: Handle, request: PushRequest, *, progress: Progress = silent) -
         draft = _draft(request, examined, base, findings, files)
         manifest = staging.add(manifest_bytes(draft.files), name="manifest")
         draft = replace(draft, manifest=manifest.digest, manifest_size=manifest.size)
-        with _leased(handle, staging, [*(file.digest for file in files.values()), manifest.digest]) as lease:
+        with protected(handle, staging.folder, draft.digests) as lease:
             store.place(*files.values(), manifest)
-            published = database.write(lambda session: _publish(session, store, replace(draft, lease=lease), base))
+            published = _record(handle, staging, replace(draft, lease=lease), base)
     return _result(request, draft, published, intake)
 
 
@@ -183,31 +179,38 @@ def _draft(
     )
 
 
-@contextmanager
-def _leased(handle: Handle, staging: Staging, digests: list[str]) -> Iterator[str]:
-    lease = _acquire(handle, digests, lease_owner(staging.folder))
+def _record(handle: Handle, staging: Staging, draft: VersionDraft, base: _Base) -> Published:
+    """Publish under the draft's lease. Where that ran out, while this machine slept perhaps, under a new one, if gc has
+    left everything in place.
+    """
     try:
-        yield lease
-    except BaseException:
-        # Best effort: gc drops the lease of a process that is gone.
-        with suppress(RegistryError):
-            handle.database.write(lambda session: leases.release(session, lease))
-        raise
+        return _publish(handle, draft, base)
+    except LeaseLostError as lost:
+        with protected(handle, staging.folder, draft.digests) as lease:
+            _require_placed(handle.store, draft, lost)
+            return _publish(handle, replace(draft, lease=lease), base)
 
 
-def _acquire(handle: Handle, digests: list[str], owner: str) -> str:
-    def acquire(session: Session) -> str:
-        return leases.acquire(session, digests, LEASE, owner=owner)
+def _publish(handle: Handle, draft: VersionDraft, base: _Base) -> Published:
+    while True:
+        try:
+            return handle.database.write(lambda session: _publish_in(session, handle.store, draft, base))
+        except BlobGoingError as going:
+            # A record equal to one that an interrupted push left behind: gc is at it.
+            await_deletion(handle, [going.digest])
 
+
+def _require_placed(store: BlobStore, draft: VersionDraft, lost: LeaseLostError) -> None:
+    sizes = {draft.manifest: draft.manifest_size} | {entry.sha256: entry.size for entry in draft.files}
     try:
-        return handle.database.write(acquire)
-    except BusyError:
-        # A collection is at one of these blobs, or died over it.
-        finish_interrupted(handle)
-        return handle.database.write(acquire)
+        whole = all(store.size(digest) == size for digest, size in sizes.items())
+    except MissingBlobError:
+        whole = False
+    if not whole:
+        raise lost
 
 
-def _publish(session: Session, store: BlobStore, draft: VersionDraft, base: _Base) -> Published:
+def _publish_in(session: Session, store: BlobStore, draft: VersionDraft, base: _Base) -> Published:
     return record(session, replace(draft, base_id=_base_row(session, base)), write_record=store.put_bytes)
 
 

@@ -261,7 +261,7 @@ class VerifyResult:
 
 @dataclass(frozen=True, slots=True)
 class GcResult:
-    """What a collection freed, or would free."""
+    """What a collection freed, or would free; `removed` names the first 1,000 blobs of it."""
 
     dry_run: bool
     blobs: int

@@ -22,12 +22,13 @@ PUSH_STEPS = {
 }
 GC_STEPS = {
     "leases dropped": ("after", "<lambda>", 1),
-    "versions freed": ("after", "<lambda>", 2),
-    "condemned": ("after", "_condemn", 1),
-    "claimed": ("after", "_claim", 1),
-    "unlinked": ("before", "_forget", 1),
-    "forgotten": ("after", "_forget", 1),
-    "orphans unlinked": ("inside", "<lambda>", 3),
+    "versions freed": ("after", "_free_some", 1),
+    "condemned": ("after", "condemn", 1),
+    "claimed": ("after", "take", 1),
+    "deleted": ("before", "forget", 1),
+    "forgotten": ("after", "forget", 1),
+    "adopting": ("inside", "adopt", 1),
+    "adopted": ("after", "adopt", 1),
 }
 # Where one must wait for the other, this is how long it is given before the other goes on.
 BLOCKED_S = 0.3
@@ -136,7 +137,8 @@ def test_every_pair_of_steps(place, tmp_path, first, prepare, every):
     for index, (push_step, gc_step) in enumerate(pairs):
         name, source = f"team/pair{index}", make_adapter(tmp_path / f"source{index}", index)
         prepare(registry, source, name)
-        deleted(registry, make_adapter(tmp_path / f"other{index}", 1000 + index), "team/other")  # always work for gc
+        deleted(registry, make_adapter(tmp_path / f"other{index}", 1000 + index), "team/other")
+        registry._handle.store.put_bytes(f"orphan {index}".encode())  # always work for gc, of both kinds
 
         push = Stepper(
             open_registry(*place), PUSH_STEPS[push_step], lambda one, path=source, name=name: one.push(path, name)
