@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         AliasInfo,
         BaseInfo,
         CheckReport,
+        ConvertResult,
         ExportResult,
         FsckResult,
         GcResult,
@@ -367,6 +368,14 @@ class Registry(HubVerbs):
         if tuple(for_engines) or tuple(with_refs):
             raise UsageError("checks for serving engines and siblings are not available yet")
         return check(self._handle, targets, base=base)
+
+    def convert(self, path: str | Path, *, to: str | Path, progress: Progress | None = None) -> ConvertResult:
+        """Write an adapter folder with pickled weights to the new folder `to`, as safetensors."""
+        from registry.convert import convert
+
+        if isinstance(path, str) and not is_path(path):
+            raise UsageError(f"{path[:120]!r}: expected a folder", hint="a path starts with /, ./, ../ or ~")
+        return convert(Path(path).expanduser(), Path(to).expanduser(), progress=progress or silent)
 
     def merge(
         self,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from engine.format.adapter import CONFIG_NAME
+from engine.format.adapter import CONFIG_NAME, PICKLE_NAME, WEIGHTS_NAME
 from engine.format.select import select_files
 from registry.disk import reading_beneath
 from registry.errors import IntakeError
 from registry.paths import clashing, path_problem
+from registry.refs import is_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from registry.staging import StagedFile
-
-_PICKLED = "adapter_model.bin"
 
 
 class Taken(Protocol):
@@ -78,17 +78,20 @@ class Intake:
     source: str
 
 
-def scan(folder: Path, include: Sequence[str] = ()) -> Intake:
+def scan(folder: Path, include: Sequence[str] = (), *, pickled: bool = False) -> Intake:
     """Chooses a version's files. `folder` itself may be a link; nothing beneath it that is taken may be.
 
     `include` globs are relative to the folder. IntakeError names what is missing, is no regular file, cannot be read,
-    or has a name that is not portable; also a glob that matches nothing.
+    or has a name that is not portable; also a glob that matches nothing. `pickled`: a folder to convert, whose weights
+    must be pickled.
     """
     listing = _listing(folder)
+    if pickled and PICKLE_NAME in listing:
+        include = (*include, PICKLE_NAME)
     chosen = select_files([name for name in listing if not name.endswith("/")], include)
     if chosen.unused:
         raise IntakeError(f"--include {_shown(chosen.unused[0])}: matches no file of {_shown(folder)}")
-    _check_required(folder, chosen.missing, listing)
+    _check_required(folder, chosen.missing, listing, pickled=pickled)
     files = tuple(_take(folder, path, listing[path]) for path in chosen.included)
     if pair := clashing(chosen.included):
         first, second = map(_shown, pair)
@@ -133,14 +136,29 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         return []
 
 
-def _check_required(folder: Path, missing: Sequence[str], listing: Mapping[str, os.stat_result]) -> None:
+def _check_required(
+    folder: Path, missing: Sequence[str], listing: Mapping[str, os.stat_result], *, pickled: bool
+) -> None:
     if CONFIG_NAME in missing:
         inside = sorted(name for name in listing if name.endswith(f"/{CONFIG_NAME}"))
         hint = f"adapters push {_shown(folder / inside[0].removesuffix(CONFIG_NAME))}" if inside else None
         raise IntakeError(f"{_shown(folder)}: no {CONFIG_NAME} in it", hint=hint)
-    if missing:
-        found = f"{_PICKLED} is not taken, only safetensors is" if _PICKLED in listing else f"no {missing[0]} in it"
-        raise IntakeError(f"{_shown(folder)}: {found}")
+    if pickled and not missing:
+        raise IntakeError(f"{_shown(folder)}: {WEIGHTS_NAME} is there, nothing needs converting")
+    if missing and PICKLE_NAME in listing:
+        if not pickled:
+            reason = f"{PICKLE_NAME} is not taken, only safetensors is"
+            raise IntakeError(f"{_shown(folder)}: {reason}", hint=_convert(folder))
+    elif missing:
+        raise IntakeError(f"{_shown(folder)}: no {PICKLE_NAME if pickled else missing[0]} in it")
+
+
+def _convert(folder: Path) -> str:
+    """The command that makes a folder to push of one with pickled weights."""
+    place = _shown(folder).rstrip("/")
+    place = place if is_path(place) else f"./{place}"
+    target = f"{place if place.strip('./~') else './adapter'}-safetensors"
+    return f"adapters convert {shlex.quote(place)} --to {shlex.quote(target)}"
 
 
 def _take(folder: Path, path: str, known: os.stat_result) -> IntakeFile:

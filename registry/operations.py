@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from engine.convert.pickled import Converted
     from engine.format.facts import BaseFacts
 
 _HEAVY = frozenset({"torch", "transformers", "bitsandbytes"})
@@ -35,6 +36,16 @@ def merge_adapters(
     sources = [Source(path=path, weight=weight) for path, weight in parents]
     report = merge(sources, method=method, rank=rank, dtype=dtype, out=out, progress=progress)
     return report.as_json()
+
+
+def convert_pickled(source: int, out: Path, *, path: str) -> Converted:
+    """Write the tensors of the pickle in an open file to the new safetensors file `out`; `path` is for messages.
+
+    Imports no torch here: it runs in a process of its own, and only after the pickle was inspected.
+    """
+    from engine.convert.pickled import convert_pickled as convert
+
+    return convert(source, out, path=path)
 
 
 def tool_versions() -> dict[str, str]:

@@ -188,6 +188,44 @@ class PullResult:
 
 
 @dataclass(frozen=True, slots=True)
+class SentResult:
+    """What a pull to the Hub did. `path` is `hf://org/name@commit`, None where a dry run would first make the repo;
+    `created` tells whether there is a new commit. `added`, `replaced` and `removed` are paths in the repo.
+    """
+
+    ref: str
+    digest: str
+    path: str | None
+    created: bool
+    private: bool
+    dry_run: bool = False
+    added: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertedFile:
+    """A file written anew: `source` is its name before, `size` in bytes after."""
+
+    source: str
+    path: str
+    tensors: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertResult:
+    """A folder with the same adapter, and what to know about how it came to be."""
+
+    path: Path
+    converted: tuple[ConvertedFile, ...]
+    left_out: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class BaseInfo:
     """A base model; `created` tells whether `base add` met it for the first time."""
 

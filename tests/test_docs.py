@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 FENCE = re.compile(r"^```console(?P<flags>[^\n]*)\n(?P<body>.*?)^```", re.DOTALL | re.MULTILINE)
 EXIT = re.compile(r"\s+# exit (\d+)$")
 # what a newcomer does not meet in the README
-ELSEWHERE = {"migrate", "undelete", "metric", "which", "verify", "export", "import"}
+ELSEWHERE = {"convert", "migrate", "undelete", "metric", "which", "verify", "export", "import"}
 
 
 @dataclass(frozen=True)

@@ -151,8 +151,9 @@ class TestRefused:
     def test_pickled_weights_alone(self, folder):
         (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
 
-        with pytest.raises(IntakeError, match=r"adapter_model\.bin is not taken, only safetensors is"):
+        with pytest.raises(IntakeError, match=r"adapter_model\.bin is not taken, only safetensors is") as caught:
             scan(folder)
+        assert caught.value.hint == f"adapters convert {folder} --to {folder}-safetensors"
 
     @pytest.mark.parametrize("name", [*SMALLEST, "README.md"])
     def test_a_link_among_the_files(self, folder, tmp_path, name):

@@ -1,0 +1,77 @@
+"""Convert: an adapter folder becomes another one whose weights can be pushed. Asks nothing of database or store."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.format.adapter import PICKLE_NAME, WEIGHTS_NAME
+from registry.checkout import put
+from registry.disk import CREATE, opened, reaching, sync_folders
+from registry.errors import ConflictError
+from registry.intake import scan
+from registry.operations import convert_pickled
+from registry.progress import silent
+from registry.results import ConvertedFile, ConvertResult
+from registry.scratch import scratch_folder
+from registry.transfer import copy_hashed
+
+if TYPE_CHECKING:
+    from engine.compat.finding import Finding
+    from registry.intake import Intake
+    from registry.progress import Progress
+
+
+def convert(folder: Path, to: Path, *, progress: Progress = silent) -> ConvertResult:
+    """Writes the version's files of `folder`, its pickled weights as safetensors, to the new folder `to`.
+
+    All is fsynced in a folder beside `to`, then renamed: whatever stops it, `to` is as it was. ConflictError where
+    something other than an empty folder is there; IntakeError and the engine's errors for what is in `folder`.
+    """
+    destination = Path(os.path.abspath(to))  # noqa: PTH100 (Path.absolute keeps `..`)
+    _require_free(destination)
+    intake = scan(folder, pickled=True)
+    label = f"converting {folder}"
+    progress(label, 0, 1)
+    with scratch_folder(destination.parent, label=f".{destination.name[:64]}.", mode=0o777) as scratch:
+        converted, findings = _fill(scratch, intake)
+        put(scratch, destination)
+    progress(label, 1, 1)
+    return ConvertResult(destination, converted, intake.left_out, findings)
+
+
+def _require_free(destination: Path) -> None:
+    if not os.path.lexists(destination):
+        return
+    with reaching(destination):
+        taken = destination.is_symlink() or not destination.is_dir() or bool(os.listdir(destination))  # noqa: PTH208
+    # a rename would pull the current folder away from under the caller's feet
+    if taken or destination.samefile(Path.cwd()):
+        raise ConflictError(f"{destination} exists already", hint="name a folder that does not exist")
+
+
+def _fill(scratch: Path, intake: Intake) -> tuple[tuple[ConvertedFile, ...], tuple[Finding, ...]]:
+    """The converted weights and copies of all other files, durable; what was converted, and what to know about it."""
+    converted: list[ConvertedFile] = []
+    findings: list[Finding] = []
+    for file in intake.files:
+        with file.open() as source:
+            if file.path == PICKLE_NAME:
+                done = convert_pickled(source, scratch / WEIGHTS_NAME, path=f"{intake.source}/{file.path}")
+                converted.append(ConvertedFile(PICKLE_NAME, WEIGHTS_NAME, done.tensors, done.size))
+                findings += done.findings
+            else:
+                _copy(source, scratch / file.path)
+    with reaching(scratch):
+        with opened(scratch / WEIGHTS_NAME, os.O_RDONLY) as weights:
+            os.fsync(weights)
+        sync_folders([scratch, *(place for place in scratch.rglob("*") if place.is_dir())])
+    return tuple(converted), tuple(findings)
+
+
+def _copy(source: int, target: Path) -> None:
+    with reaching(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with opened(target, CREATE, mode=0o666) as descriptor:
+            copy_hashed(source, descriptor)
