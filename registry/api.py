@@ -14,6 +14,7 @@ from registry.filters import list_query, parse_duration
 from registry.handle import Handle
 from registry.hub.verbs import HubVerbs
 from registry.progress import silent
+from registry.pullverbs import PullVerbs
 from registry.refs import Ref, is_path, parse_alias
 from registry.resolve import resolve
 from registry.schema import prepare
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
         LineageGraph,
         LogEntry,
         MergeResult,
-        PullResult,
         PushResult,
         RegistryStatus,
         VerifyResult,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     )
 
 
-class Registry(HubVerbs):
+class Registry(PullVerbs, HubVerbs):
     """A catalog and its blobs. A class because it holds the connection pool; use `Registry.open`.
 
     References are texts as on the command line (`team/sql@prod`). Every method is one transaction, or one use case
@@ -140,18 +140,6 @@ class Registry(HubVerbs):
             actor=self.settings.actor,
         )
         return push_path(self._handle, str(path), request, progress=progress or silent)
-
-    def pull(self, ref: str, *, to: str | Path | None = None, progress: Progress | None = None) -> Path:
-        """The folder that holds a version, every byte verified: `to`, or an immutable one unique to the digest."""
-        return self.pull_result(ref, to=to, progress=progress).path
-
-    def pull_result(self, ref: str, *, to: str | Path | None = None, progress: Progress | None = None) -> PullResult:
-        """Like `pull`, with the exact version and digest."""
-        from registry.pull import pull
-
-        wanted = self._handle.ref(ref)
-        destination = None if to is None else Path(to).expanduser()
-        return pull(self._handle, wanted, to=destination, progress=progress or silent)
 
     def export(
         self,

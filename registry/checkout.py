@@ -7,7 +7,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from registry.disk import reaching, reading_beneath, sync_folders
 from registry.errors import ConflictError, CorruptError
@@ -17,14 +17,20 @@ from registry.transfer import hash_file
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from registry.blobs import BlobStore
     from registry.results import FileEntry
 
 _THREADS = 2
 _TAKEN = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
 
 
-def checkout(store: BlobStore, files: Sequence[FileEntry], destination: Path, *, read_only: bool = True) -> None:
+class Source(Protocol):
+    """Where verified bytes come from: a blob store, or a pulled version."""
+
+    def copy_to(self, digest: str, destination: Path, *, mode: int = 0o444) -> int:
+        """Makes a new, fsynced file of exactly these bytes; its size. CorruptError where the source's are wrong."""
+
+
+def checkout(store: Source, files: Sequence[FileEntry], destination: Path, *, read_only: bool = True) -> None:
     """Writes the files to a folder beside `destination`, all verified and fsynced, then renames it into place.
 
     ConflictError where something other than an empty folder is there; CorruptError where a blob is wrong. Then, and
@@ -34,7 +40,7 @@ def checkout(store: BlobStore, files: Sequence[FileEntry], destination: Path, *,
         put(folder, destination)
 
 
-def checkout_to(store: BlobStore, files: Sequence[FileEntry], to: Path) -> None:
+def checkout_to(store: Source, files: Sequence[FileEntry], to: Path) -> None:
     """The caller's own, writable copy. A folder that holds exactly these bytes is left as it is; ConflictError for
     any other that is not empty, for a file, a link, and for the current folder, which a rename would pull away.
     """
@@ -74,11 +80,11 @@ def difference(folder: Path, files: Sequence[FileEntry]) -> CorruptError | None:
 
 
 @contextmanager
-def prepared(
-    store: BlobStore, files: Sequence[FileEntry], destination: Path, *, read_only: bool = True
-) -> Iterator[Path]:
+def prepared(store: Source, files: Sequence[FileEntry], destination: Path, *, read_only: bool = True) -> Iterator[Path]:
     """A verified, fsynced folder beside `destination`; removed when the block ends unless it was moved away."""
-    with scratch_folder(destination.parent, label=f".{destination.name[:64]}.", mode=0o777) as folder:
+    # What others may read is closed to them until it is whole; a copy of one's own is as the umask says from the start.
+    mode = 0o700 if read_only else 0o777
+    with scratch_folder(destination.parent, label=f".{destination.name[:64]}.", mode=mode) as folder:
         with reaching(destination):
             _fill(store, files, folder, read_only=read_only)
         yield folder
@@ -96,12 +102,11 @@ def put(folder: Path, destination: Path) -> None:
         sync_folders([destination.parent])
 
 
-def _fill(store: BlobStore, files: Sequence[FileEntry], folder: Path, *, read_only: bool) -> None:
-    umask = _umask(folder)
+def _fill(store: Source, files: Sequence[FileEntry], folder: Path, *, read_only: bool) -> None:
     folders = {folder, *((folder / entry.path).parent for entry in files)}
     for place in sorted(folders):
         place.mkdir(parents=True, exist_ok=True)
-    mode = 0o444 if read_only else 0o666 & ~umask
+    mode = 0o444 if read_only else 0o666 & ~_umask(folder)
     with ThreadPoolExecutor(_THREADS) as threads:
         # Largest first, so that the two threads end together.
         ordered = sorted(files, key=lambda entry: -entry.size)
@@ -113,7 +118,7 @@ def _fill(store: BlobStore, files: Sequence[FileEntry], folder: Path, *, read_on
     sync_folders(_up(folders, folder))
 
 
-def _copy(store: BlobStore, entry: FileEntry, target: Path, mode: int) -> None:
+def _copy(store: Source, entry: FileEntry, target: Path, mode: int) -> None:
     size = store.copy_to(entry.sha256, target, mode=mode)
     if size != entry.size:
         raise CorruptError(str(target), expected=f"{entry.size} bytes", actual=f"{size} bytes")

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
-from registry.checkout import checkout_to
+from registry.copies import copy_from_cache, copy_out
+from registry.entry import files_of_entry, known_files
 from registry.errors import NotFoundError, UnavailableError, UsageError
 from registry.models import Adapter, File, Version
-from registry.progress import silent
+from registry.progress import silent, unheard
 from registry.pulled import ensure_pulled, find_pulled
 from registry.resolve import resolve
 from registry.results import FileEntry, PullResult
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from registry.handle import Handle
-    from registry.progress import Progress
+    from registry.progress import Notice, Progress
     from registry.refs import Ref
 
 
@@ -36,30 +37,43 @@ def files_of(session: Session, version: Version) -> tuple[FileEntry, ...]:
     return tuple(FileEntry(row.path, row.sha256, row.size) for row in rows)
 
 
-def pull(handle: Handle, ref: Ref, *, to: Path | None = None, progress: Progress = silent) -> PullResult:
-    """Bring a version's files to `to`, or to the immutable folder that belongs to its digest.
+def pull(
+    handle: Handle,
+    ref: Ref,
+    *,
+    to: Path | None = None,
+    link: bool = False,
+    progress: Progress = silent,
+    notice: Notice = unheard,
+) -> PullResult:
+    """Bring a version's files to `to` (with `link`, as links into the cache where the system allows them), or to the
+    immutable folder that belongs to its digest.
 
     With database or store down, a reference that names a digest is served from what was pulled before (P8).
     """
     if to is not None and str(to).startswith("hf:/"):
         raise UsageError(f"{to}: is on the Hub; Registry.send writes there")
     pulled = handle.settings.pulled
+    if link and to is None:
+        raise UsageError("links need a folder to lie in", hint="adapters pull REF --to DIR --link")
     try:
         with handle.database.reading() as session:
             version = resolve(session, ref)
-            digest, files = version.digest, files_of(session, version)
-            found = f"{ref.name}@{version.number}"
+            digest, found = version.digest, f"{ref.name}@{version.number}"
+            files = known_files(pulled, digest) or files_of(session, version)
         size = sum(entry.size for entry in files)
         progress(f"pulling {found}", 0, size)
         if to is not None:
-            checkout_to(handle.store, files, to)
+            copy_out(handle.store, digest, files, pulled, to, link=link, notice=notice)
             place = to
         else:
-            place = ensure_pulled(handle.store, digest, files, pulled)
+            place = ensure_pulled(handle.store, digest, files, pulled, notice=notice)
         progress(f"pulling {found}", size, size)
         return PullResult(found, digest, place)
     except UnavailableError:
-        known = None if ref.digest is None or to is not None else find_pulled(pulled, ref.digest)
+        known = None if ref.digest is None else find_pulled(pulled, ref.digest)
         if known is None:
             raise
-        return PullResult(str(ref), f"sha256:{known.name}", known)
+        if to is not None:
+            copy_from_cache(known, files_of_entry(known), to, link=link)
+        return PullResult(str(ref), f"sha256:{known.name}", to or known)

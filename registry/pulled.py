@@ -1,48 +1,63 @@
-"""Pulled versions: `pulled/<hex>/`, immutable, beside `<hex>.manifest.json`; found again without database or store."""
+"""Pulled versions: `<hex>/`, immutable, beside `<hex>.manifest.json` and `<hex>.lock`; found again without database
+or store. The folder they lie in may be shared by the users of a machine (README, "How the pull cache goes").
+"""
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import os
 import re
-import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from registry.checkout import difference, prepared, put
-from registry.digests import digest_of, hex_of
-from registry.disk import CREATE, discard, discard_tree, opened, reaching, reading, sync_folder
-from registry.errors import ConflictError, CorruptError, UsageError
-from registry.manifest import manifest_bytes, parse_manifest
-from registry.scratch import clear_stale, scratch_folder, stale_folders
+from registry.digests import digest_of
+from registry.disk import make_folder, reaching
+from registry.entry import entry_folder, files_of_entry, keep_manifest, lock_of, remove_entry
+from registry.errors import ConflictError, CorruptError, UnavailableError, UsageError
+from registry.manifest import manifest_bytes
+from registry.progress import unheard
+from registry.scratch import clear_stale, stale_folders
+from registry.turns import in_use, turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from registry.blobs import BlobStore
+    from registry.checkout import Source
+    from registry.progress import Notice
     from registry.results import FileEntry
 
-_SUFFIX = ".manifest.json"
 _PREFIX = re.compile(r"sha256:[0-9a-f]{12,64}", re.ASCII)
 _NAME = re.compile(r"([0-9a-f]{64})\.manifest\.json", re.ASCII)
+_NOT_OURS = {errno.EACCES, errno.EPERM, errno.EROFS}
+_ROUNDS = 20
+
+Identity = tuple[int, int]  # inode and change time: a folder that took another's place has another
 
 
-def ensure_pulled(store: BlobStore, digest: str, files: Sequence[FileEntry], pulled_root: Path) -> Path:
+def ensure_pulled(
+    store: Source, digest: str, files: Sequence[FileEntry], pulled_root: Path, *, notice: Notice = unheard
+) -> Path:
     """The folder that holds exactly this version, every byte hashed by this call.
 
     What is there and right is used again; what is there and wrong is replaced by a good copy from the store, or left
-    alone if the store has none (CorruptError then). Any number of processes may pull the same version at once.
+    alone where there is none or it is another user's (CorruptError then). Of any number of processes that need the same
+    version one fetches it; the others wait for it, hash it and use it (`notice` hears of a long wait).
     """
     content = manifest_bytes(files)
     if digest_of(content) != digest:
         raise CorruptError("manifest", expected=digest, actual=digest_of(content))
-    folder = pulled_root / hex_of(digest)
-    with reaching(pulled_root):
-        _write_manifest(folder, content)
-    if not _holds(folder, files):
-        _pull(store, files, folder)
-    return folder
+    folder = entry_folder(pulled_root, digest)
+    for _ in range(_ROUNDS):
+        judged = _identity(folder)
+        wrong = None if judged is None else _wrong(folder, files)
+        if judged is not None and wrong is None:
+            keep_manifest(folder, content)
+            return folder
+        if _fetch(store, files, folder, judged, wrong, notice=notice):
+            return folder
+    raise CorruptError(str(folder), expected=digest, actual="a folder that changes whenever it is read")
 
 
 def find_pulled(pulled_root: Path, digest: str) -> Path | None:
@@ -58,13 +73,13 @@ def find_pulled(pulled_root: Path, digest: str) -> Path | None:
     if not found or not os.path.lexists(pulled_root / found[0]):
         return None
     folder = pulled_root / found[0]
-    if wrong := difference(folder, _manifest(folder)):
+    if (wrong := _wrong(folder, files_of_entry(folder))) and os.path.lexists(folder):  # else it went meanwhile
         raise wrong
-    return folder
+    return folder if wrong is None else None
 
 
 def stale_pulls(pulled_root: Path) -> list[Path]:
-    """What pulls of dead processes left half-done."""
+    """What pulls of dead processes left half-done, as far as this user may remove it."""
     return stale_folders(pulled_root)
 
 
@@ -81,58 +96,69 @@ def _names(pulled_root: Path) -> list[str]:
             return []
 
 
-def _manifest(folder: Path) -> tuple[FileEntry, ...]:
-    path = folder.with_name(folder.name + _SUFFIX)
-    with reaching(path), reading(path) as descriptor, os.fdopen(os.dup(descriptor), "rb") as file:
-        content = file.read()
-    if digest_of(content) != f"sha256:{folder.name}":
-        raise CorruptError(str(path), expected=f"sha256:{folder.name}", actual=digest_of(content))
-    return parse_manifest(content)
-
-
-def _write_manifest(folder: Path, content: bytes) -> None:
-    """Whole or not at all; again each time, since these bytes are known good."""
-    with scratch_folder(folder.parent, label=".") as scratch:
-        temporary = scratch / "manifest.json"
-        with opened(temporary, CREATE, mode=0o444) as descriptor, os.fdopen(os.dup(descriptor), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-        temporary.rename(folder.with_name(folder.name + _SUFFIX))
-    sync_folder(folder.parent)
-
-
-def _holds(folder: Path, files: Sequence[FileEntry]) -> bool:
+def _wrong(folder: Path, files: Sequence[FileEntry]) -> CorruptError | None:
+    """What is wrong with the entry, every byte hashed while `prune` is kept away."""
     if folder.is_symlink() or not folder.is_dir():
-        return False
-    return difference(folder, files) is None
+        return CorruptError(str(folder), expected=f"sha256:{folder.name}", actual="no folder")
+    try:
+        with in_use(lock_of(folder)):
+            return difference(folder, files)
+    except UnavailableError as error:
+        return CorruptError(str(folder), expected=f"sha256:{folder.name}", actual=f"a folder not readable: {error}")
 
 
-def _pull(store: BlobStore, files: Sequence[FileEntry], folder: Path) -> None:
-    with prepared(store, files, folder) as good, _lock(folder.parent):
-        # Another process may have put a good copy there while ours was written; what is still wrong now is moved aside.
-        # Between the two renames nothing is at the name, never something wrong.
-        if _holds(folder, files):
-            return
-        aside = folder.with_name(f".{uuid.uuid4().hex}.tmp")
-        with reaching(folder):
-            if os.path.lexists(folder):
-                folder.rename(aside)
-        put(good, folder)
-        _remove(aside)
+def _fetch(
+    store: Source,
+    files: Sequence[FileEntry],
+    folder: Path,
+    judged: Identity | None,
+    wrong: CorruptError | None,
+    *,
+    notice: Notice,
+) -> bool:
+    """Takes a turn at the entry; False where another process has put something there since it was judged."""
+
+    def changed() -> bool:
+        return _identity(folder) not in (None, judged)
+
+    with reaching(folder.parent):
+        make_folder(folder.parent)
+        with turn(lock_of(folder), ready=changed, notice=notice):
+            if changed() or not _replace(store, files, folder, wrong):
+                return False
+            keep_manifest(folder, manifest_bytes(files))
+            return True
 
 
-def _remove(aside: Path) -> None:
-    with reaching(aside):
-        if aside.is_dir() and not aside.is_symlink():
-            discard_tree(aside)
-        else:
-            discard(aside)
+def _replace(store: Source, files: Sequence[FileEntry], folder: Path, wrong: CorruptError | None) -> bool:
+    """Fetches a good copy and puts it where nothing is or something wrong; False where another process was faster."""
+    # Between removing and putting nothing is at the name, never something wrong.
+    with _ours_to_replace(folder, wrong), prepared(store, files, folder) as good:
+        try:
+            if wrong is not None:
+                with reaching(folder):
+                    remove_entry(folder)
+            put(good, folder)
+        except ConflictError:
+            return False
+    return True
 
 
 @contextmanager
-def _lock(pulled_root: Path) -> Iterator[None]:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    with reaching(pulled_root), opened(pulled_root / ".lock", flags, mode=0o666) as descriptor:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+def _ours_to_replace(folder: Path, wrong: CorruptError | None) -> Iterator[None]:
+    try:
         yield
+    except UnavailableError as error:
+        here = str(error).startswith(str(folder.parent)) and getattr(error.__cause__, "errno", None) in _NOT_OURS
+        if wrong is None or not here:
+            raise
+        wrong.hint = f"it cannot be replaced here: have its owner remove {folder}, or pull with --to"
+        raise wrong from None
+
+
+def _identity(folder: Path) -> Identity | None:
+    try:
+        found = folder.lstat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_ctime_ns

@@ -347,3 +347,30 @@ class ExportResult:
     versions: tuple[str, ...]
     blobs: int
     left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CacheEntry:
+    """A pulled version in the cache. `state` is `ok` or `incomplete`; `refs` are the versions that have the digest,
+    None where the catalog cannot be asked; `last_used` by the clock of the file system.
+    """
+
+    digest: str
+    path: Path
+    size: int
+    files: int
+    last_used: datetime
+    refs: tuple[str, ...] | None
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class PruneResult:
+    """What was removed from the cache, or would be; `kept` counts by reason what was due and stays."""
+
+    dry_run: bool
+    entries: int
+    bytes: int
+    temporary: int
+    removed: tuple[str, ...] = ()
+    kept: Mapping[str, int] = field(default_factory=dict)

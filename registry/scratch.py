@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import uuid
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -34,7 +35,7 @@ def scratch_folder(parent: Path, *, label: str = "", mode: int = 0o700) -> Itera
 
 
 def stale_folders(parent: Path) -> list[Path]:
-    """Scratch folders in `parent` whose process is gone, sorted."""
+    """Scratch folders of this user in `parent` whose process is gone, sorted; root's are everybody's."""
     with reaching(parent):
         return [folder for folder in _folders(parent) if _free(folder, remove=False)]
 
@@ -69,9 +70,18 @@ def _locked(descriptor: int) -> bool:
 
 def _folders(parent: Path) -> list[Path]:
     try:
-        return sorted(place for place in parent.glob(f"*{_SUFFIX}") if place.is_dir() and not place.is_symlink())
+        return sorted(place for place in parent.glob(f"*{_SUFFIX}") if _is_ours(place))
     except FileNotFoundError:
         return []
+
+
+def _is_ours(place: Path) -> bool:
+    """A folder that this user may remove: a shared pull cache holds other users' too."""
+    try:
+        found = place.lstat()
+    except FileNotFoundError:  # its owner removed it meanwhile
+        return False
+    return stat.S_ISDIR(found.st_mode) and os.geteuid() in (0, found.st_uid)
 
 
 def _free(folder: Path, *, remove: bool) -> bool:

@@ -46,6 +46,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "undelete": ("removal:undelete", "Bring a deleted version back."),
         "verify": ("upkeep:verify", "Hash every file of a version again."),
         "fsck": ("upkeep:fsck", "Check the whole registry: rows, blobs and bytes."),
+        "cache": ("cache:cache", "Pulled versions that are kept on this machine."),
         "gc": ("upkeep:gc", "Free what no version needs any more."),
     },
 }

@@ -7,6 +7,7 @@ from typing import Any
 import click
 import pytest
 
+from registry.cli.output import note
 from registry.cli.root import SECTIONS, VERBS, root
 from registry.results import (
     BaseInfo,
@@ -87,7 +88,7 @@ ASKED: list[tuple[str, Any, str, tuple[Any, ...], dict[str, Any]]] = [
         PullResult("t/s@3", DIGEST, "/p"),
         "pull_result",
         ("t/s@3",),
-        {"to": "./d", "progress": None},
+        {"to": "./d", "link": False, "progress": None, "notice": note},
     ),
     (
         (
@@ -206,7 +207,7 @@ def test_the_verbs_of_this_release_are_all_there():
         *("alias", "alias set", "alias rm", "alias rollback", "alias list"),
         *("tag", "tag set", "tag rm", "metric", "metric set"),
         *("base", "base add", "base list", "base show", "check", "merge"),
-        *("rm", "undelete", "verify", "fsck", "gc"),
+        *("rm", "undelete", "verify", "fsck", "gc", "cache", "cache ls", "cache prune"),
     }
 
 
