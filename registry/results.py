@@ -188,24 +188,6 @@ class PullResult:
 
 
 @dataclass(frozen=True, slots=True)
-class SentResult:
-    """What a pull to the Hub did. `path` is `hf://org/name@commit`, None where a dry run would first make the repo;
-    `created` tells whether there is a new commit. `added`, `replaced` and `removed` are paths in the repo.
-    """
-
-    ref: str
-    digest: str
-    path: str | None
-    created: bool
-    private: bool
-    dry_run: bool = False
-    added: tuple[str, ...] = ()
-    replaced: tuple[str, ...] = ()
-    removed: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class ConvertedFile:
     """A file written anew: `source` is its name before, `size` in bytes after."""
 
