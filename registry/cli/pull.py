@@ -8,7 +8,7 @@ import click
 
 from registry.cli.command import Verb
 from registry.cli.hub import send
-from registry.cli.output import emit
+from registry.cli.output import emit, note
 from registry.cli.params import FilledPath, Reference
 from registry.cli.progress import bars
 from registry.cli.text import printable
