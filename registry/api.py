@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 from registry import aliases as alias_moves
 from registry import bases as base_models
 from registry import labels, removal
-from registry.draft import Relation
 from registry.errors import UsageError
 from registry.filters import list_query, parse_duration
 from registry.handle import Handle
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
     from registry.differences import DiffResult
     from registry.filters import ListFilters
+    from registry.options import MergeOptions, PushOptions
     from registry.progress import Progress
     from registry.results import (
         AliasInfo,
@@ -100,46 +100,18 @@ class Registry(PullVerbs, HubVerbs):
 
     # Publishing and fetching
 
-    def push(
-        self,
-        path: str | Path,
-        name: str,
-        *,
-        aliases: Iterable[str] = (),
-        tags: Mapping[str, str] | None = None,
-        metrics: Mapping[str, float] | None = None,
-        message: str | None = None,
-        base: str | None = None,
-        parents: Iterable[str] = (),
-        relation: Relation = "finetuned_from",
-        include: Iterable[str] = (),
-        allow: Iterable[str] = (),
-        progress: Progress | None = None,
-    ) -> PushResult:
-        """Publish a folder, or `hf://org/name@REV`, as the next version of `name`; known content finds its version."""
-        from registry.hub.push import push_path
-        from registry.push import PushRequest
+    def push(self, path: str | Path, name: str, **options: Unpack[PushOptions]) -> PushResult:
+        """Publish a folder, or `hf://org/name@REV`, as the next version of `name`; known content finds its version.
 
-        if relation not in get_args(Relation):
-            raise UsageError(f"relation {relation!r} is not one of {', '.join(get_args(Relation))}")
-        target = self._handle.name(name)
-        names = tuple(parse_alias(alias) for alias in aliases)
-        at_path = base is not None and is_path(base)
-        request = PushRequest(
-            path=Path(path).expanduser(),
-            name=target,
-            aliases=names,
-            tags=tags or {},
-            metrics=metrics or {},
-            message=message,
-            base=None if at_path else base,
-            base_path=Path(self._handle.base_name(base)) if base is not None and at_path else None,
-            parents=self._handle.parents(parents, relation),
-            include=tuple(include),
-            allow=tuple(allow),
-            actor=self.settings.actor,
-        )
-        return push_path(self._handle, str(path), request, progress=progress or silent)
+        The options are those of `adapters push`: aliases, tags, metrics, message, base, parents with their relation,
+        include, allow, git_commit, run_id, data_digest, licence.
+        """
+        from registry.hub.push import push_path
+        from registry.options import push_request
+
+        progress = options.get("progress") or silent
+        request = push_request(self._handle, path, name, options)
+        return push_path(self._handle, str(path), request, progress=progress)
 
     def export(
         self,
@@ -365,41 +337,14 @@ class Registry(PullVerbs, HubVerbs):
             raise UsageError(f"{path[:120]!r}: expected a folder", hint="a path starts with /, ./, ../ or ~")
         return convert(Path(path).expanduser(), Path(to).expanduser(), progress=progress or silent)
 
-    def merge(
-        self,
-        refs: Sequence[str],
-        *,
-        weights: Sequence[float] | None = None,
-        combination: str = "svd",
-        rank: int | Literal["max"] | None = None,
-        dtype: str | None = None,
-        into: str,
-        aliases: Iterable[str] = (),
-        tags: Mapping[str, str] | None = None,
-        metrics: Mapping[str, float] | None = None,
-        message: str | None = None,
-        dry_run: bool = False,
-        assume_same_base: bool = False,
-        allow: Iterable[str] = (),
-        progress: Progress | None = None,
-    ) -> MergeResult:
-        """Merge versions into the next version of `into`: `cat`, `linear` or `svd`, with a report of what was kept."""
-        from registry.merge import MergeRequest, merge
+    def merge(self, refs: Sequence[str], *, into: str, **options: Unpack[MergeOptions]) -> MergeResult:
+        """Merge versions into the next version of `into`: `cat`, `linear` or `svd`, with a report of what was kept.
 
-        request = MergeRequest(
-            refs=tuple(self._handle.ref(ref) for ref in refs),
-            into=self._handle.name(into),
-            method=combination,
-            weights=None if weights is None else tuple(map(float, weights)),
-            rank=rank,
-            dtype=dtype,
-            aliases=tuple(parse_alias(alias) for alias in aliases),
-            tags=tags or {},
-            metrics=metrics or {},
-            message=message,
-            allow=tuple(allow),
-            assume_same_base=assume_same_base,
-            dry_run=dry_run,
-            actor=self.settings.actor,
-        )
-        return merge(self._handle, request, progress=progress or silent)
+        The options are those of `adapters merge`: weights, combination, rank, dtype, dry_run, assume_same_base, and
+        what a push may be given.
+        """
+        from registry.merge import merge
+        from registry.options import merge_request
+
+        progress = options.get("progress") or silent
+        return merge(self._handle, merge_request(self._handle, refs, into, options), progress=progress)

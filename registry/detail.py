@@ -31,6 +31,10 @@ _FACTS = (
     Version.norm,
     Version.message,
     Version.pushed_by,
+    Version.git_commit,
+    Version.run_id,
+    Version.data_digest,
+    Version.licence,
     Version.created_at,
     Version.deleted_at,
     Version.recipe_id,
@@ -74,6 +78,11 @@ def show(session: Session, version_id: int) -> VersionDetail:
         recipe=_recipe(session, row),
         report=documents.get("report"),
         findings=_findings(session, version_id),
+        git_commit=row.git_commit,
+        run_id=row.run_id,
+        data_digest=row.data_digest,
+        licence=row.licence,
+        sources=documents.get("provenance", {}).get("sources", {}),
     )
 
 

@@ -53,7 +53,8 @@ class VersionDraft:
     """A version before it has a number. All its blobs, the manifest's too, are in the store and named by `lease`.
 
     `manifest` is the digest of the manifest and so of the version, `manifest_size` its bytes. `documents` are compact
-    JSON texts by kind. `findings` are all that the check-in rules of `ruleset` said.
+    JSON texts by kind. `findings` are all that the check-in rules of `ruleset` said. `sources` say who says what of
+    its provenance (registry/provenance.py).
     """
 
     name: Name
@@ -69,6 +70,7 @@ class VersionDraft:
     norm: float | None = None
     base_name: str | None = None
     base_id: int | None = None
+    base_given: bool = False
     documents: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -83,6 +85,7 @@ class VersionDraft:
     run_id: str | None = None
     data_digest: str | None = None
     licence: str | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
     lease: str | None = None
 
     @property

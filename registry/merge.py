@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from engine.compat.finding import Finding
     from registry.handle import Handle
     from registry.progress import Progress
+    from registry.provenance import Claim
     from registry.refs import Name, Ref
 
 
@@ -47,6 +48,8 @@ class MergeRequest:
     assume_same_base: bool = False
     dry_run: bool = False
     actor: str | None = None
+    given: Mapping[str, Claim] = field(default_factory=dict)
+    surroundings: Mapping[str, Claim] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +172,8 @@ def _publication(
         report=report,
         spectra=spectra,
         actor=request.actor,
+        given=request.given,
+        surroundings=request.surroundings,
     )
 
 

@@ -14,6 +14,7 @@ from registry.audit import note
 from registry.blobrows import know_blobs
 from registry.database import insert_into
 from registry.draft import Parent, RecipeDraft, VersionDraft
+from registry.facts import Filled, fill
 from registry.labels import check_texts, put_metrics, put_tags
 from registry.models import Adapter, CheckResult, File, Version
 from registry.newest import mark_newest
@@ -33,7 +34,7 @@ __all__ = ["Parent", "Published", "RecipeDraft", "VersionDraft", "record"]
 @dataclass(frozen=True, slots=True)
 class Published:
     """What `record` did. `newest` is the highest number that is not deleted; `restored` tells of a deleted version that
-    this push brought back.
+    this push brought back. `kept` names what the draft says otherwise than the version that was there, which stays.
     """
 
     version_id: int
@@ -41,6 +42,7 @@ class Published:
     created: bool
     newest: int
     restored: bool = False
+    kept: tuple[str, ...] = ()
 
 
 def record(session: Session, draft: VersionDraft, *, write_record: Callable[[bytes], object]) -> Published:
@@ -63,14 +65,15 @@ def record(session: Session, draft: VersionDraft, *, write_record: Callable[[byt
     elif restored or version.freed_at is not None:
         _restore(session, version)
     newest = version.number if created else mark_newest(session, adapter.id)
-    more = _add(session, adapter, version, draft)
+    filled = Filled() if created else fill(session, version, draft)
+    more = _add(session, adapter, version, draft) or filled.more
     if draft.lease is not None:
         leases.release(session, draft.lease)
     subject = f"{draft.name}@{version.number}"
     note(session, "push", subject, actor=draft.actor, created=created, restored=restored, digest=version.digest)
     if created or restored or more:
         keep_record(session, version, write_record)
-    return Published(version.id, version.number, created, newest or version.number, restored)
+    return Published(version.id, version.number, created, newest or version.number, restored, filled.kept)
 
 
 def _restore(session: Session, version: Version) -> None:
@@ -86,16 +89,13 @@ def _restore(session: Session, version: Version) -> None:
 
 def _add(session: Session, adapter: Adapter, version: Version, draft: VersionDraft) -> bool:
     """What a push adds to a version whether or not it is new; True where its record must say more than before."""
-    based = version.base_id is None and draft.base_id is not None
-    if based:
-        version.base_id = draft.base_id
     put_tags(session, version.id, draft.tags)
     put_metrics(session, version.id, draft.metrics)
     edges = add_parents(session, version.id, draft.parents)
     _add_check(session, version.id, draft)
     for alias in draft.aliases:
         move(session, adapter, alias, version, actor=draft.actor, action="set")
-    return based or edges > 0
+    return edges > 0
 
 
 def _add_check(session: Session, version_id: int, draft: VersionDraft) -> None:

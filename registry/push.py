@@ -14,10 +14,13 @@ from registry.examine import Examined, documents, examine, named_base
 from registry.intake import scan
 from registry.labels import check_texts
 from registry.manifest import manifest_bytes
+from registry.origin import Origin, origin
 from registry.progress import silent
 from registry.protection import await_deletion, protected
 from registry.publish import Published, record
 from registry.results import FileEntry, PushResult
+from registry.sidecar import Sidecar, read_sidecar
+from registry.strictjson import canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from registry.handle import Handle
     from registry.intake import Intake
     from registry.progress import Progress
+    from registry.provenance import Claim
     from registry.refs import Name
     from registry.staging import StagedFile, Staging
 
@@ -42,7 +46,8 @@ _LONGEST_TYPE = 64
 class PushRequest:
     """What a caller wants pushed. `base` is a name, `base_path` an absolute place to read the base from; without both
     the config names it. `allow` names rules to pass. `intake` is what to take where that is chosen already; then
-    `path` and `include` are not looked at.
+    `path` and `include` are not looked at. `given` is what the caller says of the version's provenance, `surroundings`
+    what the environment and adapters.toml say.
     """
 
     path: Path
@@ -61,6 +66,8 @@ class PushRequest:
     report: Mapping[str, Any] | None = None
     spectra: Mapping[str, Sequence[float]] = field(default_factory=dict)
     actor: str | None = None
+    given: Mapping[str, Claim] = field(default_factory=dict)
+    surroundings: Mapping[str, Claim] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +89,15 @@ def push(handle: Handle, request: PushRequest, *, progress: Progress = silent) -
     check_texts(request.tags, request.metrics, request.message)
     check_allowed(request.allow)
     intake = request.intake or scan(request.path, request.include)
+    sidecar = Sidecar() if request.intake else read_sidecar(request.path)
     database, store = handle.database, handle.store
     with store.staging() as staging:
         files = _stage(staging, intake, progress)
         examined = examine(staging.folder / "files")
+        made_by = origin(sidecar, staging.folder / "files", given=request.given, surroundings=_surroundings(request))
         base = _find_base(database, request, examined)
         findings = _judge(request, examined, base, files, subject=intake.source)
-        draft = _draft(request, examined, base, findings, files)
+        draft = _with_origin(_draft(request, examined, base, findings, files), made_by)
         manifest = staging.add(manifest_bytes(draft.files), name="manifest")
         draft = replace(draft, manifest=manifest.digest, manifest_size=manifest.size)
         with protected(handle, staging.folder, draft.digests) as lease:
@@ -167,6 +176,7 @@ def _draft(
         dtype=examined.dtype,
         norm=examined.norm,
         base_name=base.name,
+        base_given=request.base is not None or request.base_path is not None,
         documents=documents(examined, spectra=request.spectra, report=request.report),
         tags=request.tags,
         metrics=request.metrics,
@@ -176,6 +186,28 @@ def _draft(
         findings=findings,
         message=request.message,
         actor=request.actor,
+    )
+
+
+def _surroundings(request: PushRequest) -> Mapping[str, Claim]:
+    """What comes from elsewhere was not made here: only the pusher counts then."""
+    if request.intake is None:
+        return request.surroundings
+    return {name: claim for name, claim in request.surroundings.items() if name == "pushed_by"}
+
+
+def _with_origin(draft: VersionDraft, made_by: Origin) -> VersionDraft:
+    sources = made_by.sources
+    told = {"provenance": canonical_json({"sources": sources}).decode()} if sources else {}
+    return replace(
+        draft,
+        metrics={**made_by.metrics, **draft.metrics},
+        git_commit=made_by.value("git_commit"),
+        run_id=made_by.value("run_id"),
+        data_digest=made_by.value("data_digest"),
+        licence=made_by.value("licence"),
+        sources=sources,
+        documents={**draft.documents, **told},
     )
 
 
@@ -232,6 +264,8 @@ def _result(request: PushRequest, draft: VersionDraft, published: Published, int
     elif not published.created:
         newest = "" if published.newest == published.number else f"; the newest is {request.name}@{published.newest}"
         notes.append(f"unchanged: {ref} holds this content{newest}")
+    if published.kept:
+        notes.append(f"not applied: {', '.join(published.kept)}; {ref} keeps what it was first pushed with")
     if any(parent.version_id == published.version_id for parent in request.parents):
         notes.append(f"{ref} holds the content of its parent: no edge was recorded from it to itself")
     return PushResult(

@@ -89,7 +89,7 @@ class LineageGraph:
 
 @dataclass(frozen=True, slots=True)
 class VersionDetail:
-    """Everything `show` tells about a version."""
+    """Everything `show` tells about a version. `sources` says of each field of provenance who said it."""
 
     ref: str
     name: str
@@ -116,6 +116,11 @@ class VersionDetail:
     recipe: Mapping[str, Any] | None
     report: Mapping[str, Any] | None
     findings: tuple[Mapping[str, Any], ...]
+    git_commit: str | None = None
+    run_id: str | None = None
+    data_digest: str | None = None
+    licence: str | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from registry.errors import UsageError
+from registry.provenance import LONGEST, Claim
+from registry.surroundings import surrounding_actor, surrounding_claims
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +38,7 @@ class Settings:
     output: str = "human"
     hub_endpoint: str | None = None
     actor: str | None = field(default=None, compare=False)
+    surroundings: Mapping[str, Claim] = field(default_factory=dict, compare=False)
     color: bool = field(default=True, compare=False)
 
     @property
@@ -75,6 +78,7 @@ def load_settings(
 ) -> Settings:
     """Settings from flags, environment, the nearest adapters.toml at or above `folder`, then defaults."""
     env = os.environ if environ is None else environ  # noqa: TID251 (this is the one place)
+    actor = _actor(env)
     file = _project_file(folder or Path.cwd())
 
     def pick(flag: object, variable: str, key: str) -> str | None:
@@ -95,7 +99,8 @@ def load_settings(
         namespace=pick(None, "ADAPTERS_NAMESPACE", "namespace") or "local",
         output=chosen,
         hub_endpoint=env.get("HF_ENDPOINT") or None,
-        actor=_actor(env),
+        actor=None if actor is None else actor.value,
+        surroundings=surrounding_claims(env) | ({} if actor is None else {"pushed_by": actor}),
         color=not env.get("NO_COLOR") and env.get("TERM") != "dumb",
     )
 
@@ -111,9 +116,9 @@ def _default_home(env: Mapping[str, str]) -> Path:
     return (Path(data) if data else Path("~/.local/share")) / "adapters"
 
 
-def _actor(env: Mapping[str, str]) -> str | None:
+def _actor(env: Mapping[str, str]) -> Claim | None:
     try:
-        return env.get("ADAPTERS_ACTOR") or getpass.getuser()
+        return surrounding_actor(env) or Claim(getpass.getuser()[:LONGEST], "user name")
     except (KeyError, OSError):  # a container may run under a user id without a name
         return None
 

@@ -8,7 +8,18 @@ import click
 
 from registry.cli.command import Verb
 from registry.cli.output import emit, note
-from registry.cli.params import Rank, Reference, Weights, alias_option, allow_option, metric_option, tag_option
+from registry.cli.params import (
+    Rank,
+    Reference,
+    Weights,
+    alias_option,
+    allow_option,
+    commit_option,
+    licence_option,
+    metric_option,
+    run_option,
+    tag_option,
+)
 from registry.cli.progress import bars
 from registry.cli.push import pushed_lines
 from registry.cli.text import fields, number, percent, table
@@ -42,6 +53,9 @@ _WORST = 5  # modules shown to a person; `show --format json` has all
 @click.option("--message", metavar="TEXT", help="What this merge is for, in words.")
 @click.option("--dry-run", is_flag=True, help="Compute the report and publish nothing.")
 @click.option("--assume-same-base", is_flag=True, help="Merge although the parents name different bases.")
+@licence_option
+@commit_option
+@run_option
 @allow_option
 @click.pass_obj
 def merge(
@@ -59,6 +73,9 @@ def merge(
     message: str | None,
     dry_run: bool,
     assume_same_base: bool,
+    licence: str | None,
+    git_commit: str | None,
+    run_id: str | None,
     allow: tuple[str, ...],
 ) -> None:
     """Merge versions into a new one, with a report of what was kept.
@@ -80,6 +97,9 @@ def merge(
             message=message,
             dry_run=dry_run,
             assume_same_base=assume_same_base,
+            licence=licence,
+            git_commit=git_commit,
+            run_id=run_id,
             allow=allow,
             progress=progress,
         )

@@ -136,6 +136,10 @@ alias_option = click.option(
     metavar="ALIAS",
     help="Point this alias at the version. Repeatable.",
 )
+licence_option = click.option("--licence", "--license", metavar="ID", help="Such as apache-2.0.")
+commit_option = click.option("--git-commit", metavar="SHA", help="The commit that made it.")
+run_option = click.option("--run-id", metavar="ID", help="The run that made it, in W&B, MLflow, CI, ...")
+data_option = click.option("--data-digest", metavar="D", help="What names the training data exactly.")
 allow_option = click.option(
     "--allow", multiple=True, metavar="RULE", help="Publish although this rule says error. Repeatable."
 )

@@ -9,7 +9,18 @@ import click
 from registry.cli.command import Verb
 from registry.cli.findings import finding_lines
 from registry.cli.output import emit, note
-from registry.cli.params import FilledPath, Reference, alias_option, allow_option, metric_option, tag_option
+from registry.cli.params import (
+    FilledPath,
+    Reference,
+    alias_option,
+    allow_option,
+    commit_option,
+    data_option,
+    licence_option,
+    metric_option,
+    run_option,
+    tag_option,
+)
 from registry.cli.progress import bars
 from registry.cli.text import fields, printable
 
@@ -29,6 +40,7 @@ RELATIONS = ("finetuned_from", "converted_from", "merged_from")
         "adapters push hf://org/sql-lora@main team/sql",
         "adapters push ./out team/sql --alias prod --tag task=sql --metric accuracy=0.91",
         "adapters push ./out team/sql --base llama-3-8b --parent team/sql@3 --message 'two more epochs'",
+        "adapters push ./out team/sql --licence apache-2.0 --git-commit 8c0f1d2 --run-id wandb-3f2a",
     ],
 )
 @click.argument("path", type=FilledPath())
@@ -54,6 +66,10 @@ RELATIONS = ("finetuned_from", "converted_from", "merged_from")
     help="How it comes from its parents.",
 )
 @click.option("--include", multiple=True, metavar="GLOB", help="Take these files too. Repeatable.")
+@licence_option
+@commit_option
+@run_option
+@data_option
 @allow_option
 @click.pass_obj
 def push(
@@ -69,6 +85,10 @@ def push(
     parents: tuple[str, ...],
     relation: Relation,
     include: tuple[str, ...],
+    licence: str | None,
+    git_commit: str | None,
+    run_id: str | None,
+    data_digest: str | None,
     allow: tuple[str, ...],
 ) -> None:
     """Publish an adapter folder as the next version of NAME.
@@ -88,6 +108,10 @@ def push(
             parents=parents,
             relation=relation,
             include=include,
+            licence=licence,
+            git_commit=git_commit,
+            run_id=run_id,
+            data_digest=data_digest,
             allow=allow,
             progress=progress,
         )

@@ -69,7 +69,22 @@ def _facts(found: VersionDetail) -> dict[str, str | None]:
         "metrics": pairs(found.metrics) or "-",
         "message": found.message,
         "pushed": f"{moment(found.created_at)} by {found.pushed_by or '-'}",
+        **_provenance(found),
         "deleted": None if found.deleted_at is None else moment(found.deleted_at),
+    }
+
+
+def _provenance(found: VersionDetail) -> dict[str, str | None]:
+    """Each value with who said it; the licence also where there is none."""
+    said = {
+        "licence": ("licence", found.licence or "-"),
+        "commit": ("git_commit", found.git_commit),
+        "run": ("run_id", found.run_id),
+        "data": ("data_digest", found.data_digest),
+    }
+    return {
+        label: f"{value}  ({found.sources[name]})" if name in found.sources else value
+        for label, (name, value) in said.items()
     }
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from registry.surroundings import VARIABLES
 from tests.e2e.shell import Shell
 from tests.registries import make_adapter
 
@@ -10,6 +11,8 @@ from tests.registries import make_adapter
 def bare(capfd, monkeypatch, tmp_path):
     """A shell without a registry, beside the adapter ./one."""
     for variable in ("ADAPTERS_FORMAT", "ADAPTERS_DATABASE_URL", "ADAPTERS_STORE_URL", "ADAPTERS_NAMESPACE"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable in (name for names in VARIABLES.values() for name in names):
         monkeypatch.delenv(variable, raising=False)
     (tmp_path / "work").mkdir()
     monkeypatch.setenv("ADAPTERS_HOME", str(tmp_path / "home"))

@@ -49,6 +49,9 @@ NOTHING_MORE: dict[str, Any] = {
     "allow": (),
     "aliases": (),
     "progress": None,
+    "licence": None,
+    "git_commit": None,
+    "run_id": None,
 }
 
 ASKED: list[tuple[str, Any, str, tuple[Any, ...], dict[str, Any]]] = [
@@ -60,12 +63,20 @@ ASKED: list[tuple[str, Any, str, tuple[Any, ...], dict[str, Any]]] = [
         pushed(),
         "push",
         ("./x", "t/s"),
-        {"base": None, "parents": (), "relation": "finetuned_from", "include": (), **NOTHING_MORE},
+        {
+            "base": None,
+            "parents": (),
+            "relation": "finetuned_from",
+            "include": (),
+            "data_digest": None,
+            **NOTHING_MORE,
+        },
     ),
     (
         (
             "push ./x t/s --alias a --alias b --tag k=v=w --tag e= --metric n=-1e-3 --message m --base b --parent t/s@1"
-            " --parent t/s@2 --relation converted_from --include *.txt --allow nan"
+            " --parent t/s@2 --relation converted_from --include *.txt --allow nan --licence mit --git-commit 8c0f1d2"
+            " --run-id r1 --data-digest d1"
         ),
         pushed(),
         "push",
@@ -80,6 +91,10 @@ ASKED: list[tuple[str, Any, str, tuple[Any, ...], dict[str, Any]]] = [
             "relation": "converted_from",
             "include": ("*.txt",),
             "allow": ("nan",),
+            "licence": "mit",
+            "git_commit": "8c0f1d2",
+            "run_id": "r1",
+            "data_digest": "d1",
             "progress": None,
         },
     ),

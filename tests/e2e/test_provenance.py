@@ -1,0 +1,178 @@
+"""Provenance through the command line: who says what, what is kept, what is refused."""
+
+import json
+
+import pytest
+
+from tests.registries import make_adapter
+
+COMMIT, OTHER = "8c0f1d2e" * 5, "deadbeef" * 5
+
+
+def shown(shell, ref="team/sql"):
+    return json.loads(shell.say("show", ref, "--format", "json"))
+
+
+def test_flags_are_kept_with_their_source(bare):
+    bare.say(
+        "push", "./one", "team/sql", "--licence", "Apache-2.0", "--git-commit", COMMIT, "--run-id", "r-7",
+        "--data-digest", "dvc:3f2a"
+    )  # fmt: skip
+    found = shown(bare)
+
+    assert [found[name] for name in ("licence", "git_commit", "run_id", "data_digest")] == [
+        "apache-2.0",
+        COMMIT,
+        "r-7",
+        "dvc:3f2a",
+    ]
+    assert found["sources"] == {
+        "data_digest": "flag",
+        "git_commit": "flag",
+        "licence": "flag",
+        "pushed_by": "ADAPTERS_ACTOR",
+        "run_id": "flag",
+    }
+
+
+def test_people_see_who_said_it(bare):
+    (bare.home.parent / "work/one/README.md").write_text("---\nlicense: mit\n---\n")
+    bare.say("push", "./one", "team/sql", "--run-id", "r-7")
+    lines = bare.say("show", "team/sql").splitlines()
+
+    assert "licence  mit  (README.md)" in lines
+    assert "run      r-7  (flag)" in lines
+
+
+def test_each_source_gives_way_to_the_one_before_it(bare, work, monkeypatch):
+    """Flag, sidecar, card, environment."""
+    monkeypatch.setenv("GITHUB_SHA", OTHER)
+    monkeypatch.setenv("WANDB_RUN_ID", "w-1")
+    monkeypatch.setenv("GITHUB_RUN_ID", "99")
+    (work / "one/README.md").write_text("---\nlicense: mit\n---\n")
+    (work / "one/adapters.provenance.json").write_text(json.dumps({"git_commit": COMMIT, "metrics": {"loss": 0.5}}))
+    bare.say("push", "./one", "team/a")
+    bare.say("push", "./one", "team/b", "--licence", "gemma", "--metric", "loss=0.25", "--run-id", "mine")
+    (work / "two/adapters.provenance.json").write_text(json.dumps({"licence": "llama3.1", "data_digest": None}))
+    bare.say("push", "./two", "team/c")
+    a, b, c = (shown(bare, f"team/{name}") for name in "abc")
+
+    assert (a["git_commit"], a["run_id"], a["licence"], a["metrics"]) == (COMMIT, "w-1", "mit", {"loss": 0.5})
+    assert a["sources"] == {
+        "git_commit": "adapters.provenance.json",
+        "licence": "README.md",
+        "pushed_by": "ADAPTERS_ACTOR",
+        "run_id": "WANDB_RUN_ID",
+    }
+    assert (b["licence"], b["run_id"], b["metrics"]) == ("gemma", "mine", {"loss": 0.25})
+    assert (c["licence"], c["git_commit"], c["sources"]["git_commit"]) == ("llama3.1", OTHER, "GITHUB_SHA")
+
+
+def test_the_sidecar_is_no_file_of_the_version(bare, work):
+    (work / "one/adapters.provenance.json").write_text('{"run_id": "one"}')
+    first = json.loads(bare.say("push", "./one", "team/sql", "--format", "json"))
+    (work / "one/adapters.provenance.json").write_text('{"run_id": "two"}')
+    second = json.loads(bare.say("push", "./one", "team/sql", "--format", "json"))
+
+    assert first["left_out"] == ["adapters.provenance.json"]
+    assert (second["ref"], second["created"]) == ("team/sql@1", False)
+    assert [file["path"] for file in shown(bare)["files"]] == ["adapter_config.json", "adapter_model.safetensors"]
+    assert shown(bare)["run_id"] == "one"
+
+
+def test_known_content_keeps_what_it_was_pushed_with_and_says_so(bare):
+    bare.say("push", "./one", "team/sql", "--message", "first", "--run-id", "r-1")
+    code, _, err = bare("push", "./one", "team/sql", "--message", "second", "--run-id", "r-2", "--licence", "mit")
+
+    assert code == 0
+    assert "note: not applied: message, run_id; team/sql@1 keeps what it was first pushed with" in err.splitlines()
+    found = shown(bare)
+    assert (found["message"], found["run_id"], found["licence"]) == ("first", "r-1", "mit")
+    assert (found["sources"]["run_id"], found["sources"]["licence"]) == ("flag", "flag")
+
+
+def test_the_environment_of_a_later_push_fills_no_gap(bare, monkeypatch):
+    bare.say("push", "./one", "team/sql")
+    monkeypatch.setenv("GITHUB_SHA", COMMIT)
+    _, _, err = bare("push", "./one", "team/sql")
+
+    assert shown(bare)["git_commit"] is None
+    assert "not applied" not in err
+
+
+def test_the_same_again_is_no_loss(bare):
+    bare.say("push", "./one", "team/sql", "--message", "m", "--base", "team/base", "--licence", "mit")
+    _, _, err = bare("push", "./one", "team/sql", "--message", "m", "--base", "team/base", "--licence", "MIT")
+
+    assert "not applied" not in err
+
+
+def test_another_base_is_not_applied(bare):
+    bare.say("push", "./one", "team/sql", "--base", "b1")
+    _, _, err = bare("push", "./one", "team/sql", "--base", "b2")
+
+    assert "not applied: base;" in err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [
+        ("--git-commit", "main", "expected 7 to 64 hexadecimal digits"),
+        ("--run-id", "a b", "expected 1 to 256 printable characters without spaces"),
+        ("--run-id", "x" * 257, "expected 1 to 256"),
+        ("--data-digest", "\x1b[31m", "expected 1 to 256 printable"),
+        ("--licence", "none", "expected an identifier such as apache-2.0"),
+        ("--licence", "", "expected an identifier such as apache-2.0"),
+        ("--licence", "mit\u202e", "expected an identifier"),
+        ("--licence", "m" * 257, "at most 256 long"),
+    ],
+)
+def test_a_value_that_cannot_be_one_is_refused_before_anything_is_written(shell, option, value, named):
+    with shell.nothing_changed():
+        shell.refused("push", "./two", "team/sql", option, value, code=2, named=named)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"{", "not readable as JSON"),
+        (b"\xff\xfe", "not readable as JSON"),
+        (b"[" * 100_000, "more than 65536 bytes"),
+        (b"[" * 60_000, "not readable as JSON"),
+        (b"[]", "expected an object"),
+        (b'{"run": "1"}', "unknown key 'run'; known: git_commit, run_id, data_digest, licence, metrics"),
+        (b'{"run_id": 7}', "run_id must be a text, found 7"),
+        (b'{"git_commit": "HEAD"}', "adapters.provenance.json: git commit 'HEAD'"),
+        (b'{"metrics": [1]}', "metrics must be an object of numbers"),
+        (b'{"metrics": {"loss": true}}', "metric loss: expected a finite number, found True"),
+        (b'{"metrics": {"loss": NaN}}', "metric loss: expected a finite number, found nan"),
+        (b'{"metrics": {"a b": 1}}', "metric 'a b': expected 1 to 96"),
+    ],
+)
+def test_a_wrong_sidecar_is_refused_before_anything_is_written(shell, work, content, named):
+    (work / "two/adapters.provenance.json").write_bytes(content)
+
+    with shell.nothing_changed():
+        shell.refused("push", "./two", "team/sql", code=2, named=named)
+
+
+def test_a_sidecar_that_is_a_link_is_not_followed(shell, work):
+    (work / "two/adapters.provenance.json").symlink_to("/etc/hostname")
+
+    with shell.nothing_changed():
+        shell.refused("push", "./two", "team/sql", code=2, named="adapters.provenance.json: cannot be read")
+
+
+def test_an_actor_that_cannot_be_stored_is_refused(shell, monkeypatch):
+    monkeypatch.setenv("ADAPTERS_ACTOR", "a\x1b[31m")
+
+    shell.refused("push", "./two", "team/sql", code=2, named="ADAPTERS_ACTOR")
+
+
+def test_a_variable_that_is_no_commit_is_passed_over(bare, work, monkeypatch):
+    monkeypatch.setenv("GITHUB_SHA", "not a commit")
+    monkeypatch.setenv("CI_COMMIT_SHA", COMMIT)
+    make_adapter(work / "three", 3)
+    bare.say("push", "./three", "team/sql")
+
+    assert shown(bare)["sources"]["git_commit"] == "CI_COMMIT_SHA"
