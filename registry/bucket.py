@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import random
 import re
-from contextlib import contextmanager
+import time
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from registry.blobs import DISCARD_S
 from registry.errors import MissingBlobError, RegistryError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
     from obstore.store import AzureStore, GCSStore, S3Store
 
     from registry.storeurl import StoreUrl
 
+T = TypeVar("T")
+
 TRIES = 8
 PATIENCE = timedelta(seconds=60)
+_FIRST_WAIT = 0.1  # seconds
+_LONGEST_WAIT = 15.0
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([A-Za-z0-9.]{1,64})</Code>")
 _NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound"})
@@ -26,10 +31,13 @@ _CLOCK = frozenset({"RequestTimeTooSkewed", "RequestExpired"})
 
 
 class Bucket:
-    """A bucket and the client that reaches it, made at the first call. A class because it keeps that client."""
+    """A bucket and the client that reaches it, made at the first call. A class because it keeps that client, and
+    whether this process knows that the bucket is its catalog's.
+    """
 
     def __init__(self, url: StoreUrl) -> None:
         self.url = url
+        self.claimed = False
         self._client: S3Store | GCSStore | AzureStore | None = None
         self._hasty: S3Store | GCSStore | AzureStore | None = None
 
@@ -45,33 +53,38 @@ class Bucket:
     def client(self) -> S3Store | GCSStore | AzureStore:
         """Obstore's client, which tries what may be tried again up to TRIES times within PATIENCE."""
         if self._client is None:
-            with self.asking():
-                self._client = _connect(self.url)
+            self._client = self.ask(lambda: _connect(self.url))
         return self._client
 
     @property
     def hasty(self) -> S3Store | GCSStore | AzureStore:
         """A client that asks once and gives up within DISCARD_S, for what must not reach the store late."""
         if self._hasty is None:
-            with self.asking():
-                self._hasty = _connect(self.url, tries=1, limit=timedelta(seconds=DISCARD_S))
+            self._hasty = self.ask(lambda: _connect(self.url, tries=1, limit=timedelta(seconds=DISCARD_S)))
         return self._hasty
 
-    @contextmanager
-    def asking(self, digest: str | None = None) -> Iterator[None]:
-        """Turns what obstore raises into MissingBlobError for `digest`, or UnavailableError naming bucket and cause.
+    def ask(self, request: Callable[[], T], digest: str | None = None, *, tries: int | None = None) -> T:
+        """The answer to a request. What obstore raises becomes MissingBlobError for `digest`, or UnavailableError that
+        names bucket and cause; the original is dropped: it repeats the server's answer, in which anything may stand.
 
-        The original is dropped: it repeats the server's answer, in which anything may stand.
+        obstore has tried again already where no answer or a 5xx came. A conflict and a cut answer are tried again here,
+        after a random part of a growing wait, unless `tries` is 1.
         """
-        try:
-            yield
-        except RegistryError:
-            raise
-        except Exception as error:
-            refusal = _refusal(self.url, error, digest)
-            if refusal is None:
+        tries = tries or TRIES
+        until = time.monotonic() + PATIENCE.total_seconds()
+        for turn in range(tries):
+            try:
+                return request()
+            except RegistryError:
                 raise
-            raise refusal from None
+            except Exception as error:
+                refusal = _refusal(self.url, error, digest)
+                if refusal is None:
+                    raise
+                if turn == tries - 1 or time.monotonic() > until or not _passing(error):
+                    raise refusal from None
+            time.sleep(random.uniform(0, min(_LONGEST_WAIT, _FIRST_WAIT * 2**turn)))  # noqa: S311 (spreads load)
+        raise AssertionError("the last turn returns or raises")
 
 
 def _connect(
@@ -158,3 +171,9 @@ def refused_with(error: Exception) -> int | None:
     """The HTTP status in what obstore raised, where there was an answer."""
     found = _STATUS.search(str(error))
     return int(found.group(1)) if found else None
+
+
+def _passing(error: Exception) -> bool:
+    """What obstore gives up on at once, and yet may go well the next time."""
+    status = refused_with(error)
+    return status == 409 or (status is None and "body error" in str(error))

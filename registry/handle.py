@@ -34,7 +34,7 @@ class Handle:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.store = open_store(settings)
+        self.store = open_store(settings, lambda: self.database)
         self.unchecked = Database(settings.resolved_database_url)
         self.schema: SchemaState | None = None
 

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
 from registry import scratch
 from registry.blobs import StoreCheck, StoredBlob
+from registry.claim import MARKER, check_owner, claim
 from registry.digests import hex_of
-from registry.disk import CREATE, discard, make_folder, opened, reaching
-from registry.downloads import fetch
+from registry.disk import make_folder, reaching
+from registry.downloads import fetch, save
 from registry.errors import ConflictError, CorruptError, MissingBlobError, UnavailableError
+from registry.partials import clear_partials, stale_partials
+from registry.probe import probe
 from registry.staging import Staging
-from registry.transfer import write_all
 from registry.uploads import holds, upload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from obstore import ObjectMeta
+
     from registry.bucket import Bucket
+    from registry.claim import Catalog
     from registry.staging import StagedFile
     from registry.transfer import Content
 
@@ -37,10 +42,15 @@ _DELETES_AT_ONCE = 10
 
 @dataclass(frozen=True, slots=True)
 class ObjectStore:
-    """A BlobStore in a bucket. `staging_root` is local; nothing staged is fsynced, since the bucket is what lasts."""
+    """A BlobStore in a bucket. `staging_root` is local; nothing staged is fsynced, since the bucket is what lasts.
+
+    Before anything is written or deleted the bucket is claimed for `catalog`: one bucket and prefix hold the blobs of
+    one catalog, so that no gc takes another's blobs for orphans. None claims nothing.
+    """
 
     bucket: Bucket
     staging_root: Path
+    catalog: Catalog | None = None
 
     @property
     def label(self) -> str:
@@ -48,27 +58,27 @@ class ObjectStore:
         return self.bucket.label
 
     def prepare(self) -> None:
-        """Tries the bucket."""
-        self.require()
+        """Tries what the bucket must do, and claims it."""
+        probe(self.bucket, self.catalog)
+        self._claim()
 
     def checks(self) -> tuple[StoreCheck, ...]:
-        """Whether the bucket answers."""
+        """What it can do, whose it is, and what its clock says."""
         try:
-            self.require()
-        except UnavailableError as error:
-            return (StoreCheck("store", str(error), "fail"),)
-        return (StoreCheck("store", f"{self.label} answers"),)
+            found = probe(self.bucket, self.catalog)
+            owner = check_owner(self.bucket, self.catalog)
+        except (UnavailableError, ConflictError) as error:
+            return (StoreCheck("store", " ".join(filter(None, (str(error), error.hint))), "fail"),)
+        return (*found, owner)
 
     def require(self) -> None:
         """UnavailableError where the bucket cannot be listed."""
-        import obstore
-
-        with self.bucket.asking():
-            next(iter(obstore.list(self.bucket.client, chunk_size=1)), None)
+        self.bucket.ask(lambda: _page(self.bucket, None))
 
     @contextmanager
     def staging(self) -> Iterator[Staging]:
         """A locked local folder to prepare files in."""
+        self._claim()
         with scratch.scratch_folder(self.staging_root) as folder:
             yield Staging(folder, None)
 
@@ -101,8 +111,7 @@ class ObjectStore:
         import obstore
 
         key = _key(digest)
-        with self.bucket.asking(digest):
-            return obstore.head(self.bucket.client, key)["size"]
+        return self.bucket.ask(lambda: obstore.head(self.bucket.client, key), digest)["size"]
 
     def open(self, digest: str) -> BinaryIO:
         """A verified local copy that has no name and goes when it is closed."""
@@ -133,17 +142,10 @@ class ObjectStore:
         key = _key(digest)
         with reaching(destination):
             try:
-                with opened(destination, CREATE) as target:
-                    os.fchmod(target, mode)
-                    content = fetch(self.bucket, key, digest, write=lambda chunk: write_all(target, memoryview(chunk)))
-                    os.fsync(target)
-                self._check(digest, content)
+                content = save(self.bucket, key, digest, destination, mode=mode, partials=self.staging_root)
             except FileExistsError:
                 raise ConflictError(f"{destination} exists already") from None
-            except BaseException:
-                discard(destination)
-                raise
-        return content.size
+        return self._check(digest, content).size
 
     def delete(self, digest: str) -> bool:
         """Removes a blob; False where it was not there."""
@@ -151,23 +153,23 @@ class ObjectStore:
 
         if not self.exists(digest):
             return False
-        with self.bucket.asking():
-            obstore.delete(self.bucket.client, _key(digest))
+        self._claim()
+        self.bucket.ask(lambda: obstore.delete(self.bucket.client, _key(digest)))
         return True
 
     def strays(self) -> Iterator[str]:
         """Objects under the prefix that are no blobs."""
         for name, _, _ in self._objects():
-            if not _KEY.fullmatch(name):
+            if name != MARKER and not _KEY.fullmatch(name):
                 yield f"{self.bucket.label}: {name}"
 
     def stale_staging(self) -> list[Path]:
-        """Staging folders of processes that are gone."""
-        return scratch.stale_folders(self.staging_root)
+        """Staging folders of processes that are gone, and downloads that none has gone on with for a day."""
+        return [*scratch.stale_folders(self.staging_root), *stale_partials(self.staging_root)]
 
     def clear_stale(self) -> int:
         """Removes those; returns how many."""
-        return scratch.clear_stale(self.staging_root)
+        return scratch.clear_stale(self.staging_root) + clear_partials(self.staging_root)
 
     @property
     def discards_at_once(self) -> int:
@@ -178,14 +180,21 @@ class ObjectStore:
         """Removes some blobs, whether or not they are there, each asked for once."""
         import obstore
 
-        with self.bucket.asking(), suppress(FileNotFoundError):
-            obstore.delete(self.bucket.hasty, [_key(digest) for digest in digests])
+        self._claim()
+        keys = [_key(digest) for digest in digests]
+        with suppress(MissingBlobError):
+            self.bucket.ask(lambda: obstore.delete(self.bucket.hasty, keys), "blobs", tries=1)
 
     def list(self) -> Iterator[StoredBlob]:
         """Every blob, in order of digest."""
         for name, size, mtime in self._objects():
             if found := _KEY.fullmatch(name):
                 yield StoredBlob(f"sha256:{found.group(2)}", size, mtime)
+
+    def _claim(self) -> None:
+        if self.catalog is not None and not self.bucket.claimed:
+            claim(self.bucket, self.catalog, before=lambda: probe(self.bucket, self.catalog))
+            self.bucket.claimed = True
 
     def _place(self, file: StagedFile) -> None:
         key = _key(file.digest)
@@ -198,12 +207,18 @@ class ObjectStore:
         return content
 
     def _objects(self) -> Iterator[tuple[str, int, float]]:
-        import obstore
+        last: str | None = None
+        while page := self.bucket.ask(partial(_page, self.bucket, last)):
+            for entry in page:
+                yield entry["path"], entry["size"], entry["last_modified"].timestamp()
+            last = page[-1]["path"]
 
-        with self.bucket.asking():
-            for page in obstore.list(self.bucket.client, chunk_size=_PAGE):
-                for entry in page:
-                    yield entry["path"], entry["size"], entry["last_modified"].timestamp()
+
+def _page(bucket: Bucket, after: str | None) -> Sequence[ObjectMeta]:
+    """A page of its own request each, so that a listing goes on where it was interrupted."""
+    import obstore
+
+    return next(iter(obstore.list(bucket.client, offset=after, chunk_size=_PAGE)), ())
 
 
 def _key(digest: str) -> str:

@@ -7,16 +7,23 @@ from typing import TYPE_CHECKING
 from registry.folder import FolderStore
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from registry.blobs import BlobStore
+    from registry.database import Database
     from registry.settings import Settings
 
 
-def open_store(settings: Settings) -> BlobStore:
-    """The folder in the home, or the bucket that the URL names. Asks nothing of it yet; UsageError for a bad URL."""
+def open_store(settings: Settings, database: Callable[[], Database]) -> BlobStore:
+    """The folder in the home, or the bucket that the URL names, which belongs to the catalog in `database`.
+
+    Asks nothing of either yet; UsageError for a bad URL.
+    """
     if settings.store_url is None:
         return FolderStore(settings.blobs, settings.staging)
     from registry.bucket import Bucket
+    from registry.claim import Catalog
     from registry.objects import ObjectStore
     from registry.storeurl import parse_store_url
 
-    return ObjectStore(Bucket(parse_store_url(settings.store_url)), settings.staging)
+    return ObjectStore(Bucket(parse_store_url(settings.store_url)), settings.staging, Catalog(database))

@@ -30,20 +30,22 @@ def upload(bucket: Bucket, key: str, file: StagedFile) -> bool:
 
     CorruptError, with the object as it was, where the staged file no longer has its digest.
     """
+    return bucket.ask(lambda: _send(bucket, key, file))
+
+
+def _send(bucket: Bucket, key: str, file: StagedFile) -> bool:
     import obstore
 
     whole = file.size <= PART
     with _Parts(file) as parts:
-        body = b"".join(parts) if whole else iter(parts)
-        with bucket.asking():
-            stored = obstore.put(
-                bucket.client,
-                key,
-                body,
-                use_multipart=not whole,
-                chunk_size=parts.size,
-                max_concurrency=_STREAMS,
-            )
+        stored = obstore.put(
+            bucket.client,
+            key,
+            b"".join(parts) if whole else iter(parts),
+            use_multipart=not whole,
+            chunk_size=parts.size,
+            max_concurrency=_STREAMS,
+        )
         return _plain(stored["e_tag"]) == parts.checksum()
 
 
@@ -54,8 +56,7 @@ def holds(bucket: Bucket, key: str, file: StagedFile) -> bool:
     import obstore
 
     try:
-        with bucket.asking(file.digest):
-            known = obstore.head(bucket.client, key)
+        known = bucket.ask(lambda: obstore.head(bucket.client, key), file.digest)
     except MissingBlobError:
         return False
     if known["size"] != file.size or known["e_tag"] is None:

@@ -6,8 +6,10 @@ import os
 import socket
 import stat
 
+import obstore
 import pytest
 
+from registry.bucket import Bucket
 from registry.errors import (
     ConflictError,
     CorruptError,
@@ -17,6 +19,8 @@ from registry.errors import (
     UsageError,
 )
 from registry.folder import FolderStore
+from registry.objects import ObjectStore
+from registry.storeurl import parse_store_url
 
 HELLO = "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"  # printf hello | sha256sum
 EMPTY = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # sha256sum </dev/null
@@ -24,13 +28,25 @@ ABSENT = "sha256:" + "0" * 64
 MIB = 1 << 20
 
 
-@pytest.fixture(params=["local"])
-def store(request, tmp_path):
+@pytest.fixture
+def folder(tmp_path):
     return FolderStore(tmp_path / "blobs", tmp_path / "staging")
+
+
+@pytest.fixture(params=["local", "s3"])
+def store(request, tmp_path):
+    """What every store does, a folder and a bucket."""
+    if request.param == "local":
+        return request.getfixturevalue("folder")
+    return ObjectStore(Bucket(parse_store_url(request.getfixturevalue("s3_url"))), tmp_path / "staging")
 
 
 def damage(store, digest, content):
     """Writes other bytes where a blob lies, as rot or a stray program would."""
+    if isinstance(store, ObjectStore):
+        name = digest.removeprefix("sha256:")
+        obstore.put(store.bucket.client, f"sha256/{name[:2]}/{name}", bytes(content))
+        return
     path = store.path(digest)
     path.chmod(0o644)
     path.write_bytes(content)
@@ -157,17 +173,17 @@ class TestSources:
 
 
 class TestReading:
-    def test_the_layout_is_sha256_two_letters_and_all_letters(self, store, tmp_path):
-        store.put_bytes(b"hello")
+    def test_the_layout_is_sha256_two_letters_and_all_letters(self, folder, tmp_path):
+        folder.put_bytes(b"hello")
 
         path = tmp_path / "blobs/sha256/2c/2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
-        assert store.path(HELLO) == path
+        assert folder.path(HELLO) == path
         assert path.read_bytes() == b"hello"
 
-    def test_a_blob_is_read_only(self, store):
-        store.put_bytes(b"hello")
+    def test_a_blob_is_read_only(self, folder):
+        folder.put_bytes(b"hello")
 
-        assert stat.S_IMODE(store.path(HELLO).stat().st_mode) == 0o444
+        assert stat.S_IMODE(folder.path(HELLO).stat().st_mode) == 0o444
 
     def test_size_and_existence(self, store):
         store.put_bytes(b"hello")
@@ -222,27 +238,27 @@ class TestReading:
             store.copy_to(HELLO, tmp_path / "out")
         assert (tmp_path / "out").read_bytes() == b"mine"
 
-    def test_a_missing_blob_is_told_apart_from_a_missing_store(self, store):
+    def test_a_missing_blob_is_told_apart_from_a_missing_store(self, folder):
         with pytest.raises(UnavailableError, match="no blob store here"):
-            store.read_bytes(ABSENT)
-        store.put_bytes(b"hello")
+            folder.read_bytes(ABSENT)
+        folder.put_bytes(b"hello")
         with pytest.raises(MissingBlobError, match="no file"):
-            store.read_bytes(ABSENT)
+            folder.read_bytes(ABSENT)
 
-    def test_a_link_in_place_of_a_blob_is_wrong_bytes(self, store, tmp_path):
-        store.put_bytes(b"hello")
+    def test_a_link_in_place_of_a_blob_is_wrong_bytes(self, folder, tmp_path):
+        folder.put_bytes(b"hello")
         (tmp_path / "elsewhere").write_bytes(b"hello")
-        store.path(HELLO).unlink()
-        store.path(HELLO).symlink_to(tmp_path / "elsewhere")
+        folder.path(HELLO).unlink()
+        folder.path(HELLO).symlink_to(tmp_path / "elsewhere")
 
         with pytest.raises(CorruptError, match="no regular file"):
-            store.read_bytes(HELLO)
+            folder.read_bytes(HELLO)
 
-    def test_a_folder_in_place_of_a_blob_is_wrong_bytes(self, store):
-        store.path(HELLO).mkdir(parents=True)
+    def test_a_folder_in_place_of_a_blob_is_wrong_bytes(self, folder):
+        folder.path(HELLO).mkdir(parents=True)
 
         with pytest.raises(CorruptError, match="no regular file"):
-            store.verify(HELLO)
+            folder.verify(HELLO)
 
     @pytest.mark.parametrize(
         "digest",
@@ -260,7 +276,7 @@ class TestReading:
         ],
     )
     def test_only_whole_digests_become_paths(self, store, digest):
-        for method in (store.path, store.open, store.read_bytes, store.delete, store.exists, store.size, store.verify):
+        for method in (store.open, store.read_bytes, store.delete, store.exists, store.size, store.verify):
             with pytest.raises(UsageError):
                 method(digest)
 
@@ -276,18 +292,18 @@ class TestUpkeep:
         assert list(store.list()) == []
         assert list(store.strays()) == []
 
-    def test_what_is_no_blob_is_a_stray_and_not_listed(self, store, tmp_path):
-        store.put_bytes(b"hello")
+    def test_what_is_no_blob_is_a_stray_and_not_listed(self, folder, tmp_path):
+        folder.put_bytes(b"hello")
         root = tmp_path / "blobs/sha256"
         name = HELLO.removeprefix("sha256:")
         (root / "2c" / "notes.txt").touch()
         (root / "README").touch()
         (root / "ff").mkdir()
         (root / "ff" / name).touch()
-        (root / "2c" / ("2c" + "0" * 62)).symlink_to(store.path(HELLO))
+        (root / "2c" / ("2c" + "0" * 62)).symlink_to(folder.path(HELLO))
 
-        assert [blob.digest for blob in store.list()] == [HELLO]
-        assert {os.path.relpath(path, root) for path in store.strays()} == {
+        assert [blob.digest for blob in folder.list()] == [HELLO]
+        assert {os.path.relpath(path, root) for path in folder.strays()} == {
             "2c/notes.txt",
             "2c/2c" + "0" * 62,
             "README",

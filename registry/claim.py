@@ -1,0 +1,140 @@
+"""Whose a bucket is: a marker object with the catalog's id, written once by the first that uses it."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+
+from registry.blobs import StoreCheck
+from registry.clock import now
+from registry.database import insert_into
+from registry.errors import ConflictError, MissingBlobError
+from registry.models import CatalogMeta
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from sqlalchemy.orm import Session
+
+    from registry.bucket import Bucket
+    from registry.database import Database
+
+MARKER = "registry.json"
+_KEY = "registry"  # in catalog_meta
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """The catalog that a store belongs to. `open` gives its database, checked, when it is first needed."""
+
+    open: Callable[[], Database]
+
+    def id(self) -> str:
+        """32 hex digits, made at the first call and kept in the catalog."""
+        database = self.open()
+        with database.reading() as session:
+            known = _known(session)
+        return known or database.write(_make)
+
+    def now(self) -> datetime:
+        """The time by the database's clock."""
+        with self.open().reading() as session:
+            return now(session)
+
+
+def claim(bucket: Bucket, catalog: Catalog, *, before: Callable[[], object]) -> None:
+    """Makes sure that the bucket is this catalog's; `before` is done where it was nobody's.
+
+    ConflictError where it is another's. Of several first users exactly one gets it, where the store knows conditional
+    puts.
+    """
+    mine = catalog.id()
+    owner = _owner(bucket)
+    if owner is None:
+        before()
+        _write(bucket, mine)
+        owner = _owner(bucket)
+    if owner != mine:
+        raise _other(bucket, owner, mine)
+
+
+def check_owner(bucket: Bucket, catalog: Catalog | None) -> StoreCheck:
+    """A row for `doctor`; writes nothing to the bucket."""
+    owner = _owner(bucket)
+    if owner is None:
+        return StoreCheck("store owner", "nobody's yet: the first push claims it")
+    if catalog is not None and owner != catalog.id():
+        error = _other(bucket, owner, catalog.id())
+        return StoreCheck("store owner", f"{error}: {error.hint}", "fail")
+    return StoreCheck("store owner", f"registry {owner}")
+
+
+def take_over(bucket: Bucket, database: Database) -> None:
+    """Gives a catalog that has no id yet the id of the bucket's owner: what a rebuilt catalog goes on as.
+
+    ConflictError where the catalog has another id; nothing happens where the bucket is nobody's.
+    """
+    owner = _owner(bucket)
+    if owner is None:
+        return
+    mine = database.write(lambda session: _make(session, owner))
+    if mine != owner:
+        raise _other(bucket, owner, mine)
+
+
+def _known(session: Session) -> str | None:
+    return session.scalar(select(CatalogMeta.value).where(CatalogMeta.key == _KEY))
+
+
+def _make(session: Session, value: str | None = None) -> str:
+    row = insert_into(session, CatalogMeta).values(key=_KEY, value=value or uuid.uuid4().hex)
+    session.execute(row.on_conflict_do_nothing(index_elements=["key"]))
+    return session.scalars(select(CatalogMeta.value).where(CatalogMeta.key == _KEY)).one()
+
+
+def _owner(bucket: Bucket) -> str | None:
+    """The id in the marker, None where there is no marker; ConflictError where it is not one of ours."""
+    import obstore
+
+    def read() -> bytes:
+        return obstore.get(bucket.client, MARKER).bytes().to_bytes()
+
+    try:
+        content = bucket.ask(read, MARKER)
+    except MissingBlobError:
+        return None
+    try:
+        document: dict[str, Any] = json.loads(content)
+        return str(document["registry"])[:64]
+    except (ValueError, TypeError, KeyError):
+        raise ConflictError(f"{bucket.label}: its {MARKER} is no registry's", hint="choose another prefix") from None
+
+
+def _write(bucket: Bucket, mine: str) -> None:
+    """Only where there is none: whoever was first is read back by the caller."""
+    import obstore
+    from obstore.exceptions import AlreadyExistsError, NotSupportedError
+
+    content = json.dumps({"schema": 1, "registry": mine}).encode()
+
+    def write() -> None:
+        try:
+            obstore.put(bucket.client, MARKER, content, mode="create")
+        except AlreadyExistsError:
+            pass
+        except NotSupportedError:
+            obstore.put(bucket.client, MARKER, content)
+
+    bucket.ask(write)
+
+
+def _other(bucket: Bucket, owner: str | None, mine: str) -> ConflictError:
+    return ConflictError(
+        f"{bucket.label} belongs to registry {owner}, this catalog is {mine}",
+        hint="choose another prefix, or the database that belongs to this store",
+    )
