@@ -168,7 +168,8 @@ class ObjectStore:
         return [*scratch.stale_folders(self.staging_root), *stale_partials(self.staging_root)]
 
     def clear_stale(self) -> int:
-        """Removes those; returns how many."""
+        """Removes those; returns how many. gc begins with this: ConflictError where the bucket is another catalog's."""
+        self._claim()
         return scratch.clear_stale(self.staging_root) + clear_partials(self.staging_root)
 
     @property
