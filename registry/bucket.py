@@ -88,7 +88,7 @@ class Bucket:
 
 
 def _connect(
-    url: StoreUrl, *, tries: int = TRIES, limit: timedelta = timedelta(minutes=10)
+    url: StoreUrl, *, tries: int | None = None, limit: timedelta = timedelta(minutes=10)
 ) -> S3Store | GCSStore | AzureStore:
     try:
         from obstore import store
@@ -105,7 +105,7 @@ def _connect(
             "timeout": limit,
         },
         "retry_config": {
-            "max_retries": tries - 1,
+            "max_retries": (tries or TRIES) - 1,
             "retry_timeout": PATIENCE,
             "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=15), "base": 2},
         },
