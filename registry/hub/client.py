@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 import warnings
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 LONGEST_WAIT = 60.0  # seconds a server may ask us to wait before we give up instead
 _TRIES = 4
+_PATH_PART = re.compile(r'(?:W/)?"?[A-Za-z0-9_-]{1,200}"?', re.ASCII)
 _MOST_ANSWERS = 20_000  # of one connection: a server that pages or redirects for ever is left
 _SECONDS = {"connect": 10.0, "read": 60.0, "write": 60.0, "pool": 60.0}
 
@@ -82,11 +84,12 @@ def _bounded() -> Iterator[None]:
 
     def limit(request: Any) -> None:
         given = request.extensions.get("timeout") or {}
-        request.extensions["timeout"] = {key: given.get(key) or most for key, most in _SECONDS.items()}
+        request.extensions["timeout"] = {key: min(given.get(key) or most, most) for key, most in _SECONDS.items()}
 
     def refuse(response: Any) -> None:
         nonlocal answers
         answers += 1
+        _check_names(response)
         wait = asked_to_wait(response.headers) if response.status_code in (429, 503) else None
         if wait is not None and wait > LONGEST_WAIT:
             raise UnavailableError(f"the Hub asks to wait for {wait:.0f} s", hint="run the command again then")
@@ -101,3 +104,11 @@ def _bounded() -> Iterator[None]:
     finally:
         hooks["request"].remove(limit)
         hooks["response"].remove(refuse)
+
+
+def _check_names(response: Any) -> None:
+    """The library makes paths in its cache of these headers without looking at them."""
+    for header in ("ETag", "X-Linked-Etag", "X-Repo-Commit"):
+        value = response.headers.get(header)
+        if response.request.method == "HEAD" and value is not None and not _PATH_PART.fullmatch(value):
+            raise UnavailableError(f"the Hub's answer cannot be read: {header} {value[:80]!r} is no file's name")

@@ -352,6 +352,7 @@ class Hub(ThreadingHTTPServer):
         self.messages: list[str] = []
         self.bodies: list[bytes] = []
         self.page = 1000
+        self.release = threading.Event()
         # Another host by name: the library follows redirects within a host, and the Hub's lead to another one.
         self.cdn = self.url.replace("127.0.0.1", "localhost")
 
@@ -382,6 +383,7 @@ def hub_server() -> Iterator[Hub]:
     try:
         yield server
     finally:
+        server.release.set()
         server.shutdown()
         thread.join()
         server.server_close()
