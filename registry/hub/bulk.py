@@ -91,7 +91,13 @@ class _Work:
         return self._pushed(found, source)
 
     def _pushed(self, found: Found, source: str) -> ImportedRepo:
-        request = PushRequest(path=Path(source), name=found.name, allow=self.request.allow, actor=self.request.actor)
+        request = PushRequest(
+            path=Path(source),
+            name=found.name,
+            allow=self.request.allow,
+            actor=self.request.actor,
+            surroundings=self.handle.settings.surroundings,
+        )
         try:
             tree = snapshot(self.api, found.place)
             pushed = push_tree(self.handle, request, self.api, tree, progress=self.progress)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.format.adapter import CONFIG_NAME
+from engine.format.adapter import CONFIG_NAME, PICKLE_NAME
 from engine.format.select import select_files
 from registry.disk import opened, reading_beneath
 from registry.errors import CorruptError, IntakeError, UnavailableError
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from registry.progress import Progress
     from registry.staging import StagedFile
 
-_PICKLED = "adapter_model.bin"
 _SIZES = re.compile(r"size (\d+) but has size (\d+)")
 
 
@@ -82,10 +81,10 @@ def _check_choice(tree: HubTree, missing: Sequence[str], included: Sequence[str]
         below = None if not inside else f"{str(place).partition('@')[0]}/{inside[0].removesuffix(f'/{CONFIG_NAME}')}"
         hint = None if below is None else f"adapters push {below} NAME"
         raise IntakeError(f"{place}: no {CONFIG_NAME} in it", hint=hint)
-    if missing and _PICKLED in tree.files:
+    if missing and PICKLE_NAME in tree.files:
         pattern = place.within("adapter_*")
         raise IntakeError(
-            f"{place}: {_PICKLED} is not taken, only safetensors is",
+            f"{place}: {PICKLE_NAME} is not taken, only safetensors is",
             hint=f"hf download {place.repo} --include '{pattern}' --local-dir DIR, then adapters convert DIR --to OUT",
         )
     if missing:

@@ -33,12 +33,6 @@ def with_fields(text: str, fields: Mapping[str, Any]) -> tuple[str, tuple[str, .
     return text[: block.start("end")] + added + text[block.start("end") :], tuple(missing)
 
 
-def fields_of(text: str) -> Mapping[str, Any]:
-    """What the front matter says; nothing where there is none that can be read."""
-    block = _BLOCK.match(text)
-    return {} if block is None else _mapping(block["yaml"]) or {}
-
-
 def _mapping(text: str) -> dict[str, Any] | None:
     import yaml
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select
-
+from engine.format.adapter import PICKLE_NAME
 from engine.format.select import select_files
 from registry.detail import show
 from registry.errors import ConflictError, CorruptError, NotFoundError, UnavailableError, UsageError
@@ -16,7 +15,6 @@ from registry.hub.faults import asking
 from registry.hub.listing import HubHead, files_at, head
 from registry.hub.place import HubPlace
 from registry.hub.results import SentResult
-from registry.models import Version
 from registry.progress import silent
 from registry.pull import pull
 from registry.resolve import resolve
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
     from registry.results import VersionDetail
 
 _CARD = "README.md"
-_OLD_WEIGHTS = "adapter_model.bin"
 _SHOWN = 3
 
 
@@ -96,15 +93,13 @@ def send(handle: Handle, request: SendRequest, *, progress: Progress = silent) -
 
 def _cargo(handle: Handle, request: SendRequest, progress: Progress) -> _Cargo:
     with handle.database.reading() as session:
-        row = resolve(session, request.ref)
-        version = show(session, row.id)
-        licence = session.scalar(select(Version.licence).where(Version.id == row.id))
-        exact = replace(request.ref, number=version.version, alias=None, latest=False, digest=version.digest)
+        version = show(session, resolve(session, request.ref).id)
+    exact = replace(request.ref, number=version.version, alias=None, latest=False, digest=version.digest)
     folder = pull(handle, exact, progress=progress).path
     paths = {entry.path for entry in version.files}
     own = next((path for path in sorted(paths) if path.lower() == _CARD.lower()), None)
     text, notes = (None, ()) if own is None else _text(folder / own)
-    card = make_card(text, version, licence).text.encode()
+    card = make_card(text, version, version.licence).text.encode()
     return _Cargo(version, {**{path: folder / path for path in paths - {own}}, _CARD: card}, notes)
 
 
@@ -136,7 +131,7 @@ def _files(api: HfApi, place: HubPlace) -> dict[str, HubFile]:
 
 def _plan(cargo: _Cargo, there: Mapping[str, HubFile]) -> _Plan:
     ours = cargo.files
-    theirs = {*select_files(there).included, *({_OLD_WEIGHTS} & there.keys())}
+    theirs = {*select_files(there).included, *({PICKLE_NAME} & there.keys())}
     return _Plan(
         added=tuple(sorted(ours.keys() - there.keys())),
         replaced=tuple(sorted(path for path in ours.keys() & there.keys() if not _same(ours[path], there[path].oid))),

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from registry.hub.card import make_card
-from registry.hub.frontmatter import fields_of, with_fields
+from registry.hub.frontmatter import with_fields
 from registry.results import Edge, LineageGraph, VersionDetail
 
 DIGEST = "sha256:" + "ab" * 32
@@ -206,7 +206,3 @@ class TestFrontMatter:
 
     def test_a_byte_order_mark_is_no_text(self):
         assert with_fields("\ufeff---\na: 1\n---\n", {"b": 2})[0] == "\ufeff---\na: 1\nb: 2\n---\n"
-
-    @pytest.mark.parametrize(("text", "fields"), [("---\na: 1\n---\n", {"a": 1}), ("x", {}), ("---\n[]\n---\n", {})])
-    def test_is_read(self, text, fields):
-        assert fields_of(text) == fields
