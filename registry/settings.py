@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("human", "json", "quiet")
 COMPLETION = "_ADAPTERS_COMPLETE"
+COMPLETION_LINE = "_ADAPTERS_LINE"
 _FILE_KEYS = frozenset({"home", "database_url", "store_url", "namespace", "format", "cache"})
 
 
@@ -105,10 +106,19 @@ def load_settings(
     )
 
 
-def completion_request(environ: Mapping[str, str] | None = None) -> str | None:
-    """What a shell asks for at TAB (`bash_source`, `zsh_complete`, …), or None for an ordinary command."""
+@dataclass(frozen=True, slots=True)
+class CompletionRequest:
+    """What a shell asks for at TAB: `bash_source`, `zsh_complete`, …, and the line up to the cursor."""
+
+    instruction: str
+    line: str
+
+
+def completion_request(environ: Mapping[str, str] | None = None) -> CompletionRequest | None:
+    """A shell's request, or None for an ordinary command."""
     env = os.environ if environ is None else environ  # noqa: TID251 (this is the one place)
-    return env.get(COMPLETION) or None
+    instruction = env.get(COMPLETION)
+    return CompletionRequest(instruction, env.get(COMPLETION_LINE, "")) if instruction else None
 
 
 def _default_home(env: Mapping[str, str]) -> Path:

@@ -8,7 +8,7 @@ import click
 
 from registry.cli.command import Verbs
 from registry.cli.output import emit, note
-from registry.cli.params import FilledPath
+from registry.cli.params import FilledPath, Word
 from registry.cli.text import fields, table
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def list_(invocation: Invocation) -> None:
 
 
 @base.command("show", examples=["adapters base show llama-3-8b"])
-@click.argument("name")
+@click.argument("name", type=Word(), metavar="BASE")
 @click.pass_obj
 def show(invocation: Invocation, name: str) -> None:
     """Show a base model by any of its names."""

@@ -9,7 +9,7 @@ import click
 from registry.cli.command import Verb
 from registry.cli.findings import finding_lines, rules_broken
 from registry.cli.output import emit, styled
-from registry.cli.params import Reference
+from registry.cli.params import Reference, Word
 from registry.cli.text import printable
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _COLOURS: dict[str, str] = {"fail": "red", "warn": "yellow", "inconclusive": "ye
     ],
 )
 @click.argument("targets", type=Reference(), nargs=-1, required=True, metavar="REF-or-PATH...")
-@click.option("--base", metavar="BASE", help="Check against this base model: a name or a folder.")
+@click.option("--base", type=Word(), metavar="BASE", help="Check against this base model: a name or a folder.")
 @click.option(
     "--fail-on",
     type=click.Choice(["error", "warning"]),

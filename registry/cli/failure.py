@@ -14,7 +14,7 @@ from registry.cli.invocation import Invocation, open_registry
 from registry.cli.output import note
 from registry.cli.root import root
 from registry.errors import FindingsError, RegistryError
-from registry.settings import COMPLETION, completion_request
+from registry.settings import completion_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,7 +40,10 @@ def run(arguments: Sequence[str], *, opener: Callable[[Settings], Registry] = op
 def _run(invocation: Invocation, arguments: Sequence[str]) -> int:
     request = completion_request()
     if request is not None:
-        return _complete(request)
+        from registry.cli.completion import answer
+
+        answer(root, request)
+        return 0
     try:
         # not root.main(): click would answer a closed pipe with exit code 1
         with root.make_context("adapters", list(arguments), obj=invocation) as context:
@@ -55,13 +58,6 @@ def _run(invocation: Invocation, arguments: Sequence[str]) -> int:
     except Exception as error:  # noqa: BLE001 (every error ends here; _explain tells them apart)
         return _explain(invocation, error)
     return code if isinstance(code, int) else 0
-
-
-def _complete(request: str) -> int:
-    """Answer the shell's TAB; click reads the words typed so far from the environment."""
-    from click.shell_completion import shell_complete
-
-    return shell_complete(root, {}, "adapters", COMPLETION, request)
 
 
 def _explain(invocation: Invocation, error: Exception) -> int:

@@ -8,7 +8,7 @@ import click
 
 from registry.cli.command import Verb
 from registry.cli.output import emit, note
-from registry.cli.params import KeyValue, once
+from registry.cli.params import KeyValue, Word, once
 from registry.cli.text import moment, pairs, size, table
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ HEADER = ("REF", "TYPE", "RANK", "SIZE", "BASE", "ALIASES", "TAGS", "METRICS", "
     ],
 )
 @click.option("--name", metavar="GLOB", help="Names that match, such as 'team/*'.")
-@click.option("--base", metavar="BASE", help="Adapters of this base model, by any of its names.")
-@click.option("--type", "peft_type", metavar="TYPE", help="The PEFT method, such as LORA.")
+@click.option("--base", type=Word(), metavar="BASE", help="Adapters of this base model, by any of its names.")
+@click.option("--type", "peft_type", type=Word(), metavar="TYPE", help="The PEFT method, such as LORA.")
 @click.option("--rank", metavar="LO..HI", help="Largest rank of a module, such as 8..32 or 16.")
 @click.option("--size", "size_", metavar="LO..HI", help="Bytes of all files, such as 1MB..1GB.")
 @click.option("--created", metavar="LO..HI", help="2026-01-01..2026-02-01, or 7d for the last 7 days.")
@@ -44,7 +44,7 @@ HEADER = ("REF", "TYPE", "RANK", "SIZE", "BASE", "ALIASES", "TAGS", "METRICS", "
     metavar="KEY=VALUE",
     help="With this label. Repeatable.",
 )
-@click.option("--alias", metavar="ALIAS", help="Versions that this alias names; latest is built in.")
+@click.option("--alias", type=Word(), metavar="ALIAS", help="Versions that this alias names; latest is built in.")
 @click.option(
     "--metric",
     "metrics",
@@ -54,9 +54,13 @@ HEADER = ("REF", "TYPE", "RANK", "SIZE", "BASE", "ALIASES", "TAGS", "METRICS", "
     metavar="N=LO..HI",
     help="By measurement. Repeatable.",
 )
-@click.option("--check", metavar="ENGINE=STATUS", help="By the outcome of a check.")
+@click.option("--check", type=Word(), metavar="ENGINE=STATUS", help="By the outcome of a check.")
 @click.option(
-    "--sort", metavar="KEY[:desc]", default="name", help="name (default), created, size, rank, version or metric:NAME."
+    "--sort",
+    type=Word(),
+    metavar="KEY[:desc]",
+    default="name",
+    help="name (default), created, size, rank, version or metric:NAME.",
 )
 @click.option("--limit", type=click.IntRange(min=0), default=100, show_default=True, help="Rows at most; 0 for all.")
 @click.option("--cursor", metavar="C", help="Continue after the row that printed this cursor.")

@@ -12,6 +12,7 @@ from registry.cli.params import (
     Rank,
     Reference,
     Weights,
+    Word,
     alias_option,
     allow_option,
     commit_option,
@@ -43,7 +44,9 @@ _WORST = 5  # modules shown to a person; `show --format json` has all
 )
 @click.argument("refs", type=Reference(), nargs=-1, required=True, metavar="REF...")
 @click.option("--weights", type=Weights(), metavar="W,W", help="One number a REF, of any sign. Default: 1/n each.")
-@click.option("--combination", metavar="METHOD", default="svd", show_default=True, help="cat, linear or svd.")
+@click.option(
+    "--combination", type=Word(), metavar="METHOD", default="svd", show_default=True, help="cat, linear or svd."
+)
 @click.option("--rank", type=Rank(), metavar="N|max", help="Rank of the result; max is the exact one.")
 @click.option("--dtype", metavar="D", help="Dtype of the result. Default: the widest parent's.")
 @click.option("--into", required=True, type=Reference(), metavar="NAME", help="The adapter that gets the new version.")

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
 from registry.cli.output import note
 from registry.refs import is_path
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 _T = TypeVar("_T")
 
 
-class Reference(click.ParamType[str]):
+class Word(click.ParamType[str]):
+    """Text for which TAB offers what its metavar stands for (registry/cli/words.py)."""
+
+    name = "text"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The words that begin like this."""
+        from registry.cli.words import suggest
+
+        metavar = param.metavar or (param.name or "").upper()
+        return suggest(ctx, metavar.strip("[].") if metavar.endswith(".") else metavar, incomplete)
+
+
+class Reference(Word):
     """A name, reference or alias, or a path. Upper case is folded further in; here a person is told."""
 
     name = "ref"
@@ -25,7 +41,7 @@ class Reference(click.ParamType[str]):
         return text
 
 
-class FilledPath(click.ParamType[str]):
+class FilledPath(Word):
     """A path that is not empty: an unset shell variable must not mean the current folder."""
 
     name = "path"
@@ -141,5 +157,5 @@ commit_option = click.option("--git-commit", metavar="SHA", help="The commit tha
 run_option = click.option("--run-id", metavar="ID", help="The run that made it, in W&B, MLflow, CI, ...")
 data_option = click.option("--data-digest", metavar="D", help="What names the training data exactly.")
 allow_option = click.option(
-    "--allow", multiple=True, metavar="RULE", help="Publish although this rule says error. Repeatable."
+    "--allow", multiple=True, type=Word(), metavar="RULE", help="Publish although this rule says error. Repeatable."
 )

@@ -12,6 +12,7 @@ from registry.cli.output import emit, note
 from registry.cli.params import (
     FilledPath,
     Reference,
+    Word,
     alias_option,
     allow_option,
     commit_option,
@@ -49,7 +50,7 @@ RELATIONS = ("finetuned_from", "converted_from", "merged_from")
 @tag_option
 @metric_option
 @click.option("--message", metavar="TEXT", help="What changed, in words.")
-@click.option("--base", metavar="BASE", help="The base model: a name given to `base add`, or a folder.")
+@click.option("--base", type=Word(), metavar="BASE", help="The base model: a name given to `base add`, or a folder.")
 @click.option(
     "--parent",
     "parents",

@@ -338,9 +338,8 @@ def test_a_closed_stdout_is_no_crash(tmp_path: Path):
 def test_tab_completes_verbs(tmp_path: Path):
     environment = _environment(tmp_path) | {
         "_ADAPTERS_COMPLETE": "bash_complete",
-        "COMP_WORDS": "adapters li",
-        "COMP_CWORD": "1",
+        "_ADAPTERS_LINE": "adapters li",
     }
     done = subprocess.run([*PROGRAM], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
 
-    assert done.stdout.split() == ["plain,list", "plain,lineage"]
+    assert [line.partition("\t")[0] for line in done.stdout.splitlines()] == ["words", "list", "lineage"]
