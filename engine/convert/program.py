@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from engine.convert.allowed import Storage
     from engine.convert.opcodes import Instruction
 
-MAX_STEPS = 4_000_000  # opcodes; a tensor takes about 36
+MAX_STEPS = 2_000_000  # opcodes; a tensor takes about 36
 MAX_STACK = 16_384  # values at once; torch's batches of 1,000 items hold 2,000
 
 _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}

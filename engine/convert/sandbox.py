@@ -10,6 +10,7 @@ import ctypes
 import platform
 import resource
 import struct
+import sys
 from pathlib import Path
 
 from engine.errors import ConfinementError
@@ -87,9 +88,10 @@ def _limit(*, memory: int, seconds: int, output: int) -> None:
     }
     for kind, limit in limits.items():
         _, most = resource.getrlimit(kind)
-        if most != resource.RLIM_INFINITY:
-            limit = min(limit, most)  # noqa: PLW2901 (nobody may raise it)
-        resource.setrlimit(kind, (limit, limit))
+        most = sys.maxsize if most == resource.RLIM_INFINITY else most
+        # the hard limit one higher: at the soft one of processor time the signal still tells which it was
+        hard = min(most, limit + (kind == resource.RLIMIT_CPU))
+        resource.setrlimit(kind, (min(limit, hard), hard))
 
 
 def _data_bytes() -> int:

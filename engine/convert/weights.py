@@ -131,11 +131,17 @@ def _described(layout: Layout, result: Any, starts: Mapping[str, int], file_size
 
 
 def _word(value: Any) -> str:
-    if isinstance(value, Described):
-        return "a tensor"
-    return (
-        f"a {type(value).__name__ if type(value) in _PLAIN else 'dictionary' if isinstance(value, dict) else 'thing'}"
-    )
+    if isinstance(value, dict):
+        return "a dictionary"
+    return _WORDS.get(type(value), "something else")
 
 
-_PLAIN = (bool, int, str, list, tuple)
+_WORDS = {
+    Described: "a tensor",
+    list: "a list",
+    tuple: "a tuple",
+    str: "text",
+    int: "a number",
+    bool: "a truth value",
+    type(None): "None",
+}
