@@ -38,10 +38,9 @@ RELATIONS = ("finetuned_from", "converted_from", "merged_from")
 @click.command(
     cls=Verb,
     examples=[
-        "adapters push hf://org/sql-lora@main team/sql",
         "adapters push ./out team/sql --alias prod --tag task=sql --metric accuracy=0.91",
-        "adapters push ./out team/sql --base llama-3-8b --parent team/sql@3 --message 'two more epochs'",
-        "adapters push ./out team/sql --licence apache-2.0 --git-commit 8c0f1d2 --run-id wandb-3f2a",
+        "adapters push ./out team/sql --base llama-3-8b --parent team/sql@3 --git-commit 8c0f1d2 --run-id wandb-3f2a",
+        "adapters push hf://org/sql-lora@main team/sql --licence apache-2.0",
     ],
 )
 @click.argument("path", type=FilledPath())
@@ -94,7 +93,8 @@ def push(
 ) -> None:
     """Publish an adapter folder as the next version of NAME.
 
-    The files are checked first; a rule that says error refuses the push (exit code 1, findings on stdout) and
+    PATH is a folder, or hf://org/name on the Hub, with /folder and @REV where there is one. The files are checked
+    first; a rule that says error refuses the push (exit code 1, findings on stdout) and
     nothing is written. Content that is there already gives the version that holds it.
     """
     with bars(invocation) as progress:

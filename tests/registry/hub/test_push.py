@@ -6,9 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 
+from registry.api import Registry
+from registry.errors import CorruptError
 from registry.hub import listing
 from tests.registry.hub.server import TOKEN, git_sha1, sha256
 
@@ -260,6 +263,17 @@ class TestWrongBytes:
         hub.fault("GET /cdn/", endless, times=2)
 
         shell.refused("push", PLACE, "team/hub", code=6, named="found more")
+
+    def test_that_came_into_the_cache_after_the_check_are_seen_too(self, hub, repo, bare, tmp_path):
+        """What counts is the copy that was made, not the file that was looked at before."""
+
+        def swap(label, done, total):
+            if label == "copying" and done == 0:
+                (blob,) = (tmp_path / "cache").glob(f"*/blobs/{sha256(repo.head['adapter_model.safetensors'])}")
+                blob.write_bytes(b"x" * blob.stat().st_size)
+
+        with closing(Registry.open(tmp_path / "home")) as registry, pytest.raises(CorruptError, match="safetensors"):
+            registry.push(PLACE, "team/hub", progress=swap)
 
 
 class TestFailures:
