@@ -98,7 +98,7 @@ def _names(pulled_root: Path) -> list[str]:
 
 def _wrong(folder: Path, files: Sequence[FileEntry]) -> CorruptError | None:
     """What is wrong with the entry, every byte hashed while `prune` is kept away."""
-    if folder.is_symlink() or not folder.is_dir():
+    if os.path.islink(folder) or not os.path.isdir(folder):  # noqa: PTH112, PTH114 (they never raise)
         return CorruptError(str(folder), expected=f"sha256:{folder.name}", actual="no folder")
     try:
         with in_use(lock_of(folder)):
@@ -157,8 +157,9 @@ def _ours_to_replace(folder: Path, wrong: CorruptError | None) -> Iterator[None]
 
 
 def _identity(folder: Path) -> Identity | None:
-    try:
-        found = folder.lstat()
-    except FileNotFoundError:
-        return None
+    with reaching(folder):
+        try:
+            found = folder.lstat()
+        except FileNotFoundError:
+            return None
     return found.st_ino, found.st_ctime_ns
