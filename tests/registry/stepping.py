@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from registry import claims
+from tests.buckets import CREDENTIALS
 from tests.registries import open_registry
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 120
 # Forks from a server that has no threads and has spoken to no database or store.
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["tests.registry.stepping", "registry.push", "registry.gc", "sqlalchemy.orm"])
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["tests.registry.stepping", "registry.push", "registry.gc", "sqlalchemy.orm"])
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,9 @@ class Place:
     margin_s: float = 25
 
     def open(self) -> Any:
+        """A registry there. The server that processes are forked from knows no credentials."""
+        if self.store_url is not None:
+            os.environ.update(CREDENTIALS)  # noqa: TID251 (where obstore looks for them)
         return open_registry(self.home, self.database_url, store_url=self.store_url)
 
 
@@ -54,10 +58,10 @@ class Stepper:
     """One process and its pipe."""
 
     def __init__(self, place: Place, step: Step | None, work: str, *arguments: Any) -> None:
-        self._pipe, theirs = _processes.Pipe()
+        self._pipe, theirs = processes.Pipe()
         self.stopped = self.ended = False
         self.answer: Any = None
-        self._process = _processes.Process(target=_perform, args=(theirs, place, step, work, arguments))
+        self._process = processes.Process(target=_perform, args=(theirs, place, step, work, arguments))
         self._process.start()
         theirs.close()
 
