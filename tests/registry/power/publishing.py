@@ -4,20 +4,30 @@ In one process and forked from a warm one, so that a cut falls into a push and n
 """
 
 from registry import connections, disk, staging, transfer
-from tests.registries import make_adapter, open_registry
+from registry.api import Registry
+from tests.factories import make_settings
+from tests.registries import make_adapter
 from tests.registry.power.pushing import WithoutSync
 
-SABOTAGE = ("no file fsync", "write-ahead log with NORMAL", "journal with FULL")
+SABOTAGE = ("no file fsync", "no folder fsync", "write-ahead log with NORMAL", "journal with FULL")
 
 
-def publish(home, sources, count, sabotage, speaker):
+def open_across(several):
+    """A registry whose home is on the first disk and whose catalog is on the last."""
+    home, catalog = several[0].place / "home", several[-1].place / "home" / "catalog.db"
+    catalog.parent.mkdir(exist_ok=True)
+    return Registry(make_settings(home, database_url=f"sqlite:///{catalog}", actor="tester"))
+
+
+def publish(several, sources, count, sabotage, speaker):
     """Pushes until `count`, with one durability measure left out."""
-    if sabotage == "no file fsync":
-        transfer.os = staging.os = WithoutSync()
+    if "fsync" in sabotage:
         disk.sync_folder = lambda folder: None
+        if sabotage == "no file fsync":
+            transfer.os = staging.os = WithoutSync()
     elif sabotage:
         _weaken(sabotage)
-    registry = open_registry(home)
+    registry = open_across(several)
     for number in range(1, count + 1):
         source = make_adapter(sources / str(number), number)
         result = registry.push(source, "team/sql", aliases=["prod"])
