@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types imports pytest bench crash wheel clean
+.PHONY: demo test lint types imports pytest bench test-faults wheel clean
 .DEFAULT_GOAL := test
 
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -35,7 +35,7 @@ bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/run.py
 
 # Every kill and cut of which `make test` takes a slice: strace, and root for the power cuts.
-crash: $(VENV)/.ready
+test-faults: $(VENV)/.ready
 	$(BIN)/pytest -m slow tests/e2e tests/registry
 
 wheel: $(VENV)/.ready

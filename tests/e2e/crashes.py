@@ -12,9 +12,11 @@ import subprocess
 import sys
 import time
 import traceback
+from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
 
+from engine.merge import run as merging
 from registry import checkout, examine
 from tests.registry.places import needs
 from tests.registry.store_and_pull import OneThread
@@ -37,15 +39,16 @@ class Point(NamedTuple):
 class Inline(OneThread):
     """A pool that works where it is asked, so that strace has one thread to count."""
 
+    def __init__(self, *size, **options):
+        """Whatever a pool is made with; what its threads would begin with is left out."""
+
     def submit(self, function, *arguments):
-        return _Done(function(*arguments))
+        done = Future()
+        done.set_result(function(*arguments))
+        return done
 
-
-class _Done(NamedTuple):
-    value: object
-
-    def result(self):
-        return self.value
+    def shutdown(self, **options):
+        """There is nothing to end."""
 
 
 def points(work, log):
@@ -106,7 +109,7 @@ def _be_the_child(work, start, speak):
     status = 1
     try:
         sys.dont_write_bytecode = True
-        examine.ThreadPoolExecutor = checkout.ThreadPoolExecutor = Inline
+        examine.ThreadPoolExecutor = checkout.ThreadPoolExecutor = merging.ThreadPoolExecutor = Inline
         if os.read(start, 1):
             with os.fdopen(speak, "w", buffering=1) as speaker:
                 try:

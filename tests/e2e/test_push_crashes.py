@@ -1,6 +1,6 @@
 """Killed at any system call that changes something: what was acknowledged stays, what is left is harmless and goes.
 
-The short run takes every STEP-th point and every rename, the long one (`make crash`) each of them.
+The short run takes every STEP-th point and every rename, the long one (`make test-faults`) each of them.
 """
 
 import itertools
@@ -9,6 +9,7 @@ import shutil
 from contextlib import contextmanager
 
 import pytest
+import torch
 
 from registry.errors import NotFoundError
 from tests.e2e.crashes import killed_at, points
@@ -229,5 +230,57 @@ def test_alias_moves_killed_anywhere(tmp_path, server, step):
         assert len(moves) in (done + 1, done + 2)
         registry.set_alias(f"{NAME}@2", "prod")
         assert registry.get(f"{NAME}@prod").version == 2
+
+    sweep(Places(tmp_path, prepare, server), work, check, tmp_path, step)
+
+
+@every(25)
+def test_rm_and_undelete_killed_anywhere(tmp_path, server, step):
+    """Each acknowledged: the version is deleted or there, as the last acknowledged or the next step left it."""
+    source = make_adapter(tmp_path / "source", 1)
+    states = [True, False, True, False]
+
+    def work(registry, speaker):
+        for there in states[1:]:
+            change = registry.undelete if there else registry.remove
+            change(f"{NAME}@1")
+            speaker.write("done\n")
+
+    def check(registry, said):
+        there = [info.ref for info in registry.list(all_versions=True)] == ["team/sql@1"]
+        done = said.count("done")
+        assert there in states[done : done + 2]
+        assert registry.push(source, NAME).version == 1
+        assert same_files(registry.pull(NAME), source)
+
+    sweep(Places(tmp_path, lambda registry: registry.push(source, NAME), server), work, check, tmp_path, step)
+
+
+@every(70)
+def test_a_merge_killed_anywhere(tmp_path, server, step):
+    """The result is whole with its edges, or not there; the parents stay; the same merge again gives the same digest."""
+    first, second = make_adapter(tmp_path / "first", 1), make_adapter(tmp_path / "second", 2)
+    parents = ["team/first", "team/second"]
+
+    def prepare(registry):
+        registry.push(first, parents[0])
+        registry.push(second, parents[1])
+
+    def work(registry, speaker):
+        torch.set_num_threads(1)  # before the fork for all that follow
+        result = registry.merge(parents, weights=[0.5, 0.5], combination="svd", into=NAME)
+        speaker.write(f"{result.ref} {result.digest}\n")
+
+    def check(registry, said):
+        whole = registry.list(name=NAME)
+        assert whole or "team/sql@1" not in said
+        if whole:
+            edges = [edge for edge in registry.lineage(NAME, down=False).edges if edge.relation == "merged_from"]
+            assert sorted((edge.parent, edge.weight) for edge in edges) == [(f"{name}@1", 0.5) for name in parents]
+        again = registry.merge(parents, weights=[0.5, 0.5], combination="svd", into=NAME)
+        assert (again.version, again.created) == (1, not whole)
+        assert not whole or whole[0].digest == again.digest
+        assert same_files(registry.pull(parents[0]), first)
+        assert same_files(registry.pull(parents[1]), second)
 
     sweep(Places(tmp_path, prepare, server), work, check, tmp_path, step)
