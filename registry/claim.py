@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 
 from registry.blobs import StoreCheck
+from registry.bucket import refused_with
 from registry.clock import now
 from registry.database import insert_into
 from registry.errors import ConflictError, MissingBlobError
@@ -125,8 +126,9 @@ def _write(bucket: Bucket, mine: str) -> None:
     def write() -> None:
         try:
             obstore.put(bucket.client, MARKER, content, mode="create")
-        except AlreadyExistsError:
-            pass
+        except AlreadyExistsError as error:
+            if refused_with(error) == 409:  # another is at it just now, and may yet fail
+                raise
         except NotSupportedError:
             obstore.put(bucket.client, MARKER, content)
 

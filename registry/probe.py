@@ -24,8 +24,9 @@ def probe(bucket: Bucket, catalog: Catalog | None) -> tuple[StoreCheck, ...]:
     UnavailableError names the first that a registry cannot do without. Nothing is left, unless deleting is refused.
     """
     name = f"probe/{uuid.uuid4().hex}"
-    conditional = _try_writing(bucket, name)
+    _write(bucket, name)
     try:
+        conditional = _try_condition(bucket, name)
         _try_reading(bucket, name)
         skew = _skew(bucket, name, catalog)
     finally:
@@ -39,14 +40,18 @@ def probe(bucket: Bucket, catalog: Catalog | None) -> tuple[StoreCheck, ...]:
     return (StoreCheck("store", f"{bucket.label} can be read, written, listed and deleted from"), conditional)
 
 
-def _try_writing(bucket: Bucket, name: str) -> StoreCheck:
+def _write(bucket: Bucket, name: str) -> None:
     import obstore
-    from obstore.exceptions import AlreadyExistsError, BaseError
 
     try:
         bucket.ask(lambda: obstore.put(bucket.client, name, _CONTENT, use_multipart=False))
     except UnavailableError as error:
         raise UnavailableError(f"{error}, when a small object was written", hint=error.hint) from None
+
+
+def _try_condition(bucket: Bucket, name: str) -> StoreCheck:
+    import obstore
+    from obstore.exceptions import AlreadyExistsError, BaseError
 
     def again() -> StoreCheck:
         try:

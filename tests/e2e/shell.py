@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from registry.cli.failure import run
+from registry.cli.invocation import open_registry
 
 
 class Shell:
@@ -15,7 +16,15 @@ class Shell:
         self._capfd, self.home = capfd, home
 
     def __call__(self, *arguments):
-        code = run(list(arguments))
+        opened = []
+
+        def opener(settings):
+            opened.append(open_registry(settings))
+            return opened[-1]
+
+        code = run(list(arguments), opener=opener)
+        for registry in opened:
+            registry.close()
         captured = self._capfd.readouterr()
         return code, captured.out, captured.err
 
