@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.compat.finding import Finding
 from engine.convert.allowed import DTYPES
-from engine.convert.process import Ended, run
+from engine.convert.process import MAX_ANSWER, Ended, run
 from engine.convert.version import NEEDED, is_enough
 from engine.convert.weights import MAX_FILE, inspect
 from engine.errors import ConfinementError, MissingExtraError, NotLoadableError, OutdatedError
@@ -119,7 +119,7 @@ def _load(sealed: int, out: Path, header: Header, weights: PickledWeights, path:
         request = {
             "source": sealed,
             "output": target,
-            "output_size": header.file_size,
+            "output_size": max(header.file_size, MAX_ANSWER),
             "memory": _MEMORY + _COPIES * (size + weights.size),
             "seconds": seconds,
             "tensors": _planned(header, weights),
