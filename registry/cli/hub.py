@@ -22,6 +22,9 @@ def import_account(invocation: Invocation, source: str, **options: Any) -> int:
         result = invocation.registry.import_account(source, progress=progress, **options)
     for text in result.notes:
         note(text)
+    for repo in result.repos:
+        if repo.hint:
+            note(f"{repo.source}: {repo.hint}", kind="hint")
     refs = [repo.ref for repo in result.repos if repo.ref is not None]
     emit(invocation, result, human=lambda: _import_lines(result), quiet=lambda: refs)
     return result.exit_code

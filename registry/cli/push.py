@@ -93,9 +93,9 @@ def push(
 ) -> None:
     """Publish an adapter folder as the next version of NAME.
 
-    PATH is a folder, or hf://org/name on the Hub, with /folder and @REV where there is one. The files are checked
-    first; a rule that says error refuses the push (exit code 1, findings on stdout) and
-    nothing is written. Content that is there already gives the version that holds it.
+    PATH is a folder, or hf://org/name on the Hub, with /folder and @REV where needed. The files are checked first; a
+    rule that says error refuses the push (exit code 1, findings on stdout) and nothing is written. Content that is
+    there already gives the version that holds it.
     """
     with bars(invocation) as progress:
         result = invocation.registry.push(

@@ -113,7 +113,8 @@ def _failed(source: str, error: RegistryError | EngineError) -> ImportedRepo:
     refused = isinstance(error, FindingsError)
     findings = error.findings if isinstance(error, FindingsError) else ()
     status = "refused" if refused else "failed"
-    return ImportedRepo(source, None, status, str(error), findings=findings, exit_code=error.exit_code)
+    why, hint = str(error).removeprefix(f"{source}: "), getattr(error, "hint", None)
+    return ImportedRepo(source, None, status, why, hint, findings, error.exit_code)
 
 
 def _known(handle: Handle, found: Found) -> int | None:

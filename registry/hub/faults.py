@@ -48,7 +48,7 @@ def translated(error: Exception, what: str) -> RegistryError:
         if isinstance(cause, HfHubHTTPError):
             return _refusal(cause, what)
         if type(cause).__module__.partition(".")[0].startswith("httpx"):
-            return TransientError(f"{what}: the Hub cannot be reached: {type(cause).__name__}")
+            return TransientError(f"{what}: the Hub{_host(cause)} cannot be reached: {type(cause).__name__}")
     if isinstance(error, OSError) and error.errno is not None:
         return UnavailableError(f"{what}: {error.filename or 'the cache'}: {error.strerror}")
     last = list(_chain(error))[-1]
@@ -63,6 +63,15 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
             return
         yield error
         error = error.__cause__
+
+
+def _host(error: BaseException) -> str:
+    """Which host was asked, where the error knows; a host's name alone, for the rest of an address may be secret."""
+    try:
+        request: Any = getattr(error, "request", None)
+    except RuntimeError:  # httpx has the attribute, and raises where it was never set
+        return ""
+    return "" if request is None else f" at {request.url.host}"
 
 
 def _refusal(error: HfHubHTTPError, what: str) -> RegistryError:

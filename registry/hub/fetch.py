@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
     from registry.hub.listing import HubFile, HubTree
+    from registry.hub.place import HubPlace
     from registry.progress import Progress
     from registry.staging import StagedFile
 
@@ -82,11 +84,7 @@ def _check_choice(tree: HubTree, missing: Sequence[str], included: Sequence[str]
         hint = None if below is None else f"adapters push {below} NAME"
         raise IntakeError(f"{place}: no {CONFIG_NAME} in it", hint=hint)
     if missing and PICKLE_NAME in tree.files:
-        pattern = place.within("adapter_*")
-        raise IntakeError(
-            f"{place}: {PICKLE_NAME} is not taken, only safetensors is",
-            hint=f"hf download {place.repo} --include '{pattern}' --local-dir DIR, then adapters convert DIR --to OUT",
-        )
+        raise IntakeError(f"{place}: {PICKLE_NAME} is not taken, only safetensors is", hint=_convert(place))
     if missing:
         raise IntakeError(f"{place}: no {missing[0]} in it")
     for path in included:
@@ -94,6 +92,14 @@ def _check_choice(tree: HubTree, missing: Sequence[str], included: Sequence[str]
             raise IntakeError(f"{place}: {path[:200]!r}: the name {problem}")
     if pair := clashing(included):
         raise IntakeError(f"{place}: {pair[0]} and {pair[1]} cannot lie side by side on every file system")
+
+
+def _convert(place: HubPlace) -> str:
+    """The commands that make a folder to push of a repo with pickled weights."""
+    folder = f"./{place.repo.partition('/')[2]}"
+    fetch = ("hf", "download", place.repo, "--include", place.within("adapter_*"), "--local-dir", folder)
+    convert = ("adapters", "convert", f"{folder}/{place.folder}".rstrip("/"), "--to", f"{folder}-safetensors")
+    return f"{shlex.join(fetch)} && {shlex.join(convert)}"
 
 
 def _cache() -> Path:

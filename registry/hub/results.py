@@ -30,13 +30,14 @@ class SentResult:
 @dataclass(frozen=True, slots=True)
 class ImportedRepo:
     """What became of one adapter of the Hub: `created`, `unchanged`, `would import`, `refused` by findings, `failed` or
-    `not tried`. `source` names its commit where that is known, `why` what stood in the way.
+    `not tried`. `source` names its commit where that is known, `why` what stood in the way, `hint` what may help.
     """
 
     source: str
     ref: str | None
     status: str
     why: str | None = None
+    hint: str | None = None
     findings: tuple[Finding, ...] = ()
     exit_code: int = 0
 

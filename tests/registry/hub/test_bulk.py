@@ -41,7 +41,8 @@ def test_each_adapter_becomes_a_version_and_the_rest_is_told(account, shell):
         ("hf://org/code", "created", "org/code@1"),
         ("hf://org/pickled", "failed", None),
     ]
-    assert "adapter_model.bin is not taken" in report["repos"][3]["why"]
+    assert report["repos"][3]["why"] == "adapter_model.bin is not taken, only safetensors is"
+    assert "adapters convert ./pickled" in report["repos"][3]["hint"]
     assert report["others"] == 1
 
 

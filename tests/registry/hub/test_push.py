@@ -126,8 +126,10 @@ class TestRefused:
 
         assert code == 2
         assert "adapter_model.bin is not taken, only safetensors is" in err
-        assert f"hf download {REPO}" in err
-        assert "adapters convert DIR --to OUT" in err
+        assert (
+            f"hint: hf download {REPO} --include 'adapter_*' --local-dir ./sql-lora"
+            " && adapters convert ./sql-lora --to ./sql-lora-safetensors\n"
+        ) in err
         assert hub.asked("resolve") == 0
 
     def test_a_repo_of_folders_names_one(self, hub, shell, adapter):
@@ -323,7 +325,7 @@ class TestFailures:
     def test_a_hub_that_is_away(self, shell, hub, monkeypatch):
         monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
 
-        shell.refused("push", PLACE, "team/hub", code=7, named="cannot be reached")
+        shell.refused("push", PLACE, "team/hub", code=7, named="the Hub at 127.0.0.1 cannot be reached")
 
     def test_a_hub_that_never_answers(self, hub, repo, shell, monkeypatch):
         monkeypatch.setattr("registry.hub.client._SECONDS", {"connect": 1, "read": 0.1, "write": 1, "pool": 1})
@@ -392,6 +394,8 @@ class TestHostileListings:
         hub.add(REPO, {**adapter, "tokenizer.json": b"1", "tokenizer.JSON": b"2"})
 
         shell.refused("push", PLACE, "team/hub", code=2, named="cannot lie side by side")
+
+        assert hub.asked("resolve") == 0
 
     def test_with_files_of_another_folder(self, hub, repo, shell, adapter):
         self.listed(hub, adapter, path="other/adapter_model.safetensors")
