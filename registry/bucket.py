@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from registry.blobs import DISCARD_S
 from registry.errors import MissingBlobError, RegistryError, UnavailableError
+from registry.multiparts import credentials
+from registry.settings import has_environment_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,6 +114,8 @@ def _connect(
     }
     if url.scheme == "s3":
         named: dict[str, Any] = {"endpoint": url.endpoint, "region": url.region}
+        # botocore knows more places, and takes a moment to import: what the environment says needs neither
+        named["credential_provider"] = None if has_environment_keys() else credentials()
         return store.S3Store(url.bucket, **settings, **{key: value for key, value in named.items() if value})
     if url.scheme == "gs":
         named = {"service_url": url.endpoint}
@@ -155,11 +159,12 @@ def _cause(text: str) -> str:
 
 
 _CAUSES = {
+    "latest/api/token": "no credentials were found, and no machine role answers",
+    "credential": "no credentials were found",
     "connection refused": "nothing answers there (connection refused)",
     "dns error": "there is no host of that name",
     "certificate": "its certificate is not trusted",
     "timed out": "the store did not answer in time",
-    "credential": "no credentials were found",
     "connection reset": "the store broke the connection",
     "connection closed": "the store broke the connection",
     "end of file": "the store broke the connection",

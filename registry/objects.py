@@ -18,6 +18,7 @@ from registry.digests import hex_of
 from registry.disk import make_folder, reaching
 from registry.downloads import fetch, save
 from registry.errors import ConflictError, CorruptError, MissingBlobError, UnavailableError
+from registry.multiparts import abort_unfinished, unfinished
 from registry.partials import clear_partials, stale_partials
 from registry.probe import probe
 from registry.staging import Staging
@@ -69,7 +70,17 @@ class ObjectStore:
             owner = check_owner(self.bucket, self.catalog)
         except (UnavailableError, ConflictError) as error:
             return (StoreCheck("store", " ".join(filter(None, (str(error), error.hint))), "fail"),)
-        return (*found, owner)
+        return (*found, owner, *self._unfinished())
+
+    def _unfinished(self) -> Iterator[StoreCheck]:
+        if self.bucket.url.scheme != "s3":
+            return
+        try:
+            count = len(unfinished(self.bucket.url))
+        except UnavailableError as error:
+            yield StoreCheck("store uploads", f"{error}; {error.hint}", "warning")
+        else:
+            yield StoreCheck("store uploads", f"{count} unfinished for more than a day; gc gives them up")
 
     def require(self) -> None:
         """UnavailableError where the bucket cannot be listed."""
@@ -170,7 +181,10 @@ class ObjectStore:
     def clear_stale(self) -> int:
         """Removes those; returns how many. gc begins with this: ConflictError where the bucket is another catalog's."""
         self._claim()
-        return scratch.clear_stale(self.staging_root) + clear_partials(self.staging_root)
+        here = scratch.clear_stale(self.staging_root) + clear_partials(self.staging_root)
+        with suppress(UnavailableError):  # `checks` tells of it; the rest of a collection goes on
+            return here + abort_unfinished(self.bucket.url)
+        return here
 
     @property
     def discards_at_once(self) -> int:

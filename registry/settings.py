@@ -121,6 +121,12 @@ def completion_request(environ: Mapping[str, str] | None = None) -> CompletionRe
     return CompletionRequest(instruction, env.get(COMPLETION_LINE, "")) if instruction else None
 
 
+def has_environment_keys(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether S3's credentials stand in the environment itself, where its client reads them."""
+    env = os.environ if environ is None else environ  # noqa: TID251 (this is the one place)
+    return bool(env.get("AWS_ACCESS_KEY_ID") and env.get("AWS_SECRET_ACCESS_KEY"))
+
+
 def _default_home(env: Mapping[str, str]) -> Path:
     data = env.get("XDG_DATA_HOME")
     return (Path(data) if data else Path("~/.local/share")) / "adapters"
