@@ -145,8 +145,8 @@ def adopt(session: Session, who: Claimant, found: Sequence[StoredBlob]) -> Seque
     rows = [{"digest": blob.digest, "size": blob.size, **claimed} for blob in found if blob.digest not in spared]
     if not rows:
         return ()
-    adopted = insert_into(session, Blob).values(rows).on_conflict_do_nothing(index_elements=["digest"])
-    return [(digest, size) for digest, size in session.execute(adopted.returning(Blob.digest, Blob.size))]
+    adopted = insert_into(session, Blob).on_conflict_do_nothing(index_elements=["digest"])
+    return [(digest, size) for digest, size in session.execute(adopted.returning(Blob.digest, Blob.size), rows)]
 
 
 def unknown(session: Session, found: Sequence[StoredBlob]) -> list[StoredBlob]:

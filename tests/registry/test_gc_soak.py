@@ -12,7 +12,7 @@ LONG = [pytest.mark.slow, pytest.mark.timeout(1200)]
 PAUSE_S = 0.1
 
 
-def pusher(place, number, sources, end, answers):
+def pusher(place, together, number, sources):
     """Pushes, verifies what it pushed, and deletes it, so that gc is always after what the others push."""
 
     def turn(registry, done):
@@ -20,28 +20,31 @@ def pusher(place, number, sources, end, answers):
         registry.verify(ref)
         registry.remove(ref)
 
-    answers.put(repeat("push", place, end, turn))
+    repeat("push", place, together, turn)
 
 
-def collector(place, end, answers):
+def collector(place, together):
     def turn(registry, _):
         registry.gc(grace="0")
         time.sleep(PAUSE_S)
 
-    answers.put(repeat("gc", place, end, turn))
+    repeat("gc", place, together, turn)
 
 
-def repeat(kind, place, end, turn):
-    registry, done = place.open(), 0
+def repeat(kind, place, together, turn):
+    """Answers what it was, how many turns it had (at least one) since all were ready, and what failed."""
+    start, seconds, answers = together
+    registry, done, failure = place.open(), 0, None
     try:
-        while time.time() < end:
+        start.wait()
+        end = time.monotonic() + seconds
+        while done == 0 or time.monotonic() < end:
             turn(registry, done)
             done += 1
     except BaseException as error:  # noqa: BLE001 (the parent must hear of it)
-        return kind, done, f"{type(error).__name__}: {error}"
-    finally:
-        registry.close()
-    return kind, done, None
+        failure = f"{type(error).__name__}: {error}"
+    registry.close()
+    answers.put((kind, done, failure))
 
 
 @pytest.mark.parametrize(("pushers", "seconds"), [(3, 1.5), pytest.param(32, 150, marks=LONG)])
@@ -51,9 +54,9 @@ def test_no_push_of_deleted_content_fails_beside_gc(database_url, any_store_url,
     registry = place.open()
     registry.init()
     answers = processes.SimpleQueue()
-    end = time.time() + seconds + 0.2 * pushers
-    children = [processes.Process(target=pusher, args=(place, n, sources, end, answers)) for n in range(pushers)]
-    children.append(processes.Process(target=collector, args=(place, end, answers)))
+    together = (processes.Barrier(pushers + 1), seconds, answers)
+    children = [processes.Process(target=pusher, args=(place, together, n, sources)) for n in range(pushers)]
+    children.append(processes.Process(target=collector, args=(place, together)))
     for child in children:
         child.start()
     heard = [answers.get() for _ in children]
