@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,18 +12,21 @@ from registry.cli.output import note
 from registry.cli.root import SECTIONS, VERBS, root
 from registry.results import (
     BaseInfo,
+    CacheEntry,
     CheckReport,
     FsckResult,
     GcResult,
     LineageGraph,
     MergeResult,
+    PruneResult,
     PullResult,
     RegistryStatus,
     VerifyResult,
 )
-from tests.registry.cli.stub import DIGEST, Adapters, moved, pushed, version
+from tests.registry.cli.stub import AT, DIGEST, Adapters, moved, pushed, version
 
 BASE = BaseInfo(("gpt2",), DIGEST, DIGEST, "GPT2LMHeadModel", "gpt2", "F32", None, 148, 124_439_808, None, 2)
+CACHED = CacheEntry(DIGEST, Path("/p"), 1_500_000, 3, AT, ("t/s@1", "t/copy@2"), "ok")
 STATUS = RegistryStatus("sqlite:///x", "/blobs", "0001")
 REPORT: dict[str, Any] = {
     "method": "svd",
@@ -129,6 +133,14 @@ ASKED: list[tuple[str, Any, str, tuple[Any, ...], dict[str, Any]]] = [
             "cursor": "c",
             "all_versions": True,
         },
+    ),
+    ("cache ls", (CACHED,), "cache", (), {}),
+    (
+        "cache prune --older-than 30d --max-size 50GB --keep 5 --dry-run",
+        PruneResult(True, 0, 0, 0),
+        "prune_cache",
+        (),
+        {"older_than": "30d", "max_size": "50GB", "keep": 5, "dry_run": True},
     ),
     ("log t/s", (), "log", ("t/s",), {}),
     ("lineage t/s", LineageGraph((), ()), "lineage", ("t/s",), {"up": True, "down": True}),
