@@ -12,7 +12,7 @@ from registry.errors import UsageError
 from registry.filters import list_query, parse_duration
 from registry.handle import Handle
 from registry.hub.verbs import HubVerbs
-from registry.progress import silent
+from registry.progress import silent, unheard
 from registry.pullverbs import PullVerbs
 from registry.refs import Ref, is_path, parse_alias
 from registry.resolve import resolve
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from registry.differences import DiffResult
     from registry.filters import ListFilters
     from registry.options import MergeOptions, PushOptions
-    from registry.progress import Progress
+    from registry.progress import Notice, Progress
     from registry.results import (
         AliasInfo,
         BaseInfo,
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         VersionDetail,
         VersionInfo,
     )
+    from registry.watch import Watch
 
 
 class Registry(PullVerbs, HubVerbs):
@@ -176,6 +177,25 @@ class Registry(PullVerbs, HubVerbs):
         query = list_query(**filters)
         with self._handle.database.reading() as session:
             return list_versions(session, query)
+
+    def watch(
+        self,
+        ref: str,
+        *,
+        interval: float = 5.0,
+        timeout: float | None = None,
+        once: bool = False,
+        command: Sequence[str] = (),
+        notice: Notice | None = None,
+    ) -> Watch:
+        """Follow an alias (or latest): an iterator of events, the first what it names now; times are in seconds.
+
+        Each version is pulled before its event. While database or store are away, `notice` is told and it goes on.
+        """
+        from registry.watch import Watch, WatchPlan
+
+        plan = WatchPlan(interval=interval, timeout=timeout, once=once, command=tuple(command))
+        return Watch(self._handle, self._handle.ref(ref), plan, notice=notice or unheard)
 
     def log(self, name: str) -> tuple[LogEntry, ...]:
         """Versions and alias moves of an adapter in the order they happened."""

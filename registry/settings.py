@@ -127,6 +127,11 @@ def has_environment_keys(environ: Mapping[str, str] | None = None) -> bool:
     return bool(env.get("AWS_ACCESS_KEY_ID") and env.get("AWS_SECRET_ACCESS_KEY"))
 
 
+def environment_with(values: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a command that is run: this process's own, and these."""
+    return {**os.environ, **values}  # noqa: TID251 (this is the one place)
+
+
 def _default_home(env: Mapping[str, str]) -> Path:
     data = env.get("XDG_DATA_HOME")
     return (Path(data) if data else Path("~/.local/share")) / "adapters"

@@ -33,6 +33,12 @@ def emit(
     write("".join(f"{line}\n" for line in lines))
 
 
+def emit_line(invocation: Invocation, result: Any, *, human: str, quiet: str) -> None:
+    """Print one of several results as a line of its own: newline-delimited JSON, or text already escaped."""
+    form = invocation.settings.output
+    write(f"{as_json(result, indent=None) if form == 'json' else human if form == 'human' else printable(quiet)}\n")
+
+
 def write(text: str) -> None:
     """Data onto stdout at once; OSError names stdout where the system does not."""
     try:
@@ -42,11 +48,11 @@ def write(text: str) -> None:
         raise OSError(error.errno, error.strerror, "stdout") from None
 
 
-def as_json(result: Any) -> str:
+def as_json(result: Any, *, indent: int | None = 2) -> str:
     """One ASCII-safe document; numbers that JSON has no word for become null."""
     from registry.results import to_json
 
-    return json.dumps(_finite(to_json(result)), indent=2, ensure_ascii=True, allow_nan=False)
+    return json.dumps(_finite(to_json(result)), indent=indent, ensure_ascii=True, allow_nan=False)
 
 
 def note(text: str, *, kind: str = "note") -> None:

@@ -29,6 +29,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "log": ("detail:log", "Show an adapter's versions and alias moves in order."),
         "lineage": ("detail:lineage", "Show what a version comes from and what came from it."),
         "diff": ("diff:diff", "Compare two adapters: config, modules, norms, subspaces, files."),
+        "watch": ("watch:watch", "Follow an alias: print what it names now, then every change."),
         "which": ("detail:which", "Find the versions that hold a file, or its tensors."),
     },
     "Name and label": {

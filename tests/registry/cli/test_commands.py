@@ -230,7 +230,21 @@ COMMANDS = _commands()
 def test_the_verbs_of_this_release_are_all_there():
     """Design section 6, as far as it is built."""
     assert {name for name, _ in COMMANDS} == {
-        *("init", "migrate", "completion", "doctor", "push", "pull", "list", "show", "log", "lineage", "diff", "which"),
+        *(
+            "init",
+            "migrate",
+            "completion",
+            "doctor",
+            "push",
+            "pull",
+            "list",
+            "show",
+            "log",
+            "lineage",
+            "diff",
+            "watch",
+            "which",
+        ),
         *("alias", "alias set", "alias rm", "alias rollback", "alias list"),
         *("tag", "tag set", "tag rm", "metric", "metric set"),
         *("base", "base add", "base list", "base show", "check", "merge"),
