@@ -182,12 +182,24 @@ def _commit(api: HfApi, request: SendRequest, cargo: _Cargo, plan: _Plan, found:
             )
         made = replace(request.place, revision=info.oid)
     except UnavailableError as error:
-        now = head(api, request.place).place
-        if now.revision == found.place.revision or not _plan(cargo, _files(api, now)).empty:
+        there = _found_again(api, request, cargo, found)
+        if there is None:
             raise error from None
-        made = now
+        made = there
     _verify(cargo, made, _files(api, made))
     return made
+
+
+def _found_again(api: HfApi, request: SendRequest, cargo: _Cargo, before: HubHead) -> HubPlace | None:
+    """Where the commit is although its answer was lost; None where there is none, UnavailableError if nobody knows."""
+    try:
+        now = head(api, request.place).place
+        made = now.revision != before.place.revision and _plan(cargo, _files(api, now)).empty
+    except UnavailableError as error:
+        raise UnavailableError(
+            f"{error}; whether the commit was made is unknown", hint="run the command again: it looks first"
+        ) from None
+    return now if made else None
 
 
 def _operations(place: HubPlace, cargo: _Cargo, plan: _Plan) -> Iterator[CommitOperationAdd | CommitOperationDelete]:

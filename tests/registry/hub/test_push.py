@@ -322,6 +322,14 @@ class TestFailures:
 
         shell.refused("push", PLACE, "team/hub", code=7, named=PLACE)
 
+        assert hub.asked("tree") == 0
+
+    def test_another_commit_than_the_one_asked_for(self, hub, repo, shell, adapter):
+        commit, other = repo.refs["main"], repo.commit({**adapter, "README.md": b"x"}, "dev")
+        hub.fault("GET /api/models/", lambda handler: handler.say({"id": REPO, "sha": other}))
+
+        shell.refused("push", f"{PLACE}@{commit}", "team/hub", code=7, named=f"another commit, {other}")
+
     def test_a_hub_that_is_away(self, shell, hub, monkeypatch):
         monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
 

@@ -170,6 +170,26 @@ class TestFailures:
         assert result["path"] == f"{PLACE}@{hub.repos['team/sql-lora'].refs['main']}"
         assert len(hub.messages) == 1
 
+    def test_a_commit_that_nobody_can_tell_of_is_unknown_and_found_by_running_again(self, hub, shell, monkeypatch):
+        monkeypatch.setattr("registry.hub.client._TRIES", 1)
+
+        def lose(handler):
+            answer, handler.answer = handler.answer, lambda *args: None
+            commit(handler, "team/sql-lora", "main")
+            handler.answer = answer
+            hub.fault("GET /api/models/", lambda other: other.fail(500, "away"))
+            handler.fail(502, "no answer from upstream")
+
+        hub.fault("POST .*/commit/main", lose)
+
+        code, out, err = shell("pull", "team/sql@1", "--to", PLACE)
+
+        assert (code, out) == (7, "")
+        assert "whether the commit was made is unknown" in err
+        assert "hint: run the command again" in err
+        assert sent(shell)["created"] is False
+        assert len(hub.messages) == 1
+
     def test_a_commit_that_was_refused_leaves_nothing_behind(self, hub, shell):
         hub.fault("POST .*/commit/main", lambda handler: handler.fail(500, "no"))
 
