@@ -249,6 +249,7 @@ def test_the_verbs_of_this_release_are_all_there():
         *("tag", "tag set", "tag rm", "metric", "metric set"),
         *("base", "base add", "base list", "base show", "check", "merge"),
         *("rm", "undelete", "verify", "fsck", "gc", "cache", "cache ls", "cache prune"),
+        *("export", "import", "convert"),
     }
 
 
