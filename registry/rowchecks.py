@@ -9,7 +9,7 @@ from sqlalchemy import String, and_, cast, exists, func, literal, or_, select
 from sqlalchemy.orm import aliased
 
 from registry.clock import now
-from registry.models import Adapter, Alias, Document, File, Lease, LineageEdge, Version
+from registry.models import Adapter, Alias, Blob, Document, File, Lease, LineageEdge, Version
 from registry.results import StoreFinding
 
 if TYPE_CHECKING:
@@ -109,6 +109,14 @@ def _unknown_parent(_: datetime) -> Select[str, str]:
     return joined.join(Adapter).where(LineageEdge.parent_id.is_(None))
 
 
+def _needed(state: str) -> Callable[[datetime], Select[str, str]]:
+    def query(_: datetime) -> Select[str, str]:
+        wrong = and_(Blob.state == state, exists().where(File.blob_digest == Blob.digest))
+        return select(Blob.digest, literal(state)).where(wrong)
+
+    return query
+
+
 def _spent_lease(moment: datetime) -> Select[str, str]:
     return select(Lease.id, cast(Lease.expires_at, String)).where(Lease.expires_at <= moment)
 
@@ -125,6 +133,8 @@ ROW_RULES: tuple[RowRule, ...] = (
     RowRule("freed-alive", "error", "blobs were freed but the version is not deleted", _freed_alive),
     RowRule("missing-manifest-row", "error", "no file of role", _without("manifest")),
     RowRule("missing-record-row", "error", "no file of role", _without("record")),
+    RowRule("needed-blob-deleted", "error", "a file names a blob that gc was let delete", _needed("deleting")),
+    RowRule("needed-blob-condemned", "info", "a file names it, so the next gc marks it live", _needed("condemned")),
     RowRule("missing-document", "warning", "no document of kind", _without_document),
     RowRule("wrong-version-size", "error", "size differs from that of the files together", _wrong_size),
     RowRule("unknown-parent", "info", "a parent is known by its digest alone", _unknown_parent),

@@ -1,9 +1,10 @@
 """verify, which, fsck, gc and doctor: each planted damage is found, and nothing alive is ever collected."""
 
 import os
+from datetime import UTC, datetime
 
 import pytest
-from sqlalchemy import delete, text, update
+from sqlalchemy import delete, insert, text, update
 
 from engine.errors import HeaderError
 from registry.api import Registry
@@ -95,6 +96,8 @@ def test_fsck_finds_wrong_and_missing_bytes(pushed):
         (delete(File).where(File.role == "manifest"), "missing-manifest-row"),
         (update(File).where(File.path == "adapter_config.json").values(path="x.json"), "wrong-manifest"),
         (update(Blob).values(state="deleting"), "unfinished-deletion"),
+        (update(Blob).values(state="deleting"), "needed-blob-deleted"),
+        (update(Blob).values(state="condemned"), "needed-blob-condemned"),
     ],
 )
 def test_fsck_finds_each_planted_damage(pushed, statement, finding):
@@ -211,6 +214,61 @@ def test_a_push_ends_what_a_dead_gc_was_deleting(pushed, tmp_path):
 
     assert pushed.push(tmp_path / "b", "team/sql").version == 2
     assert pushed.verify("team/sql@2").status == "pass"
+    assert pushed.fsck().findings == ()
+
+
+def test_a_row_without_its_blob_is_an_error_and_nothing_that_gc_acts_on(pushed):
+    weights = weights_of(pushed, "team/sql@2")
+    blob_path(pushed, weights).unlink()
+
+    result = pushed.gc(grace="0")
+
+    assert (result.blobs, result.versions, result.removed) == (0, 0, ())
+    finding = next(found for found in pushed.fsck().findings if found.id == "missing-blob")
+    assert (finding.severity, finding.subject) == ("error", weights)
+    assert pushed.show("team/sql@2").version == 2
+
+
+def test_gc_leaves_rows_alone_that_a_version_names_whatever_damage_made_of_them(pushed):
+    change(pushed, update(Blob).values(state="deleting"))
+
+    result = pushed.gc(grace="0")
+
+    assert (result.blobs, result.kept) == (0, {"another run is deleting them, or died over them": 7})
+    assert pushed.verify("team/sql@1").status == "pass"
+
+
+def test_gc_leaves_what_a_run_on_another_host_is_deleting(pushed):
+    """A minute is enough for that run, and it may live."""
+    digest = pushed._handle.store.put_bytes(b"going")
+    claimed = {
+        "state": "deleting",
+        "deleting_by": "elsewhere:1/run",
+        "deleting_until": datetime(2090, 1, 1, tzinfo=UTC),
+    }
+    change(pushed, insert(Blob).values(digest=digest, size=5, **claimed))
+
+    assert pushed.gc(grace="0", dry_run=True).blobs == 0
+    assert pushed.gc(grace="0").blobs == 0
+    assert pushed._handle.store.exists(digest)
+    change(pushed, update(Blob).where(Blob.digest == digest).values(deleting_until=None))
+    assert pushed.gc(grace="0", dry_run=True).removed == (digest,)
+    assert pushed.gc(grace="0").removed == (digest,)
+
+
+def test_gc_tells_a_thousand_digests_and_counts_the_rest(pushed, monkeypatch):
+    from registry import claims, forecast, gc
+
+    monkeypatch.setattr(gc, "SAMPLE", 3)
+    monkeypatch.setattr(forecast, "SAMPLE", 3)
+    monkeypatch.setattr(claims, "BATCH", 2)
+    digests = sorted(pushed._handle.store.put_bytes(bytes([n])) for n in range(7))
+
+    told = pushed.gc(grace="0", dry_run=True)
+    done = pushed.gc(grace="0")
+
+    assert (told.blobs, told.bytes, told.removed) == (7, 7, tuple(digests[:3]))
+    assert (done.blobs, done.bytes, done.removed) == (7, 7, tuple(digests[:3]))
     assert pushed.fsck().findings == ()
 
 
