@@ -103,6 +103,14 @@ def test_nothing_is_offered_and_nothing_made_where_there_is_no_registry(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_home_without_a_catalog_gets_none(tmp_path):
+    settings = make_settings(tmp_path / "home")
+    settings.home.mkdir()
+
+    assert names(settings, "") == []
+    assert list(settings.home.iterdir()) == []
+
+
 @pytest.mark.parametrize("content", [b"", b"no database at all", b"SQLite format 3\0" + bytes(100)])
 def test_a_foreign_or_broken_file_offers_nothing_and_stays_as_it_is(tmp_path, content):
     settings = make_settings(tmp_path / "home")

@@ -123,6 +123,22 @@ def test_moves_between_two_looks_are_skipped_and_the_newest_is_not(team):
     assert short(events) == [("current", "team/sql@1"), ("moved", "team/sql@3")]
 
 
+def test_a_move_during_the_pull_mixes_no_two_versions(team, monkeypatch):
+    """The path belongs to the digest that is announced, wherever the alias is by then."""
+    from registry import watch
+
+    def pull_late(handle, ref):
+        team.set_alias("team/sql@2", "prod")
+        return pull(handle, ref)
+
+    pull = watch.pull
+    monkeypatch.setattr(watch, "pull", pull_late)
+    events, _ = follow(team, Clock(nothing))
+
+    assert short(events) == [("current", "team/sql@1"), ("moved", "team/sql@2")]
+    assert [f"sha256:{event.path.name}" for event in events] == [event.digest for event in events]
+
+
 def test_an_alias_that_goes_and_comes_back(each):
     clock = Clock(lambda: each.remove_alias("team/sql", "prod"), nothing, lambda: each.set_alias("team/sql@1", "prod"))
     events, _ = follow(each, clock)
