@@ -44,5 +44,5 @@ def forecast(handle: Handle, *, grace: timedelta) -> GcResult:
 def _goes(moment: datetime, deleted_before: datetime) -> ColumnElement[bool]:
     stays = ~(File.version_id.in_(expired(deleted_before)) & (File.role == "file"))
     needed = exists().where(File.blob_digest == Blob.digest, stays)
-    running = (Blob.state == "deleting") & (Blob.deleting_until > moment)
+    running = (Blob.state == "deleting") & Blob.deleting_until.is_not(None) & (Blob.deleting_until > moment)
     return ~needed & ~leased(Blob.digest) & ~running
