@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _BLOCK = re.compile(r"\A\ufeff?---[ \t]*\r?\n(?P<yaml>.*?)(?P<end>^---[ \t]*(?:\r?\n|\Z))", re.DOTALL | re.MULTILINE)
+_DEEPEST = 50
 _LONGEST = 1 << 16  # a pure Python parser reads it, and a stranger wrote it
 
 
@@ -36,7 +38,7 @@ def with_fields(text: str, fields: Mapping[str, Any]) -> tuple[str, tuple[str, .
 def _mapping(text: str) -> dict[str, Any] | None:
     import yaml
 
-    if len(text) > _LONGEST:
+    if len(text) > _LONGEST or _depth(text) > _DEEPEST:
         return None
     try:
         found = yaml.safe_load(text)
@@ -45,6 +47,12 @@ def _mapping(text: str) -> dict[str, Any] | None:
     if found is None:
         return {}
     return found if isinstance(found, dict) and all(isinstance(key, str) for key in found) else None
+
+
+def _depth(text: str) -> int:
+    """How deep brackets nest, strings not told apart: the parser's time grows with its square."""
+    steps = (1 if character in "[{" else -1 for character in text if character in "[]{}")
+    return max(accumulate(steps), default=0)
 
 
 def _yaml(fields: Mapping[str, Any]) -> str:

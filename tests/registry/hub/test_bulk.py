@@ -54,6 +54,7 @@ def test_run_again_it_downloads_nothing_that_is_here(account, shell):
 
     assert [status for _, status, _ in rows(report)] == ["unchanged"] * 3 + ["failed"]
     assert account.asked("resolve") == 0
+    assert account.asked("tree") == 1  # of the one that failed
 
 
 def test_a_new_commit_is_a_new_version(account, shell, tmp_path):

@@ -171,7 +171,7 @@ class TestTheAuthorsText:
             "a: [\n",
             "a: !!python/object:os.system x\n",
             "1: x\n",
-            "x: " + "[" * 2000 + "\n",
+            "x: " + "[" * 60_000 + "\n",
             "k: v\n" * 20_000,
         ],
     )
