@@ -34,9 +34,9 @@ pytest: $(VENV)/.ready
 bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/run.py
 
-# Every kill and cut of which `make test` takes a slice: strace, and root for the power cuts.
+# Every kill, cut, race and corpus case of which `make test` takes a slice: strace, xfsprogs, and root for the power cuts.
 test-faults: $(VENV)/.ready
-	$(BIN)/pytest -m slow tests/e2e tests/registry
+	$(BIN)/pytest -m slow tests
 
 wheel: $(VENV)/.ready
 	$(BIN)/python -m build --no-isolation --wheel
