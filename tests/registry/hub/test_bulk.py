@@ -8,6 +8,7 @@ import pytest
 
 from registry.hub.account import local_name
 from registry.hub.place import parse_place
+from registry.hub.results import HubImportResult, ImportedRepo
 from tests.registries import make_adapter
 
 
@@ -75,6 +76,13 @@ def test_refused_by_findings_alone_exits_1(account, shell, tmp_path):
 
     assert [status for _, status, _ in rows(report)] == ["created", "created", "refused"]
     assert report["repos"][2]["findings"][0]["severity"] == "error"
+
+
+@pytest.mark.parametrize(("codes", "whole"), [([], 0), ([0, 1, 0], 1), ([1, 7, 4], 7), ([4, 1], 4), ([0], 0)])
+def test_findings_count_only_where_nothing_else_failed(codes, whole):
+    repos = tuple(ImportedRepo("hf://o/n", None, "x", exit_code=code) for code in codes)
+
+    assert HubImportResult("hf://o/*", repos).exit_code == whole
 
 
 def test_a_failing_repo_does_not_stop_the_others(account, shell):
