@@ -5,7 +5,16 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SCRIPTS = ("startup.py", "completion.py", "transfer.py", "pull_warm.py", "merge_svd.py", "merge_llama.py", "catalog.py")
+SCRIPTS = (
+    "startup.py",
+    "completion.py",
+    "transfer.py",
+    "object_store.py",
+    "pull_warm.py",
+    "merge_svd.py",
+    "merge_llama.py",
+    "catalog.py",
+)
 
 
 def main():

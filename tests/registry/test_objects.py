@@ -287,7 +287,7 @@ class TestRefusals:
         with pytest.raises(UnavailableError, match=words) as caught:
             store.put_bytes(b"hello")
 
-        assert caught.value.__suppress_context__
+        assert (caught.value.__cause__, caught.value.__suppress_context__) == (None, True)
         assert caught.value.hint
 
     def test_tries_are_bounded(self, store, proxy):
