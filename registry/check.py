@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.compat.finding import worst_status
+from engine.compat.rule import Licensing
 from registry import bases
 from registry.basefiles import read_base_place
 from registry.errors import NotFoundError
 from registry.examine import examine, named_base
 from registry.intake import scan
+from registry.origin import folder_origin
 from registry.pull import pull
 from registry.refs import is_path
 from registry.resolve import resolve
@@ -53,7 +55,9 @@ def _one(handle: Handle, target: str, given: BaseFacts | None) -> list[Finding]:
     if is_path(target):
         folder = Path(target).expanduser()
         files = [file.path for file in scan(folder).files]
+        licensing = folder_origin(folder).licensing()
     else:
+        licensing = _recorded_licence(handle, target)
         folder = pull(handle, handle.ref(target)).path
         files = sorted(path.name for path in folder.iterdir())
     examined = examine(folder)
@@ -63,8 +67,14 @@ def _one(handle: Handle, target: str, given: BaseFacts | None) -> list[Finding]:
         with handle.database.reading() as session:
             row = bases.find(session, name)
             base, known = (None, False) if row is None else (bases.facts_of(row), True)
-    found = examined.findings(base=base, base_known=known, base_name=name, files=files)
+    found = examined.findings(base=base, base_known=known, base_name=name, files=files, licensing=licensing)
     return [replace(finding, target=target) for finding in found]
+
+
+def _recorded_licence(handle: Handle, ref: str) -> Licensing:
+    """The licence that the catalog has, whoever said it."""
+    with handle.database.reading() as session:
+        return Licensing(resolve(session, handle.ref(ref)).licence)
 
 
 def _recorded_base(handle: Handle, target: str) -> str | None:

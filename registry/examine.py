@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from engine.compat.finding import Finding
+    from engine.compat.rule import Licensing
     from engine.format.facts import AdapterFacts, BaseFacts
     from engine.format.values import ValueFacts
 
@@ -33,11 +34,23 @@ class Examined:
     values: ValueFacts
 
     def findings(
-        self, *, base: BaseFacts | None, base_known: bool | None, base_name: str | None, files: Iterable[str]
+        self,
+        *,
+        base: BaseFacts | None,
+        base_known: bool | None,
+        base_name: str | None,
+        files: Iterable[str],
+        licensing: Licensing | None = None,
     ) -> tuple[Finding, ...]:
         """What the check-in rules say."""
         return check_adapter(
-            self.facts, values=self.values, base=base, base_known=base_known, base_name=base_name, files=files
+            self.facts,
+            values=self.values,
+            base=base,
+            base_known=base_known,
+            base_name=base_name,
+            files=files,
+            licensing=licensing,
         )
 
     @property

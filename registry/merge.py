@@ -6,12 +6,14 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from engine.compat.licence_rules import combine
 from registry import bases
 from registry.draft import Parent, RecipeDraft
 from registry.errors import FindingsError, UsageError
 from registry.labels import check_texts
 from registry.operations import merge_adapters, tool_versions
 from registry.progress import silent
+from registry.provenance import PARENTS, claims, first
 from registry.pull import pull
 from registry.push import PushRequest, check_allowed, push
 from registry.resolve import resolve
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from engine.compat.finding import Finding
+    from engine.compat.licence_rules import Combined
     from registry.handle import Handle
     from registry.progress import Progress
     from registry.provenance import Claim
@@ -62,6 +65,7 @@ class _Source:
     base: bases.BaseMention
     weight: float
     path: Path
+    licence: str | None
 
 
 def merge(handle: Handle, request: MergeRequest, *, progress: Progress = silent) -> MergeResult:
@@ -75,6 +79,8 @@ def merge(handle: Handle, request: MergeRequest, *, progress: Progress = silent)
     sources = _sources(handle, request)
     with handle.database.reading() as session:
         doubts = _base_doubts(session, request, sources)
+    combined = _licences(request, sources)
+    doubts += combined.findings
     with handle.store.staging() as staging:
         out = staging.folder / "merged"
         report = merge_adapters(
@@ -89,7 +95,12 @@ def merge(handle: Handle, request: MergeRequest, *, progress: Progress = silent)
         report = _told(report, sources)
         if request.dry_run:
             return _dry(request, report, doubts)
-        published = push(handle, _publication(request, sources, report, spectra, out), progress=progress)
+        publication = _publication(request, sources, report, spectra, out)
+        if combined.licence is not None:
+            publication = replace(
+                publication, given=first(request.given, claims({"licence": combined.licence}, PARENTS))
+            )
+        published = push(handle, publication, progress=progress)
     return MergeResult(
         ref=published.ref,
         name=published.name,
@@ -124,10 +135,10 @@ def _source(handle: Handle, ref: Ref, weight: float) -> _Source:
         version = resolve(session, ref)
         found = f"{ref.name}@{version.number}"
         mention = bases.BaseMention(found, version.base_name, version.base_id)
-        row, digest = version.id, version.digest
+        row, digest, licence = version.id, version.digest, version.licence
         # The very version that is recorded as the parent, wherever an alias has moved to meanwhile.
         exact = replace(ref, number=version.number, alias=None, latest=False, digest=digest)
-    return _Source(found, row, digest, mention, weight, pull(handle, exact).path)
+    return _Source(found, row, digest, mention, weight, pull(handle, exact).path, licence)
 
 
 def _base_doubts(session: Session, request: MergeRequest, sources: list[_Source]) -> tuple[Finding, ...]:
@@ -137,6 +148,14 @@ def _base_doubts(session: Session, request: MergeRequest, sources: list[_Source]
     if doubt.severity == "error":
         raise FindingsError(tuple(source.ref for source in sources), [doubt])
     return (doubt,)
+
+
+def _licences(request: MergeRequest, sources: list[_Source]) -> Combined:
+    """The result's licence; FindingsError where the parents' exclude each other and nobody allowed it."""
+    combined = combine([(source.ref, source.licence) for source in sources])
+    if any(one.severity == "error" and one.rule not in request.allow for one in combined.findings):
+        raise FindingsError(", ".join(source.ref for source in sources), combined.findings)
+    return combined
 
 
 def _told(report: Mapping[str, Any], sources: list[_Source]) -> dict[str, Any]:

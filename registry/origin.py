@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from engine.compat.rule import Licensing
 from registry.card import CARD, Card, read_card
 from registry.provenance import Claim, first
 from registry.sidecar import Sidecar, read_sidecar
@@ -26,6 +27,10 @@ class Origin:
         """What is claimed of a field."""
         claim = self.claims.get(field)
         return None if claim is None else claim.value
+
+    def licensing(self) -> Licensing:
+        """What the check-in rules look at."""
+        return Licensing(self.value("licence"), None, self.problem)
 
     @property
     def sources(self) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from engine.compat.licence_rules import PARENT_RULES
 from engine.compat.rules import RULES
 from registry import bases
 from registry.basefiles import read_base_place
@@ -96,7 +97,7 @@ def push(handle: Handle, request: PushRequest, *, progress: Progress = silent) -
         examined = examine(staging.folder / "files")
         made_by = origin(sidecar, staging.folder / "files", given=request.given, surroundings=_surroundings(request))
         base = _find_base(database, request, examined)
-        findings = _judge(request, examined, base, files, subject=intake.source)
+        findings = _judge(request, examined, base, files, made_by, subject=intake.source)
         draft = _with_origin(_draft(request, examined, base, findings, files), made_by)
         manifest = staging.add(manifest_bytes(draft.files), name="manifest")
         draft = replace(draft, manifest=manifest.digest, manifest_size=manifest.size)
@@ -108,7 +109,7 @@ def push(handle: Handle, request: PushRequest, *, progress: Progress = silent) -
 
 def check_allowed(allow: tuple[str, ...]) -> None:
     """UsageError for a rule that there is not."""
-    known = {rule.id for rule in RULES}
+    known = {rule.id for rule in RULES} | {rule.id for rule in PARENT_RULES}
     for rule in allow:
         if rule not in known:
             raise UsageError(f"rule {rule!r} is not known", hint="adapters check PATH names the rules that fired")
@@ -146,9 +147,17 @@ def _find_base(database: Database, request: PushRequest, examined: Examined) -> 
 
 
 def _judge(
-    request: PushRequest, examined: Examined, base: _Base, files: Mapping[str, StagedFile], *, subject: str
+    request: PushRequest,
+    examined: Examined,
+    base: _Base,
+    files: Mapping[str, StagedFile],
+    made_by: Origin,
+    *,
+    subject: str,
 ) -> tuple[Finding, ...]:
-    findings = examined.findings(base=base.facts, base_known=base.known, base_name=base.name, files=files)
+    findings = examined.findings(
+        base=base.facts, base_known=base.known, base_name=base.name, files=files, licensing=made_by.licensing()
+    )
     findings += base.doubts
     if any(finding.severity == "error" and finding.rule not in request.allow for finding in findings):
         raise FindingsError(subject, findings)

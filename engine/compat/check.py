@@ -12,7 +12,7 @@ from engine.compat.rules import RULES
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from engine.compat.rule import Rule
+    from engine.compat.rule import Licensing, Rule
     from engine.format.facts import AdapterFacts, BaseFacts
     from engine.format.values import ValueFacts
 
@@ -28,6 +28,7 @@ def check_adapter(
     base_known: bool | None = None,
     base_name: str | None = None,
     files: Iterable[str] = (),
+    licensing: Licensing | None = None,
 ) -> tuple[Finding, ...]:
     """Give what the rules say, in the table's order; a rule whose base or values are absent says `skipped` once.
 
@@ -35,7 +36,7 @@ def check_adapter(
     where that is not the name in the config. `files` are the
     names in the adapter's folder. Pure: opens, imports and runs nothing, whatever the config says.
     """
-    subject = Subject(facts, values, base, base_known, tuple(files), base_name)
+    subject = Subject(facts, values, base, base_known, tuple(files), base_name, licensing)
     return tuple(finding for rule in RULES for finding in _findings(rule, subject))
 
 

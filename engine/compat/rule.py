@@ -16,12 +16,21 @@ Needs = Literal["config", "tensors", "values", "base"]
 
 
 @dataclass(frozen=True, slots=True)
+class Licensing:
+    """The licences that an adapter and its base name, and why the adapter's could not be read where it could not."""
+
+    licence: str | None
+    base: str | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Subject:
     """All that is known of the adapter under check.
 
     `values` and `base` are None where they were not read or not given. `base_known` says whether the catalog knows the
     base; None where nobody was asked. `files` are the names in the adapter's folder. `base_name` is what the base was
-    looked up by, None for the name in the config.
+    looked up by, None for the name in the config. `licensing` is None where nobody asked for licences.
     """
 
     facts: AdapterFacts
@@ -30,6 +39,7 @@ class Subject:
     base_known: bool | None = None
     files: tuple[str, ...] = ()
     base_name: str | None = None
+    licensing: Licensing | None = None
 
     @property
     def raw(self) -> Mapping[str, Any]:

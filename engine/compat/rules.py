@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.compat import fit, numbers, pairs, safety, settings, shapes
+from engine.compat import fit, licence_rules, numbers, pairs, safety, settings, shapes
 from engine.compat.rule import Rule
 
 RULES: tuple[Rule, ...] = (
@@ -134,6 +134,15 @@ RULES: tuple[Rule, ...] = (
     Rule("scaling-extreme", "warning", "lora_alpha / r lies outside 1/64 to 64.", "config", settings.extreme_scaling),
     Rule("file-template", "warning", "Chat template or tokenizer files travel along.", "config", safety.template_files),
     Rule("file-code", "warning", "The folder holds files with code.", "config", safety.code_files),
+    Rule(
+        "licence-of-base",
+        "warning",
+        "The base's licence asks for more than the adapter's.",
+        "config",
+        licence_rules.base_terms,
+    ),
+    Rule("licence-unknown", "info", "Nothing is known here of the licence.", "config", licence_rules.unfamiliar),
+    Rule("licence-missing", "info", "No licence is named.", "config", licence_rules.missing),
     Rule("value-unscanned", "info", "Tensors have a dtype not looked into.", "values", numbers.unscanned),
     Rule("base-quantized", "info", "The base is quantised, shapes are not compared.", "base", fit.quantized),
     Rule("base-renamed", "info", "The base's checkpoint holds other names than its modules.", "base", fit.renamed),
@@ -148,4 +157,5 @@ RULES: tuple[Rule, ...] = (
 def describe_rules() -> str:
     """Give the table as Markdown: id, severity, needs and meaning. RULES.md holds this text."""
     rows = [f"| `{rule.id}` | {rule.severity} | {rule.needs} | {rule.summary} |" for rule in RULES]
+    rows += [f"| `{rule.id}` | {rule.severity} | parents | {rule.summary} |" for rule in licence_rules.PARENT_RULES]
     return "\n".join(["| rule | severity | looks at | when it fires |", "|---|---|---|---|", *rows]) + "\n"

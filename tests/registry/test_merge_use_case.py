@@ -184,3 +184,36 @@ def test_texts_are_judged_before_anything_is_merged(parents, monkeypatch, wrong)
 def test_no_parents_or_no_weights_are_refused(parents, refs, weights):
     with pytest.raises(UsageError):
         parents.merge(refs, weights=weights, into="team/ab")
+
+
+class TestLicences:
+    def two(self, registry, tmp_path, one, other):
+        registry.push(make_adapter(tmp_path / "a", seed=1), "team/a", licence=one)
+        registry.push(make_adapter(tmp_path / "b", seed=2), "team/b", licence=other)
+        return registry
+
+    def test_the_stricter_licence_follows_and_is_said_to(self, registry, tmp_path):
+        result = self.two(registry, tmp_path, "mit", "gemma").merge(
+            ["team/a", "team/b"], combination="cat", into="t/ab"
+        )
+        detail = registry.show(result.ref)
+
+        assert (detail.licence, detail.sources["licence"]) == ("gemma", "parents")
+        assert "licence-inherited" in {finding.rule for finding in result.findings}
+
+    def test_licences_that_exclude_each_other_refuse_the_merge_unless_it_is_allowed(self, registry, tmp_path):
+        self.two(registry, tmp_path, "gpl-3.0", "cc-by-nc-4.0")
+
+        with pytest.raises(FindingsError, match="team/a@1, team/b@1: refused by licence-conflict"):
+            registry.merge(["team/a", "team/b"], combination="cat", into="team/ab")
+        with pytest.raises(NotFoundError):
+            registry.show("team/ab")
+        allowed = registry.merge(["team/a", "team/b"], combination="cat", into="team/ab", allow=["licence-conflict"])
+        assert registry.show(allowed.ref).licence is None
+
+    def test_a_licence_that_is_given_stands(self, registry, tmp_path):
+        self.two(registry, tmp_path, "mit", None)
+        result = registry.merge(["team/a", "team/b"], combination="cat", into="team/ab", licence="mit")
+
+        assert registry.show(result.ref).licence == "mit"
+        assert "licence-unnamed" in {finding.rule for finding in result.findings}

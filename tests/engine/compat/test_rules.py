@@ -134,7 +134,7 @@ def test_the_rule_fires_on_its_damage_and_no_other_does(tmp_path, rule):
 
 
 def test_every_rule_has_planted_damage():
-    elsewhere = {"base-unknown", "base-unprinted"}
+    elsewhere = {"base-unknown", "base-unprinted", "licence-missing", "licence-unknown", "licence-of-base"}
 
     assert DAMAGE.keys() | elsewhere == {rule.id for rule in RULES}
 
