@@ -111,6 +111,8 @@ def conditions_of(shape: Shape) -> Conditions:
     found = [_facts(shape), _base_and_rank(shape), _created(shape), _named(adapter, scope)]
     found += [_tag(shape, n) for n in range(shape.count("tag_key_"))]
     found += [_metric(shape, f"metric_name_{n}", f"metric_{n}") for n in range(shape.count("metric_name_"))]
+    found += [_equal(shape, name) for name in ("run_id", "data_digest", "pushed_by", "licence")]
+    found += [_commit(shape), _unlicensed(shape)]
     found.append(_alias() if "alias" in shape.given else Condition())
     found.append(_check() if "check_target" in shape.given else Condition())
     if shape.sort == "metric":
@@ -169,6 +171,40 @@ def _created(shape: Shape) -> Condition:
     if not given:
         return Condition()
     return Condition(holds, (Version.created_at,), select(Version.id).where(holds(Version)))
+
+
+def _equal(shape: Shape, name: str) -> Condition:
+    column = getattr(Version, name)
+
+    def holds(row: Any) -> ColumnElement[bool]:
+        equal: ColumnElement[bool] = getattr(row, name) == bindparam(name, type_=column.type)
+        return equal
+
+    if name not in shape.given:
+        return Condition()
+    return Condition(holds, (column,), select(Version.id).where(holds(Version)))
+
+
+def _commit(shape: Shape) -> Condition:
+    kind = Version.git_commit.type
+
+    def holds(row: Any) -> ColumnElement[bool]:
+        low, below = (bindparam(f"git_commit_{end}", type_=kind) for end in ("low", "below"))
+        return and_(row.git_commit >= low, row.git_commit < below)
+
+    if "git_commit_low" not in shape.given:
+        return Condition()
+    return Condition(holds, (Version.git_commit,), select(Version.id).where(holds(Version)))
+
+
+def _unlicensed(shape: Shape) -> Condition:
+    def holds(row: Any) -> ColumnElement[bool]:
+        none: ColumnElement[bool] = row.licence.is_(None)
+        return none
+
+    if "licence_none" not in shape.given:
+        return Condition()
+    return Condition(holds, (Version.licence,), select(Version.id).where(holds(Version)))
 
 
 def _tag(shape: Shape, n: int) -> Condition:

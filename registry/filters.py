@@ -10,6 +10,7 @@ from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from registry.errors import UsageError
+from registry.provenance import NO_LICENCE, parse_licence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +26,7 @@ _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)", re.ASCII)
 _DURATION = re.compile(r"([0-9]{1,9})([smhd])", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _GLOB = re.compile(r"[a-z0-9._*?/-]+", re.ASCII)
+_PREFIX = re.compile(r"[0-9a-f]{4,64}", re.ASCII)
 _LARGEST = 2**63 - 1
 _T = TypeVar("_T")
 
@@ -47,7 +49,9 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class ListQuery:
-    """One page of `list`. Every filter must hold; `limit` 0 is all; `sort` is a key of SORT_KEYS or `metric:NAME`."""
+    """One page of `list`. Every filter must hold; `limit` 0 is all; `sort` is a key of SORT_KEYS or `metric:NAME`.
+    `git_commit` is how it begins; `licence` may be `none`.
+    """
 
     name: str | None = None
     base: str | None = None
@@ -59,6 +63,11 @@ class ListQuery:
     alias: str | None = None
     metrics: tuple[tuple[str, Bounds], ...] = ()
     check: tuple[str, str] | None = None
+    licence: str | None = None
+    git_commit: str | None = None
+    run_id: str | None = None
+    data_digest: str | None = None
+    pushed_by: str | None = None
     sort: str = "name"
     descending: bool = False
     limit: int = 100
@@ -82,6 +91,11 @@ class ListFilters(TypedDict, total=False):
     alias: str | None
     metrics: Mapping[str, NumberRange] | None
     check: str | Mapping[str, str] | None
+    licence: str | None
+    git_commit: str | None
+    run_id: str | None
+    data_digest: str | None
+    pushed_by: str | None
     sort: str
     limit: int
     cursor: str | None
@@ -100,6 +114,11 @@ def list_query(
     alias: str | None = None,
     metrics: Mapping[str, NumberRange] | None = None,
     check: str | Mapping[str, str] | None = None,
+    licence: str | None = None,
+    git_commit: str | None = None,
+    run_id: str | None = None,
+    data_digest: str | None = None,
+    pushed_by: str | None = None,
     sort: str = "name",
     limit: int = 100,
     cursor: str | None = None,
@@ -125,6 +144,11 @@ def list_query(
             for metric, bounds in sorted((metrics or {}).items())
         ),
         check=_check(check),
+        licence=None if licence is None else parse_licence_filter(licence),
+        git_commit=None if git_commit is None else parse_commit_prefix(git_commit),
+        run_id=run_id,
+        data_digest=data_digest,
+        pushed_by=pushed_by,
         sort=key,
         descending=descending,
         limit=limit,
@@ -148,6 +172,19 @@ def parse_glob(text: str) -> str:
     folded = text.lower() if text.isascii() else text
     if not _GLOB.fullmatch(folded) or folded.count("/") > 1:
         raise UsageError(f"name pattern {text[:120]!r}: expected namespace/name or name, with * and ? as wildcards")
+    return folded
+
+
+def parse_licence_filter(text: str) -> str:
+    """A licence, or `none` for versions without one."""
+    return NO_LICENCE if text.strip().lower() == NO_LICENCE else parse_licence(text)
+
+
+def parse_commit_prefix(text: str) -> str:
+    """The beginning of a commit: 4 to 64 hexadecimal digits."""
+    folded = text.strip().lower()
+    if not _PREFIX.fullmatch(folded):
+        raise UsageError(f"git commit {text[:120]!r}: expected its first 4 to 64 hexadecimal digits")
     return folded
 
 

@@ -95,11 +95,8 @@ def merge(handle: Handle, request: MergeRequest, *, progress: Progress = silent)
         report = _told(report, sources)
         if request.dry_run:
             return _dry(request, report, doubts)
-        publication = _publication(request, sources, report, spectra, out)
-        if combined.licence is not None:
-            publication = replace(
-                publication, given=first(request.given, claims({"licence": combined.licence}, PARENTS))
-            )
+        given = first(request.given, claims({"licence": combined.licence}, PARENTS))
+        publication = _publication(replace(request, given=given), sources, report, spectra, out)
         published = push(handle, publication, progress=progress)
     return MergeResult(
         ref=published.ref,

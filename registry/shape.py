@@ -14,6 +14,7 @@ from sqlalchemy.orm import aliased
 
 from registry import bases
 from registry.models import BaseName
+from registry.provenance import NO_LICENCE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,6 +65,7 @@ def take_apart(session: Session, query: ListQuery, after: Sequence[KeyValue] | N
         values |= {f"tag_key_{n}": key, f"tag_value_{n}": value}
     for n, (name, bounds) in enumerate(query.metrics):
         values |= {f"metric_name_{n}": name, **_ends(f"metric_{n}", bounds)}
+    values |= _origin(query)
     values |= {} if query.check is None else dict(zip(("check_target", "check_status"), query.check, strict=True))
     values |= {f"after_{n}": value for n, value in enumerate(after or ())}
     values = {name: value for name, value in values.items() if value is not None}
@@ -73,6 +75,16 @@ def take_apart(session: Session, query: ListQuery, after: Sequence[KeyValue] | N
 
 def _ends(name: str, bounds: Bounds | None) -> Values:
     return {} if bounds is None else {f"{name}_low": bounds.low, f"{name}_high": bounds.high}
+
+
+def _origin(query: ListQuery) -> Values:
+    """Equality, but a commit by its beginning: `g` comes after every hexadecimal digit."""
+    values: Values = {"run_id": query.run_id, "data_digest": query.data_digest, "pushed_by": query.pushed_by}
+    if query.git_commit is not None:
+        values |= {"git_commit_low": query.git_commit, "git_commit_below": query.git_commit + "g"}
+    if query.licence is not None:
+        values |= {"licence_none": True} if query.licence == NO_LICENCE else {"licence": query.licence}
+    return values
 
 
 def _name(glob: str) -> Values:

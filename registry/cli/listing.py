@@ -26,6 +26,7 @@ HEADER = ("REF", "TYPE", "RANK", "SIZE", "BASE", "ALIASES", "TAGS", "METRICS", "
     examples=[
         "adapters list",
         "adapters list --name 'team/*' --rank 8..32 --tag task=sql",
+        "adapters list --licence none --all-versions --limit 0",
         "adapters list --base llama-3-8b --created 7d --sort created:desc --limit 20 --format json",
     ],
 )
@@ -55,6 +56,11 @@ HEADER = ("REF", "TYPE", "RANK", "SIZE", "BASE", "ALIASES", "TAGS", "METRICS", "
     help="By measurement. Repeatable.",
 )
 @click.option("--check", type=Word(), metavar="ENGINE=STATUS", help="By the outcome of a check.")
+@click.option("--licence", "--license", metavar="ID", help="Under this licence; none for versions without one.")
+@click.option("--git-commit", metavar="SHA", help="Made by this commit; its first digits will do.")
+@click.option("--run-id", metavar="ID", help="Made by this run.")
+@click.option("--data-digest", metavar="D", help="Trained on this data.")
+@click.option("--pushed-by", metavar="WHO", help="Pushed by this user.")
 @click.option(
     "--sort",
     type=Word(),
@@ -79,6 +85,11 @@ def list_(
     alias: str | None,
     metrics: dict[str, str],
     check: str | None,
+    licence: str | None,
+    git_commit: str | None,
+    run_id: str | None,
+    data_digest: str | None,
+    pushed_by: str | None,
     sort: str,
     limit: int,
     cursor: str | None,
@@ -99,6 +110,11 @@ def list_(
         alias=alias,
         metrics=metrics,
         check=check,
+        licence=licence,
+        git_commit=git_commit,
+        run_id=run_id,
+        data_digest=data_digest,
+        pushed_by=pushed_by,
         sort=sort,
         limit=limit,
         cursor=cursor,

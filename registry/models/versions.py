@@ -18,6 +18,12 @@ def _newest_index(*columns: str) -> Index:
     return Index(name, *columns, sqlite_where=_NEWEST, postgresql_where=_NEWEST)
 
 
+def _said_index(column: str) -> Index:
+    """An index over the versions of which something is said: most say nothing of most."""
+    said = text(f"{column} IS NOT NULL")
+    return Index(f"ix_versions_{column}", column, sqlite_where=said, postgresql_where=said)
+
+
 class Version(Table):
     """An immutable set of files, with the summary facts that lists filter by.
 
@@ -38,6 +44,8 @@ class Version(Table):
         Index("ix_versions_base_id", "base_id", "rank"),
         Index("ix_versions_base_name", "base_name", "rank"),
         Index("ix_versions_created_at", "created_at"),
+        Index("ix_versions_licence", "licence"),
+        *(_said_index(column) for column in ("git_commit", "run_id", "data_digest", "pushed_by")),
         _newest_index("id", "adapter_id", "number", "rank", "size"),
         _newest_index("base_id", "rank"),
         _newest_index("base_name", "rank"),

@@ -464,3 +464,49 @@ def test_the_alias_latest_is_built_in(database: Database, word: str) -> None:
 
     assert refs(database, alias=word) == ["team/a@2", "team/b@1"]
     assert refs(database, alias=word, all_versions=True) == ["team/a@2", "team/b@1"]
+
+
+class TestOrigin:
+    """Filters by where versions come from, on both databases."""
+
+    @pytest.fixture
+    def origins(self, database):
+        said = {
+            "a": {"licence": "mit", "git_commit": "8c0f1d2e" * 5, "run_id": "r-1", "actor": "ann"},
+            "b": {"licence": "gemma", "git_commit": "8c0fffff" * 5, "data_digest": "d-1", "actor": "bob"},
+            "c": {"git_commit": "deadbeef" * 5, "run_id": "r-1", "data_digest": "d-1", "actor": "ann"},
+        }
+        for seed, (name, fields) in enumerate(said.items()):
+            publish(database, f"team/{name}", seed, **fields)
+        return database
+
+    @pytest.mark.parametrize(
+        ("filters", "names"),
+        [
+            ({"licence": "MIT"}, "a"),
+            ({"licence": "none"}, "c"),
+            ({"licence": "apache-2.0"}, ""),
+            ({"git_commit": "8c0f"}, "ab"),
+            ({"git_commit": "8C0F1"}, "a"),
+            ({"git_commit": "deadbeef" * 5}, "c"),
+            ({"run_id": "r-1"}, "ac"),
+            ({"run_id": "r"}, ""),
+            ({"data_digest": "d-1"}, "bc"),
+            ({"pushed_by": "ann"}, "ac"),
+            ({"pushed_by": "ann", "data_digest": "d-1"}, "c"),
+            ({"licence": "gemma", "git_commit": "8c0f", "all_versions": True}, "b"),
+        ],
+        ids=str,
+    )
+    @pytest.mark.parametrize("few", [2000, 0], ids=["driven", "walked"])
+    def test_each_filter(self, origins, monkeypatch, few, filters, names):
+        monkeypatch.setattr(listing, "FEW", few)
+        with origins.reading() as session:
+            found = list_versions(session, list_query(**filters))
+
+        assert [row.name for row in found] == [f"team/{name}" for name in names]
+
+    @pytest.mark.parametrize("filters", [{"git_commit": "8c"}, {"git_commit": "main"}, {"licence": ""}], ids=str)
+    def test_what_cannot_match_is_refused(self, filters):
+        with pytest.raises(UsageError, match=next(iter(filters)).replace("_", " ")):
+            list_query(**filters)

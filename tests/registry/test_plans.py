@@ -65,6 +65,11 @@ def version(n: int) -> dict[str, Any]:
         "modules": 1,
         "size": n,
         "base_name": f"base-{adapter % 5}",
+        "licence": ("mit", None, "gemma")[n % 3],
+        "git_commit": f"{n:040x}",
+        "run_id": f"run-{n}",
+        "data_digest": f"d{n % 50}",
+        "pushed_by": ("ann", "bob")[n % 2],
     }
 
 
@@ -98,6 +103,13 @@ FILTERS: tuple[dict[str, Any], ...] = (
     {"alias": "prod"},
     {"check": "vllm=pass"},
     {"created": "7d"},
+    {"licence": "mit"},
+    {"licence": "none"},
+    {"licence": "none", "tags": {"stage": "prod"}},
+    {"git_commit": "00a7"},
+    {"run_id": "run-7", "all_versions": True},
+    {"data_digest": "d7"},
+    {"pushed_by": "ann", "rank": "8..16"},
     {"sort": "created:desc"},
     {"sort": "size"},
     {"sort": "metric:loss", "tags": {"stage": "prod"}},
@@ -125,6 +137,11 @@ def test_list_pages_go_by_indexes(plans, monkeypatch, few):
     [
         (2000, {"base": "base-3", "rank": "8..16"}, "ix_versions_newest_base_name"),
         (2000, {"tags": {"ticket": "t7"}}, "ix_tags_key_value"),
+        (2000, {"run_id": "run-7"}, "ix_versions_run_id"),
+        (2000, {"git_commit": "00000000000000000000000000000000000003"}, "ix_versions_git_commit"),
+        (2000, {"data_digest": "d7"}, "ix_versions_data_digest"),
+        (2000, {"licence": "mit"}, "ix_versions_licence"),
+        (2000, {"pushed_by": "ann"}, "ix_versions_pushed_by"),
         (0, {"tags": {"stage": "prod"}}, "uq_versions_newest"),
         (0, {"sort": "created"}, "ix_versions_newest_id"),
     ],

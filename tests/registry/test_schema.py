@@ -73,14 +73,14 @@ def empty(empty_database_url):
 def test_an_empty_database_gets_the_whole_schema(empty):
     state = schema.prepare(empty)
 
-    assert (state.created, state.revision, state.ordinal, state.upgraded_from) == (True, "0002", 2, None)
+    assert (state.created, state.revision, state.ordinal, state.upgraded_from) == (True, "0003", 3, None)
     assert publish(empty).number == 1
 
 
 def test_a_second_start_changes_nothing(empty):
     schema.prepare(empty)
 
-    assert schema.prepare(empty) == schema.SchemaState(revision="0002", ordinal=2)
+    assert schema.prepare(empty) == schema.SchemaState(revision="0003", ordinal=3)
 
 
 def test_the_catalog_says_which_clients_may_use_it(database):
@@ -204,7 +204,7 @@ def test_the_next_client_upgrades_this_schema_and_keeps_the_rows(database, tmp_p
         assert caught.value.hint == "adapters migrate"
     state = schema.prepare(database) if database.is_sqlite else schema.migrate(database)
 
-    assert (state.revision, state.upgraded_from, state.created) == ("9999", "0002", False)
+    assert (state.revision, state.upgraded_from, state.created) == ("9999", "0003", False)
     with database.reading() as session:
         assert resolve(session, parse_ref("team/sql@prod")).number == 1
         assert session.scalar(text("SELECT count(region) FROM versions")) == 0
@@ -224,7 +224,7 @@ def test_the_copy_made_before_an_upgrade_is_the_catalog_as_it_was(database, tmp_
 
     assert state.backup == Path(f"{database.file}.bak-0002")
     copy = Database(f"sqlite:///{state.backup}")
-    assert schema.prepare(copy) == schema.SchemaState(revision="0002", ordinal=2)
+    assert schema.prepare(copy) == schema.SchemaState(revision="0003", ordinal=3)
     with copy.reading() as session:
         assert session.scalars(select(Version.number)).all() == [1]
 
@@ -240,7 +240,7 @@ def test_a_migration_that_fails_changes_nothing(database, tmp_path, monkeypatch)
         with pytest.raises(KeyError):
             schema.migrate(database)
 
-    assert schema.prepare(database).revision == "0002"
+    assert schema.prepare(database).revision == "0003"
     with database.reading() as session:
         assert session.scalars(select(Adapter.name)).all() == ["sql"]
 
@@ -305,7 +305,7 @@ def usable(home):
 def test_threads_that_start_together_agree(empty):
     with ThreadPoolExecutor(4) as pool:
         states = list(pool.map(lambda _: schema.prepare(empty), range(4)))
-    assert [state.revision for state in states] == ["0002"] * 4
+    assert [state.revision for state in states] == ["0003"] * 4
 
 
 def test_a_state_can_be_told_in_json():

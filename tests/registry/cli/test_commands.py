@@ -113,6 +113,7 @@ ASKED: list[tuple[str, Any, str, tuple[Any, ...], dict[str, Any]]] = [
         (
             "list --name t/* --base b --type lora --rank 8..32 --size 1MB.. --created 7d --tag k=v --alias a"
             " --metric m=0.5.. --check vllm=pass --sort size:desc --limit 0 --cursor c --all-versions"
+            " --licence mit --git-commit 8c0f --run-id r --data-digest d --pushed-by ann"
         ),
         [],
         "list",
@@ -128,6 +129,11 @@ ASKED: list[tuple[str, Any, str, tuple[Any, ...], dict[str, Any]]] = [
             "alias": "a",
             "metrics": {"m": "0.5.."},
             "check": "vllm=pass",
+            "licence": "mit",
+            "git_commit": "8c0f",
+            "run_id": "r",
+            "data_digest": "d",
+            "pushed_by": "ann",
             "sort": "size:desc",
             "limit": 0,
             "cursor": "c",
