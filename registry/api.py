@@ -67,13 +67,16 @@ class Registry(PullVerbs, HubVerbs):
         *,
         database_url: str | None = None,
         store_url: str | None = None,
+        context: str | None = None,
         settings: Settings | None = None,
     ) -> Registry:
         """The registry at these places; whatever is not given comes from the environment, adapters.toml or defaults.
 
         Touches nothing yet: the first call that needs the database creates the schema where there is none.
         """
-        return cls(settings or load_settings(home=home, database_url=database_url, store_url=store_url))
+        return cls(
+            settings or load_settings(home=home, database_url=database_url, store_url=store_url, context=context)
+        )
 
     def close(self) -> None:
         """Close idle connections; the next call opens new ones."""

@@ -40,7 +40,7 @@ def examine_registry(handle: Handle, settings: Settings) -> RegistryStatus:
     except UnavailableError as error:
         revision = None
         checks = [_check("database", " ".join(filter(None, (str(error), error.hint))), status="fail")]
-    checks += [*_store_checks(handle.store), _space(settings), _python(), _extras()]
+    checks += [_settings(settings), *_store_checks(handle.store), _space(settings), _python(), _extras()]
     return RegistryStatus(handle.unchecked.label, handle.store.label, revision, checks=tuple(checks))
 
 
@@ -63,6 +63,16 @@ def _counts(session: Session) -> dict[str, Any]:
         for name, table in (("adapters", Adapter), ("versions", Version), ("blobs", Blob))
     }
     return _check("catalog", ", ".join(f"{count} {name}" for name, count in numbers.items()))
+
+
+def _settings(settings: Settings) -> dict[str, Any]:
+    """Which file and context say where the registry is; a password in one is a warning."""
+    named = f"context {settings.chosen.name} of " if settings.chosen.name else ""
+    told = (
+        f"{named}{settings.chosen.source}" if settings.chosen.source else "no adapters.toml says where the registry is"
+    )
+    warnings = [text for file in settings.files for text in file.warnings]
+    return _check("settings", "; ".join((told, *warnings)), status="warning" if warnings else "ok")
 
 
 def _leases(session: Session) -> dict[str, Any]:

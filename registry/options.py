@@ -62,19 +62,20 @@ def push_request(handle: Handle, path: str | Path, name: str, options: PushOptio
     relation = options.get("relation", "finetuned_from")
     if relation not in get_args(Relation):
         raise UsageError(f"relation {relation!r} is not one of {', '.join(get_args(Relation))}")
-    target, base = handle.name(name), options.get("base")
+    usual = handle.settings.push
+    target, base = handle.name(name), options.get("base") or usual.base
     at_path = base is not None and is_path(base)
     return PushRequest(
         path=Path(path).expanduser(),
         name=target,
         aliases=tuple(parse_alias(alias) for alias in options.get("aliases", ())),
-        tags=options.get("tags") or {},
+        tags={**usual.tags, **(options.get("tags") or {})},
         metrics=options.get("metrics") or {},
         message=options.get("message"),
         base=None if at_path else base,
         base_path=Path(handle.base_name(base)) if base is not None and at_path else None,
         parents=handle.parents(options.get("parents", ()), relation),
-        include=tuple(options.get("include", ())),
+        include=tuple(options.get("include", ())) or usual.include,
         allow=tuple(options.get("allow", ())),
         actor=handle.settings.actor,
         given=_given(options, options.get("data_digest")),

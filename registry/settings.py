@@ -1,17 +1,18 @@
-"""Where things are: the only reader of the environment. Precedence: flag, environment, adapters.toml, default."""
+"""Where things are: the only reader of the environment. Precedence: flag, environment, files (contexts.py), default."""
 
 from __future__ import annotations
 
 import getpass
 import os
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from registry.contexts import Chosen, choose
 from registry.errors import UsageError
-from registry.provenance import LONGEST, Claim
+from registry.project import ConfigFile, PushDefaults, find_project, find_user
+from registry.provenance import LONGEST, Claim, first
 from registry.surroundings import surrounding_actor, surrounding_claims
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 FORMATS = ("human", "json", "quiet")
 COMPLETION = "_ADAPTERS_COMPLETE"
 COMPLETION_LINE = "_ADAPTERS_LINE"
-_FILE_KEYS = frozenset({"home", "database_url", "store_url", "namespace", "format", "cache"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,8 @@ class Settings:
     """One registry's places and the caller's defaults.
 
     `database_url` None means SQLite at `home/catalog.db`; `store_url` None means the folder `home/blobs`;
-    `cache` None means the folder `home/pulled`, `hub_endpoint` None the Hugging Face Hub itself.
+    `cache` None means the folder `home/pulled`, `hub_endpoint` None the Hugging Face Hub itself. `chosen` and `files`
+    say what adapters.toml had to do with it.
     """
 
     home: Path
@@ -41,6 +42,9 @@ class Settings:
     actor: str | None = field(default=None, compare=False)
     surroundings: Mapping[str, Claim] = field(default_factory=dict, compare=False)
     color: bool = field(default=True, compare=False)
+    push: PushDefaults = field(default_factory=PushDefaults, compare=False)
+    chosen: Chosen = field(default_factory=Chosen, compare=False)
+    files: tuple[ConfigFile, ...] = field(default=(), compare=False)
 
     @property
     def catalog_file(self) -> Path:
@@ -74,19 +78,18 @@ def load_settings(
     database_url: str | None = None,
     store_url: str | None = None,
     output: str | None = None,
+    context: str | None = None,
     environ: Mapping[str, str] | None = None,
     folder: Path | None = None,
 ) -> Settings:
-    """Settings from flags, environment, the nearest adapters.toml at or above `folder`, then defaults."""
+    """Settings from flags, environment, the nearest adapters.toml at or above `folder`, the user's file, defaults."""
     env = os.environ if environ is None else environ  # noqa: TID251 (this is the one place)
     actor = _actor(env)
-    file = _project_file(folder or Path.cwd())
+    files = _files(env, folder or Path.cwd())
+    which = choose(files, flag=context, variable=env.get("ADAPTERS_CONTEXT"))
 
     def pick(flag: object, variable: str, key: str) -> str | None:
-        for value in (flag, env.get(variable), file.get(key)):
-            if value not in (None, ""):
-                return str(value)
-        return None
+        return str(flag) if flag not in (None, "") else which.place(key, env.get(variable)) or None
 
     chosen = pick(output, "ADAPTERS_FORMAT", "format") or "human"
     if chosen not in FORMATS:
@@ -101,8 +104,11 @@ def load_settings(
         output=chosen,
         hub_endpoint=env.get("HF_ENDPOINT") or None,
         actor=None if actor is None else actor.value,
-        surroundings=surrounding_claims(env) | ({} if actor is None else {"pushed_by": actor}),
+        surroundings=first(_who(actor), surrounding_claims(env), *(file.provenance for file in files)),
         color=not env.get("NO_COLOR") and env.get("TERM") != "dumb",
+        push=next((file.push for file in files if file.push != PushDefaults()), PushDefaults()),
+        chosen=which,
+        files=files,
     )
 
 
@@ -132,9 +138,19 @@ def environment_with(values: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, **values}  # noqa: TID251 (this is the one place)
 
 
+def _files(env: Mapping[str, str], folder: Path) -> tuple[ConfigFile, ...]:
+    user = find_user(env)
+    project = find_project(folder, () if user is None else user.trusted)
+    return tuple(file for file in (project, user) if file is not None)
+
+
 def _default_home(env: Mapping[str, str]) -> Path:
     data = env.get("XDG_DATA_HOME")
     return (Path(data) if data else Path("~/.local/share")) / "adapters"
+
+
+def _who(actor: Claim | None) -> dict[str, Claim]:
+    return {} if actor is None else {"pushed_by": actor}
 
 
 def _actor(env: Mapping[str, str]) -> Claim | None:
@@ -154,28 +170,3 @@ def _with_driver(url: str | None) -> str | None:
     if scheme not in ("sqlite", "postgresql+psycopg"):
         raise UsageError(f"database URL of scheme {scheme!r}: expected sqlite:/// or postgresql://")
     return url
-
-
-def _project_file(folder: Path) -> dict[str, Any]:
-    for place in (folder, *folder.parents):
-        path = place / "adapters.toml"
-        if path.is_file():
-            return _read_project_file(path)
-    return {}
-
-
-def _read_project_file(path: Path) -> dict[str, Any]:
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path}: not readable as TOML: {error}") from None
-    unknown = sorted(set(content) - _FILE_KEYS)
-    if unknown:
-        raise UsageError(f"{path}: unknown key {unknown[0]!r}; known: {', '.join(sorted(_FILE_KEYS))}")
-    wrong = [key for key, value in content.items() if not isinstance(value, str)]
-    if wrong:
-        raise UsageError(f"{path}: {wrong[0]!r} must be a string, found {content[wrong[0]]!r}")
-    places: dict[str, Any] = {
-        key: str(path.parent / Path(content[key]).expanduser()) for key in ("home", "cache") if key in content
-    }
-    return {**content, **places}

@@ -9,7 +9,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_GLOBAL = frozenset({"output", "home", "database_url", "store_url", "debug", "help"})
+_GLOBAL = frozenset({"output", "home", "database_url", "store_url", "context", "debug", "help"})
 HELP_NAMES: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 
 
@@ -73,6 +73,7 @@ def global_options() -> list[click.Option]:
         click.Option(["--home"], metavar="DIR", help="Where the registry is kept. [env: ADAPTERS_HOME]", **shared),
         click.Option(["--database-url"], metavar="URL", help="The catalog. [env: ADAPTERS_DATABASE_URL]", **shared),
         click.Option(["--store-url"], metavar="URL", help="The blob store. [env: ADAPTERS_STORE_URL]", **shared),
+        click.Option(["--context"], metavar="NAME", help="One of adapters.toml. [env: ADAPTERS_CONTEXT]", **shared),
         click.Option(["--debug"], is_flag=True, default=None, help="Show the traceback of a failure.", **shared),
     ]
 

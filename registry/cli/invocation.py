@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from registry.cli.output import note
 from registry.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Invocation:
     home: str | None = None
     database_url: str | None = None
     store_url: str | None = None
+    context: str | None = None
     debug: bool = False
     loaded: Settings | None = None
 
@@ -37,8 +39,14 @@ class Invocation:
         """Flags, environment, adapters.toml and defaults together; read once."""
         if self.loaded is None:
             self.loaded = load_settings(
-                home=self.home, database_url=self.database_url, store_url=self.store_url, output=self.output
+                home=self.home,
+                database_url=self.database_url,
+                store_url=self.store_url,
+                output=self.output,
+                context=self.context,
             )
+            for text in (text for file in self.loaded.files for text in file.warnings):
+                note(text, kind="warning")
         return self.loaded
 
     @property

@@ -15,6 +15,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "init": ("setup:init", "Create the registry's database and folders."),
         "migrate": ("setup:migrate", "Upgrade the database to this version of adapters."),
         "completion": ("completion:completion", "Print the script for TAB completion in bash, zsh or fish."),
+        "context": ("context:context", "Named registries of adapters.toml."),
         "doctor": ("setup:doctor", "Check that database, store and settings work together."),
     },
     "Publish and fetch": {

@@ -136,7 +136,7 @@ class TestProjectFile:
         [
             (b"home = ", "not readable as TOML"),
             (b"\xff", "not readable as TOML"),
-            (b'hom = "x"', "unknown key 'hom'; known: cache, database_url, format, home, namespace, store_url"),
+            (b'hom = "x"', "unknown key 'hom'; known: cache, context, contexts"),
             (b"home = 3", "'home' must be a string, found 3"),
             (b"[home]", "'home' must be a string"),
             (b'format = "yaml"', "format 'yaml' is not one of human, json, quiet"),

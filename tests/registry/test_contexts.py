@@ -1,0 +1,183 @@
+"""Named contexts and the files that hold them: which registry is meant, and what a file may not say."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from registry.errors import UsageError
+from registry.settings import load_settings
+
+TWO = """
+context = "dev"
+namespace = "shared"
+[contexts.dev]
+home = "dev-home"
+[contexts.prod]
+database_url = "postgresql://db/adapters"
+store_url = "s3://prod"
+namespace = "prod"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "project").mkdir()
+    return tmp_path / "project"
+
+
+def load(folder, text=None, environ=None, **flags):
+    if text is not None:
+        (folder / "adapters.toml").write_text(text)
+    return load_settings(
+        environ={"XDG_CONFIG_HOME": str(folder.parent / "config"), **(environ or {})}, folder=folder, **flags
+    )
+
+
+def user(folder, text):
+    place = folder.parent / "config/adapters"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "config.toml").write_text(text)
+
+
+class TestChoice:
+    def test_the_files_own_choice(self, folder):
+        settings = load(folder, TWO)
+
+        assert (settings.chosen.name, settings.home, settings.namespace) == ("dev", folder / "dev-home", "shared")
+        assert settings.chosen.source == str(folder / "adapters.toml")
+
+    def test_a_flag_beats_the_environment_which_beats_the_file(self, folder):
+        environ = {"ADAPTERS_CONTEXT": "prod"}
+
+        assert load(folder, TWO, environ).chosen.name == "prod"
+        assert load(folder, TWO, environ, context="dev").chosen.name == "dev"
+
+    def test_a_context_brings_database_store_and_namespace(self, folder):
+        settings = load(folder, TWO, context="prod")
+
+        assert settings.database_url == "postgresql+psycopg://db/adapters"
+        assert (settings.store_url, settings.namespace) == ("s3://prod", "prod")
+
+    def test_an_unknown_context_is_refused_with_those_that_are_there(self, folder):
+        with pytest.raises(UsageError, match=r"context 'test': not in .*adapters.toml; known: dev, prod"):
+            load(folder, TWO, context="test")
+        with pytest.raises(UsageError, match="not in any adapters"):
+            load(folder.parent, context="test")
+
+    def test_a_context_by_flag_beats_the_places_of_the_environment(self, folder):
+        environ = {"ADAPTERS_HOME": "/e", "ADAPTERS_DATABASE_URL": "sqlite:////e.db", "ADAPTERS_STORE_URL": "s3://e"}
+        settings = load(folder, TWO, {**environ, "ADAPTERS_NAMESPACE": "e"}, context="prod")
+
+        assert settings.database_url == "postgresql+psycopg://db/adapters"
+        assert (settings.store_url, settings.namespace) == ("s3://prod", "prod")
+        assert settings.home != Path("/e")
+
+    def test_a_flag_for_one_place_beats_the_context(self, folder):
+        assert load(folder, TWO, context="prod", store_url="s3://mine").store_url == "s3://mine"
+
+    def test_the_environments_places_beat_a_context_that_no_flag_names(self, folder):
+        environ = {"ADAPTERS_STORE_URL": "s3://e", "ADAPTERS_CONTEXT": "prod"}
+
+        assert load(folder, TWO, environ).store_url == "s3://e"
+
+
+class TestTogether:
+    def test_a_context_without_a_store_does_not_get_that_of_the_file(self, folder):
+        settings = load(
+            folder, 'store_url = "s3://dev"\n[contexts.prod]\ndatabase_url = "sqlite:////p.db"', context="prod"
+        )
+
+        assert (settings.database_url, settings.store_url) == ("sqlite:////p.db", None)
+
+    def test_the_users_places_do_not_complete_the_projects(self, folder):
+        user(folder, 'store_url = "s3://mine"\nnamespace = "me"')
+        settings = load(folder, 'database_url = "sqlite:////p.db"')
+
+        assert (settings.database_url, settings.store_url, settings.namespace) == ("sqlite:////p.db", None, "me")
+
+    def test_without_a_projects_places_the_users_hold(self, folder):
+        user(folder, 'context = "mine"\n[contexts.mine]\nstore_url = "s3://mine"')
+
+        assert load(folder, 'namespace = "p"').store_url == "s3://mine"
+
+    def test_a_project_may_name_a_context_of_the_user(self, folder):
+        user(folder, '[contexts.team]\nstore_url = "s3://team"')
+
+        assert load(folder, 'context = "team"').store_url == "s3://team"
+
+    def test_a_context_of_the_project_hides_the_users_of_that_name(self, folder):
+        user(folder, '[contexts.prod]\nstore_url = "s3://user"')
+
+        assert load(folder, TWO, context="prod").store_url == "s3://prod"
+
+
+class TestDefaults:
+    def test_provenance_of_the_file_comes_after_the_environment(self, folder):
+        text = '[provenance]\nlicence = "MIT"\ngit_commit = "8c0f1d2"\n'
+        found = load(folder, text, {"GITHUB_SHA": "deadbeef"}).surroundings
+
+        assert (found["licence"].value, found["licence"].source) == ("mit", "adapters.toml")
+        assert (found["git_commit"].value, found["git_commit"].source) == ("deadbeef", "GITHUB_SHA")
+
+    def test_push_defaults(self, folder):
+        push = load(folder, '[push]\nbase = "b"\ninclude = ["*.txt"]\ntags = { team = "nlp" }').push
+
+        assert (push.base, push.include, push.tags) == ("b", ("*.txt",), {"team": "nlp"})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "[contexts.a]\nhom = 'x'",
+            r"unknown key 'contexts.a.hom'; known: cache, database_url, home, namespace, store_url",
+        ),
+        ("[contexts.a]\nhome = 3", r"'contexts.a.home' must be a string, found 3"),
+        ("contexts = 3", "'contexts' must be a table"),
+        ("[contexts]\na = 3", "contexts.a must be a table"),
+        ("[provenance]\npushed_by = 'x'", "unknown key 'provenance.pushed_by'"),
+        ("[provenance]\ngit_commit = 'main'", "adapters.toml: git commit 'main'"),
+        ("[push]\nallow = ['value-nonfinite']", "unknown key 'push.allow'; known: base, include, tags"),
+        ("[push]\naliases = ['prod']", "unknown key 'push.aliases'"),
+        ("[push]\ninclude = 'x'", "'push.include' must be a list of strings"),
+        ("[push.tags]\na = 1", "'push.tags.a' must be a string, found 1"),
+        ("trusted = 'x'", "'trusted' must be a list of strings"),
+    ],
+)
+def test_what_a_file_may_not_say(folder, text, message):
+    with pytest.raises(UsageError, match=message):
+        load(folder, text)
+
+
+class TestOwner:
+    def test_a_file_of_another_user_is_refused(self, folder, monkeypatch):
+        (folder / "adapters.toml").write_text('store_url = "s3://evil"')
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+        if (folder / "adapters.toml").stat().st_uid == 0:
+            os.chown(folder / "adapters.toml", 4242, -1)
+
+        with pytest.raises(UsageError, match="belongs to user id "):
+            load(folder)
+
+    def test_a_file_that_everyone_may_write_is_refused_unless_its_folder_is_trusted(self, folder):
+        (folder / "adapters.toml").write_text('store_url = "s3://team"')
+        (folder / "adapters.toml").chmod(0o666)
+
+        with pytest.raises(UsageError, match="can be written by everyone") as caught:
+            load(folder)
+        assert f'trusted = ["{folder}"]' in (caught.value.hint or "")
+        user(folder, f'trusted = ["{folder}"]')
+        assert load(folder).store_url == "s3://team"
+
+
+class TestPasswords:
+    @pytest.mark.parametrize("url", ["postgresql://u:hunter2@h/db", "postgresql://h/db?password=hunter2"])
+    def test_a_password_is_warned_about_and_not_said(self, folder, url):
+        (warning,) = load(folder, f'[contexts.prod]\ndatabase_url = "{url}"').files[0].warnings
+
+        assert "the database_url of context prod holds a password" in warning
+        assert "hunter2" not in warning
+
+    def test_a_url_without_one_is_no_warning(self, folder):
+        assert load(folder, TWO).files[0].warnings == ()
