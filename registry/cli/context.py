@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from registry.settings import Settings
 
 
-@click.group(cls=Verbs, examples=["adapters context list", "adapters list --context prod"])
+@click.group(cls=Verbs, examples=["adapters context list", "adapters context show --context prod"])
 def context() -> None:
     """Named registries of adapters.toml.
 

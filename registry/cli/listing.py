@@ -24,7 +24,6 @@ HEADER = ("REF", "TYPE", "RANK", "SIZE", "BASE", "ALIASES", "TAGS", "METRICS", "
     "list",
     cls=Verb,
     examples=[
-        "adapters list",
         "adapters list --name 'team/*' --rank 8..32 --tag task=sql",
         "adapters list --licence none --all-versions --limit 0",
         "adapters list --base llama-3-8b --created 7d --sort created:desc --limit 20 --format json",
