@@ -86,7 +86,7 @@ def test_a_second_start_changes_nothing(empty):
 def test_the_catalog_says_which_clients_may_use_it(database):
     with database.reading() as session:
         rows = session.execute(select(CatalogMeta.key, CatalogMeta.value)).all()
-    assert sorted(map(tuple, rows)) == [("oldest_client", "1"), ("schema", "2")]
+    assert sorted(map(tuple, rows)) == [("oldest_client", "1"), ("schema", "3")]
 
 
 def test_the_file_carries_the_application_id(sqlite_template):

@@ -256,6 +256,7 @@ def test_the_verbs_of_this_release_are_all_there():
         *("base", "base add", "base list", "base show", "check", "merge"),
         *("rm", "undelete", "verify", "fsck", "gc", "cache", "cache ls", "cache prune"),
         *("export", "import", "convert"),
+        *("context", "context list", "context show"),
     }
 
 
