@@ -174,7 +174,7 @@ def test_this_client_works_on_the_next_additive_schema(database, tmp_path, monke
 
     state = schema.prepare(database)
 
-    assert (state.revision, state.ordinal, state.created) == ("9999", 3, False)
+    assert (state.revision, state.ordinal, state.created) == ("9999", 4, False)
     assert publish(database, seed="after", aliases=("prod",), tags={"task": "sql"}).number == 2
     with database.reading() as session:
         assert resolve(session, parse_ref("team/sql@prod")).number == 2
