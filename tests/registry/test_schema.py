@@ -187,7 +187,7 @@ def test_this_client_refuses_the_next_contracting_schema(database, tmp_path, mon
         pretend_next(patch)
         schema.migrate(database)
 
-    with pytest.raises(SchemaError, match=r"has schema 9999 \(3\), this client knows up to 0002 \(2\)") as caught:
+    with pytest.raises(SchemaError, match=r"has schema 9999 \(4\), this client knows up to 0003 \(3\)") as caught:
         schema.prepare(database)
     assert caught.value.hint == "pip install --upgrade adapter-registry"
 
@@ -199,7 +199,7 @@ def test_the_next_client_upgrades_this_schema_and_keeps_the_rows(database, tmp_p
     pretend_next(monkeypatch)
 
     if not database.is_sqlite:
-        with pytest.raises(SchemaError, match="has schema 0002, this client needs 9999") as caught:
+        with pytest.raises(SchemaError, match="has schema 0003, this client needs 9999") as caught:
             schema.prepare(database)
         assert caught.value.hint == "adapters migrate"
     state = schema.prepare(database) if database.is_sqlite else schema.migrate(database)
