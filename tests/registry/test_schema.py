@@ -222,7 +222,7 @@ def test_the_copy_made_before_an_upgrade_is_the_catalog_as_it_was(database, tmp_
         pretend_next(patch)
         state = schema.prepare(database)
 
-    assert state.backup == Path(f"{database.file}.bak-0002")
+    assert state.backup == Path(f"{database.file}.bak-0003")
     copy = Database(f"sqlite:///{state.backup}")
     assert schema.prepare(copy) == schema.SchemaState(revision="0003", ordinal=3)
     with copy.reading() as session:
