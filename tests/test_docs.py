@@ -114,7 +114,8 @@ def test_every_command_has_help_and_one_to_three_examples(name: str, command: cl
 def test_examples_parse(name: str, command: click.Command):
     """Each example is a command line that its command accepts."""
     for example in command.examples:  # type: ignore[attr-defined] (every command is a Verb or Verbs)
-        line = example.partition("$(")[2].rstrip(")") or example
+        inner = re.search(rf"\$\((adapters {name}\b[^)]*)\)", example)
+        line = inner[1] if inner else example.partition(" > ")[0]
         words = shlex.split(line)[1 + len(name.split()) :]
         command.make_context(name, words, obj=type("Anything", (), {})())
 
