@@ -303,11 +303,11 @@ class Registry(PullVerbs, HubVerbs):
             exact, digest, files = f"{wanted.name}@{version.number}", version.digest, files_of(session, version)
         return verify_files(self._handle.store, exact, digest, files)
 
-    def fsck(self, *, progress: Progress | None = None) -> FsckResult:
-        """Check every row and every byte."""
-        from registry.fsck import check_registry
+    def fsck(self, *, rebuild: bool = False, progress: Progress | None = None) -> FsckResult:
+        """Check every row and every byte; with `rebuild`, first make versions again that only their blobs tell of."""
+        from registry.fsck import check_registry, rebuild_registry
 
-        return check_registry(self._handle, progress=progress or silent)
+        return (rebuild_registry if rebuild else check_registry)(self._handle, progress=progress or silent)
 
     def gc(self, *, grace: str = "7d", dry_run: bool = False) -> GcResult:
         """Free what nothing needs; `grace` is how long a deletion must be past."""

@@ -6,6 +6,7 @@ means that a promise is broken. The ids in WRONG_BYTES say that bytes are lost o
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
@@ -49,6 +50,16 @@ def check_registry(handle: Handle, *, progress: Progress) -> FsckResult:
     bad = {finding.subject for finding in findings if finding.id in WRONG_BYTES}
     findings += _manifests(database, store, bad)
     return FsckResult(status=_status(findings), versions=versions, blobs=len(on_disk), findings=tuple(findings))
+
+
+def rebuild_registry(handle: Handle, *, progress: Progress) -> FsckResult:
+    """Make again what records tell of and the catalog lacks, then check all of it."""
+    from registry.rebuild import rebuild
+
+    done = rebuild(handle, progress=progress)
+    checked = check_registry(handle, progress=progress)
+    findings = tuple(dict.fromkeys((*done.findings, *checked.findings)))
+    return replace(checked, status=_status(findings), findings=findings, made=done.made, completed=done.completed)
 
 
 def _status(findings: Iterable[StoreFinding]) -> str:

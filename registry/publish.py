@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from registry import leases
 from registry.aliases import move
 from registry.audit import note
 from registry.blobrows import know_blobs
-from registry.database import insert_into
 from registry.draft import Parent, RecipeDraft, VersionDraft
 from registry.facts import Filled, fill
 from registry.labels import check_texts, put_metrics, put_tags
-from registry.models import Adapter, CheckResult, File, Version
+from registry.models import Adapter, File, Version
 from registry.newest import mark_newest
 from registry.recordrows import keep_record
 from registry.results import FileEntry
-from registry.versionrows import add_parents, insert_version, locked_adapter
+from registry.versionrows import add_check, add_parents, insert_documents, insert_version, locked_adapter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +62,7 @@ def record(session: Session, draft: VersionDraft, *, write_record: Callable[[byt
         version = insert_version(session, adapter, draft, adapter.last_number + 1)
     elif restored or version.freed_at is not None:
         _restore(session, version)
+        insert_documents(session, version.id, draft.documents)  # a rebuilt version whose files were gone has none
     newest = version.number if created else mark_newest(session, adapter.id)
     filled = Filled() if created else fill(session, version, draft)
     more = _add(session, adapter, version, draft) or filled.more
@@ -92,16 +91,7 @@ def _add(session: Session, adapter: Adapter, version: Version, draft: VersionDra
     put_tags(session, version.id, draft.tags)
     put_metrics(session, version.id, draft.metrics)
     edges = add_parents(session, version.id, draft.parents)
-    _add_check(session, version.id, draft)
+    add_check(session, version.id, draft)
     for alias in draft.aliases:
         move(session, adapter, alias, version, actor=draft.actor, action="set")
     return edges > 0
-
-
-def _add_check(session: Session, version_id: int, draft: VersionDraft) -> None:
-    findings = json.dumps([finding.as_json() for finding in draft.findings], ensure_ascii=False)
-    values = {"status": draft.status, "findings": findings, "created_at": func.current_timestamp()}
-    row = insert_into(session, CheckResult).values(
-        version_id=version_id, target="checkin", ruleset=draft.ruleset, **values
-    )
-    session.execute(row.on_conflict_do_update(index_elements=["version_id", "target", "ruleset"], set_=values))

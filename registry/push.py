@@ -19,6 +19,7 @@ from registry.origin import Origin, origin
 from registry.progress import silent
 from registry.protection import await_deletion, protected
 from registry.publish import Published, record
+from registry.recordscan import refuse_record
 from registry.results import FileEntry, PushResult
 from registry.sidecar import Sidecar, read_sidecar
 from registry.strictjson import canonical_json
@@ -125,6 +126,7 @@ def _stage(staging: Staging, intake: Intake, progress: Progress) -> dict[str, St
         with file.open() as descriptor:
             copy = staged[file.path] = staging.add(descriptor, name=f"files/{file.path}")
             file.check(copy)
+            refuse_record(copy.path, copy.size, f"{intake.source}/{file.path}")
         done += file.size
     progress("copying", total, total)
     return staged

@@ -265,12 +265,14 @@ class StoreFinding:
 
 @dataclass(frozen=True, slots=True)
 class FsckResult:
-    """What fsck saw."""
+    """What fsck saw, and with `--rebuild` which versions it made again and which it completed before it looked."""
 
     status: str
     versions: int
     blobs: int
     findings: tuple[StoreFinding, ...]
+    made: tuple[str, ...] = ()
+    completed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

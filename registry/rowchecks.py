@@ -93,7 +93,9 @@ def _without(role: str) -> Callable[[datetime], Select[str, str]]:
 
 def _without_document(_: datetime) -> Select[str, str]:
     there = exists().where(Document.version_id == Version.id, Document.kind == "config")
-    return select(ref_text(), literal("config")).join_from(Version, Adapter).where(~there)
+    # A freed version that was rebuilt has none: they were read from its files.
+    lacking = ~there & Version.freed_at.is_(None)
+    return select(ref_text(), literal("config")).join_from(Version, Adapter).where(lacking)
 
 
 def _wrong_size(_: datetime) -> Select[str, str]:

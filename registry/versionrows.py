@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select, update
@@ -9,7 +10,7 @@ from sqlalchemy import func, select, update
 from registry.blobrows import know_blobs
 from registry.database import insert_into
 from registry.errors import ConflictError
-from registry.models import Adapter, Document, File, LineageEdge, Recipe, Version
+from registry.models import Adapter, CheckResult, Document, File, LineageEdge, Recipe, Version
 from registry.newest import IS_NEWEST
 from registry.results import FileEntry
 
@@ -36,11 +37,15 @@ def locked_adapter(session: Session, name: Name) -> Adapter:
     return adapter
 
 
-def insert_version(session: Session, adapter: Adapter, draft: VersionDraft, number: int) -> Version:
-    """A new version of a locked adapter, as its newest, without a record; all its blobs are in the store."""
+def insert_version(
+    session: Session, adapter: Adapter, draft: VersionDraft, number: int, *, held: bool = True
+) -> Version:
+    """A new version of a locked adapter, as its newest, without a record; its blobs are in the store, or with not
+    `held` its manifest alone: then its files were freed.
+    """
     adapter.last_number = max(adapter.last_number, number)
     manifest = FileEntry(MANIFEST_PATH, draft.manifest, draft.manifest_size)
-    know_blobs(session, (*draft.files, manifest))
+    know_blobs(session, (*draft.files, manifest) if held else (manifest,))
     # The old newest gives its flag away first: the index allows one per adapter.
     session.execute(
         update(Version)
@@ -52,19 +57,21 @@ def insert_version(session: Session, adapter: Adapter, draft: VersionDraft, numb
     version.recipe_id = None if draft.recipe is None else _recipe_id(session, draft.recipe)
     session.add(version)
     session.flush()
-    insert_files(session, version.id, draft.files, manifest)
+    insert_files(session, version.id, draft.files, manifest, held=held)
     insert_documents(session, version.id, draft.documents)
     return version
 
 
-def insert_files(session: Session, version_id: int, files: Iterable[FileEntry], manifest: FileEntry) -> None:
+def insert_files(
+    session: Session, version_id: int, files: Iterable[FileEntry], manifest: FileEntry, *, held: bool = True
+) -> None:
     """The rows of a version's files and of its manifest, whose blobs are known; rows that are there stay."""
     rows = [
         {
             "version_id": version_id,
             "path": entry.path,
             "role": role,
-            "blob_digest": entry.sha256,
+            "blob_digest": entry.sha256 if held or role != "file" else None,
             "sha256": entry.sha256,
             "size": entry.size,
         }
@@ -111,6 +118,16 @@ def add_parents(session: Session, version_id: int, parents: tuple[Parent, ...]) 
 
 def _edges(session: Session, version_id: int) -> int:
     return session.scalar(select(func.count()).where(LineageEdge.child_id == version_id)) or 0
+
+
+def add_check(session: Session, version_id: int, draft: VersionDraft) -> None:
+    """What the check-in rules said."""
+    findings = json.dumps([finding.as_json() for finding in draft.findings], ensure_ascii=False)
+    values = {"status": draft.status, "findings": findings, "created_at": func.current_timestamp()}
+    row = insert_into(session, CheckResult).values(
+        version_id=version_id, target="checkin", ruleset=draft.ruleset, **values
+    )
+    session.execute(row.on_conflict_do_update(index_elements=["version_id", "target", "ruleset"], set_=values))
 
 
 def _refuse_cycle(session: Session, version_id: int, parents: set[int]) -> None:

@@ -32,17 +32,19 @@ def verify(invocation: Invocation, ref: str) -> None:
     emit(invocation, result, human=lambda: [line], quiet=lambda: [result.ref])
 
 
-@click.command(cls=Verb, examples=["adapters fsck", "adapters fsck --format json"])
+@click.command(cls=Verb, examples=["adapters fsck", "adapters fsck --format json", "adapters fsck --rebuild"])
+@click.option("--rebuild", is_flag=True, help="First make versions and lineage again that only their blobs tell of.")
 @click.pass_obj
-def fsck(invocation: Invocation) -> int:
+def fsck(invocation: Invocation, *, rebuild: bool) -> int:
     """Check the whole registry: rows, blobs and bytes.
 
     Exit code 6 where bytes are wrong or missing, 1 for other errors. Leftovers of a crash are info: gc takes them.
+    With --rebuild, a lost or damaged catalog is filled from the blobs; rows that are there are never overwritten.
     """
     from registry.fsck import WRONG_BYTES
 
     with bars(invocation) as progress:
-        result = invocation.registry.fsck(progress=progress)
+        result = invocation.registry.fsck(rebuild=rebuild, progress=progress)
     emit(invocation, result, human=lambda: _fsck_lines(result), quiet=lambda: _loud(result))
     errors = {finding.id for finding in result.findings if finding.severity == "error"}
     return 6 if errors & WRONG_BYTES else 1 if errors else 0
@@ -65,6 +67,9 @@ def gc(invocation: Invocation, *, grace: str, dry_run: bool) -> None:
 
 def _fsck_lines(result: FsckResult) -> Iterator[str]:
     yield f"{result.status}  {plural(result.versions, 'version')}, {plural(result.blobs, 'blob')}"
+    for word, refs in (("made again", result.made), ("completed", result.completed)):
+        if refs:
+            yield f"{word}: {', '.join(printable(ref) for ref in refs)}"
     if result.findings:
         rows = [(found.severity, found.id, found.subject, found.message) for found in result.findings]
         yield from table(("SEVERITY", "ID", "SUBJECT", "MESSAGE"), rows)

@@ -161,7 +161,7 @@ ASKED: list[tuple[str, Any, str, tuple[Any, ...], dict[str, Any]]] = [
     ("rm t/s@3", version(), "remove", ("t/s@3",), {}),
     ("undelete t/s@3", version(), "undelete", ("t/s@3",), {}),
     ("verify t/s@3", VerifyResult("t/s@3", DIGEST, 2, 10), "verify", ("t/s@3",), {}),
-    ("fsck", FsckResult("pass", 0, 0, ()), "fsck", (), {"progress": None}),
+    ("fsck", FsckResult("pass", 0, 0, ()), "fsck", (), {"rebuild": False, "progress": None}),
     ("gc --grace 12h --dry-run", GcResult(True, 0, 0, 0, 0), "gc", (), {"grace": "12h", "dry_run": True}),
     ("gc", GcResult(False, 0, 0, 0, 0), "gc", (), {"grace": "7d", "dry_run": False}),
     ("base add ./m --name a --name b --revision r", BASE, "add_base", ("./m",), {"names": ("a", "b"), "revision": "r"}),

@@ -162,7 +162,7 @@ def test_json_leaves_stdout_empty_on_other_errors(adapters: Adapters):
         ("check",),
         ("check", "a", "--fail-on", "info"),
         ("push", "./x", "n", "--relation", "cousin"),
-        ("fsck", "--rebuild"),
+        ("fsck", "--rebuilt"),
         ("merge", "a", "b", "--into", "c", "--energy", "0.9"),
     ],
     ids=" ".join,

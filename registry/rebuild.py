@@ -1,0 +1,191 @@
+"""`fsck --rebuild` (P9): versions and lineage made again from the blobs alone, into an empty or a damaged catalog.
+
+Each batch of versions is one transaction, so an interrupted rebuild is finished by the next one. What rows say stands:
+a record that disagrees is a finding, and nothing is overwritten. A deleted version comes back deleted, one whose files
+are gone comes back deleted and freed: it keeps its number, digest and lineage, and a push of its content revives it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+from engine.errors import EngineError
+from registry import leases
+from registry.enclosures import parse_base, parse_report
+from registry.errors import CorruptError, UsageError
+from registry.examine import examine
+from registry.gc import lease_owner
+from registry.rebuildrows import Plan, add_edges, existing, reserve, restore
+from registry.recordscan import scan_records
+from registry.redraft import redraft
+from registry.refs import parse_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from sqlalchemy.orm import Session
+
+    from engine.format.facts import BaseFacts
+    from registry.draft import VersionDraft
+    from registry.examine import Examined
+    from registry.handle import Handle
+    from registry.progress import Progress
+    from registry.recordscan import Kept, Scan
+    from registry.results import FileEntry, StoreFinding
+
+LEASE = timedelta(hours=1)
+_BATCH = 16
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """References of the versions that were made again, and of those whose rows were completed."""
+
+    made: tuple[str, ...]
+    completed: tuple[str, ...]
+    findings: tuple[StoreFinding, ...]
+
+
+@dataclass(slots=True)
+class _Work:
+    """What one rebuild has to hand. Mutable: bases are read once each."""
+
+    handle: Handle
+    scan: Scan
+    bases: dict[str, BaseFacts | None] = field(default_factory=dict)
+
+
+def rebuild(handle: Handle, *, progress: Progress) -> Rebuilt:
+    """Make what the store's records tell of and the catalog lacks. Safe beside pushes, and to run again."""
+    handle.store.require()
+    work = _Work(handle, scan_records(handle.store, progress))
+    with handle.database.reading() as session:
+        rows = existing(session)
+    todo = [one for one in work.scan.versions if _is_missing(one, rows, work.scan)]
+    fresh = {_ref(one) for one in todo if (one.best.record.name, one.best.record.number) not in rows}
+    done: list[Kept] = []
+    for start in range(0, len(todo), _BATCH):
+        progress("making versions", start, len(todo))
+        done += _make_batch(work, todo[start : start + _BATCH])
+    for start in range(0, len(done), _BATCH):
+        progress("drawing edges", start, len(done))
+        batch = done[start : start + _BATCH]
+        work.scan.findings += handle.database.write(lambda session, batch=batch: add_edges(session, batch))
+    handle.database.write(lambda session: reserve(session, work.scan.highest))
+    refs = [_ref(one) for one in done]
+    return Rebuilt(
+        tuple(ref for ref in refs if ref in fresh),
+        tuple(ref for ref in refs if ref not in fresh),
+        tuple(dict.fromkeys(work.scan.findings)),
+    )
+
+
+def _is_missing(one: Kept, rows: dict[tuple[str, int], tuple[str, bool, int]], scan: Scan) -> bool:
+    record = one.best.record
+    row = rows.get((record.name, record.number))
+    if row is None:
+        return True
+    digest, whole, edges = row
+    if digest != record.manifest:
+        scan.find("record-disagrees", "error", _ref(one), f"the row says {digest}, its record {record.manifest}")
+        return False
+    return not whole or edges < len({(parent.digest, parent.relation) for parent in record.parents})
+
+
+def _make_batch(work: _Work, batch: Sequence[Kept]) -> list[Kept]:
+    """Verify the files of some versions under a lease, then make their rows in one transaction."""
+    handle = work.handle
+    with handle.store.staging() as staging:
+        digests = [digest for one in batch for digest in _digests(one) if digest in work.scan.blobs]
+        owner = lease_owner(staging.folder)
+        lease = handle.database.write(lambda session: leases.acquire(session, digests, LEASE, owner=owner))
+        plans = [plan for place, one in enumerate(batch) if (plan := _plan(work, one, staging.folder / str(place)))]
+
+        def make(session: Session) -> None:
+            leases.share_publishing(session)
+            leases.require(session, lease)
+            for plan in plans:
+                restore(session, plan, actor=handle.settings.actor)
+            leases.release(session, lease)
+
+        handle.database.write(make)
+    return [plan.kept for plan in plans]
+
+
+def _digests(one: Kept) -> Iterator[str]:
+    yield one.best.record.manifest
+    yield from (record.digest for record in one.records)
+    yield from (entry.sha256 for entry in one.files or ())
+    yield from filter(None, (one.best.record.report, one.best.record.base and one.best.record.base.facts))
+
+
+def _plan(work: _Work, one: Kept, folder: Path) -> Plan | None:
+    """What the rows of a version should say; None with a finding where nothing can be made."""
+    if one.files is None:  # the scan has named the manifest
+        work.scan.find("lost-version", "error", _ref(one), "its number stays taken; its manifest is lost")
+        return None
+    try:
+        base = _base_facts(work, one)
+        examined = _examined(work, one, one.files, folder)
+        draft = _draft(work, one, one.files, examined, base)
+    except (EngineError, UsageError) as error:
+        work.scan.find("lost-version", "error", _ref(one), f"its number stays taken; {error}")
+        return None
+    _compare(work.scan, one, draft)
+    return Plan(one, draft, base, held=examined is not None)
+
+
+def _examined(work: _Work, one: Kept, files: tuple[FileEntry, ...], folder: Path) -> Examined | None:
+    """The files, every byte verified, read as an adapter; None where one of them is gone."""
+    try:
+        for entry in files:
+            (folder / entry.path).parent.mkdir(parents=True, exist_ok=True)
+            work.handle.store.copy_to(entry.sha256, folder / entry.path)
+    except CorruptError as error:
+        if one.best.record.origin.deleted_at is None:
+            work.scan.find("lost-files", "error", _ref(one), f"comes back as deleted, without its files: {error}")
+        return None
+    return examine(folder)
+
+
+def _draft(
+    work: _Work, one: Kept, files: tuple[FileEntry, ...], examined: Examined | None, base: BaseFacts | None
+) -> VersionDraft:
+    record = one.best.record
+    report = None if record.report is None else _enclosed(work, one, record.report, parse_report)
+    name = parse_name(record.name)
+    return redraft(name, record, files, one.manifest_size, examined=examined, base=base, report=report)
+
+
+def _base_facts(work: _Work, one: Kept) -> BaseFacts | None:
+    record = one.best.record
+    facts = None if record.base is None else record.base.facts
+    if facts is None:
+        return None
+    if facts not in work.bases:
+        work.bases[facts] = _enclosed(work, one, facts, parse_base)
+    return work.bases[facts]
+
+
+def _enclosed(work: _Work, one: Kept, digest: str, parse: Callable[[bytes], T]) -> T | None:
+    """A blob that a record names, read; None with a finding where that fails."""
+    try:
+        return parse(work.handle.store.read_bytes(digest))
+    except (CorruptError, UsageError) as error:
+        work.scan.find("lost-enclosure", "warning", _ref(one), str(error))
+        return None
+
+
+def _compare(scan: Scan, one: Kept, draft: VersionDraft) -> None:
+    said = one.best.record.summary
+    if said is not None and said.tensors_digest != draft.tensors_digest:
+        message = f"the record says tensors {said.tensors_digest}, the files hold {draft.tensors_digest}"
+        scan.find("record-disagrees", "warning", _ref(one), message)
+
+
+def _ref(one: Kept) -> str:
+    return f"{one.best.record.name}@{one.best.record.number}"
