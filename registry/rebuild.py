@@ -8,7 +8,6 @@ are gone comes back deleted and freed: it keeps its number, digest and lineage, 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from engine.errors import EngineError
@@ -16,7 +15,7 @@ from registry import leases
 from registry.enclosures import parse_base, parse_report
 from registry.errors import CorruptError, UsageError
 from registry.examine import examine
-from registry.gc import lease_owner
+from registry.protection import protected
 from registry.rebuildrows import Plan, add_edges, existing, reserve, restore
 from registry.recordscan import scan_records
 from registry.redraft import redraft
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from registry.recordscan import Kept, Scan
     from registry.results import FileEntry, StoreFinding
 
-LEASE = timedelta(hours=1)
 _BATCH = 16
 T = TypeVar("T")
 
@@ -101,18 +99,19 @@ def _make_batch(work: _Work, batch: Sequence[Kept]) -> list[Kept]:
     handle = work.handle
     with handle.store.staging() as staging:
         digests = [digest for one in batch for digest in _digests(one) if digest in work.scan.blobs]
-        owner = lease_owner(staging.folder)
-        lease = handle.database.write(lambda session: leases.acquire(session, digests, LEASE, owner=owner))
-        plans = [plan for place, one in enumerate(batch) if (plan := _plan(work, one, staging.folder / str(place)))]
+        with protected(handle, staging.folder, digests) as lease:
+            folders = [staging.folder / str(place) for place in range(len(batch))]
+            planned = (_plan(work, one, folder) for one, folder in zip(batch, folders, strict=True))
+            plans = [plan for plan in planned if plan is not None]
 
-        def make(session: Session) -> None:
-            leases.share_publishing(session)
-            leases.require(session, lease)
-            for plan in plans:
-                restore(session, plan, actor=handle.settings.actor)
-            leases.release(session, lease)
+            def make(session: Session) -> None:
+                leases.share_publishing(session)
+                leases.require(session, lease)
+                for plan in plans:
+                    restore(session, plan, actor=handle.settings.actor)
+                leases.release(session, lease)
 
-        handle.database.write(make)
+            handle.database.write(make)
     return [plan.kept for plan in plans]
 
 
