@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from registry.progress import Notice, Progress
     from registry.results import (
         AliasInfo,
+        BackupResult,
         BaseInfo,
         CheckReport,
         ConvertResult,
@@ -142,7 +143,7 @@ class Registry(PullVerbs, HubVerbs):
         progress: Progress | None = None,
     ) -> ImportResult:
         """Bring in the versions of a bundle. `names` maps a namespace or a name there to one here."""
-        from registry.bundle import import_bundle
+        from registry.bundleimport import import_bundle
 
         place = Path(source).expanduser()
         return import_bundle(
@@ -308,6 +309,12 @@ class Registry(PullVerbs, HubVerbs):
         from registry.fsck import check_registry, rebuild_registry
 
         return (rebuild_registry if rebuild else check_registry)(self._handle, progress=progress or silent)
+
+    def backup(self, to: str | Path, *, force: bool = False) -> BackupResult:
+        """Copy a SQLite catalog to a file while it is in use; the blobs are copied after it, by other means."""
+        from registry.backup import back_up
+
+        return back_up(self._handle.database, Path(to).expanduser(), force=force)
 
     def gc(self, *, grace: str = "7d", dry_run: bool = False) -> GcResult:
         """Free what nothing needs; `grace` is how long a deletion must be past."""

@@ -43,12 +43,14 @@ class Published:
     kept: tuple[str, ...] = ()
 
 
-def record(session: Session, draft: VersionDraft, *, write_record: Callable[[bytes], object]) -> Published:
+def record(
+    session: Session, draft: VersionDraft, *, write_record: Callable[[bytes], object], number: int = 0
+) -> Published:
     """Make a version of a draft, or find the one that holds the same content and add what is new to it.
 
     `write_record` places the record blob, and what the record names, durably; it may be called more than once when the
-    transaction is tried again. Raises ConflictError where the draft's lease ran out, BusyError while gc is deleting one
-    of the blobs.
+    transaction is tried again. `number` is taken where it is above every number given so far, else the next one is.
+    Raises ConflictError where the draft's lease ran out, BusyError while gc is deleting one of the blobs.
     """
     check_texts(draft.tags, draft.metrics, draft.message)
     leases.share_publishing(session)
@@ -59,7 +61,7 @@ def record(session: Session, draft: VersionDraft, *, write_record: Callable[[byt
     version = session.scalar(same.with_for_update())  # gc frees a deleted version under the same lock
     created, restored = version is None, version is not None and version.deleted_at is not None
     if version is None:
-        version = insert_version(session, adapter, draft, adapter.last_number + 1)
+        version = insert_version(session, adapter, draft, max(adapter.last_number + 1, number))
     elif restored or version.freed_at is not None:
         _restore(session, version)
         insert_documents(session, version.id, draft.documents)  # a rebuilt version whose files were gone has none

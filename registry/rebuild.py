@@ -8,6 +8,7 @@ are gone comes back deleted and freed: it keeps its number, digest and lineage, 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from engine.errors import EngineError
@@ -71,8 +72,7 @@ def rebuild(handle: Handle, *, progress: Progress) -> Rebuilt:
         done += _make_batch(work, todo[start : start + _BATCH])
     for start in range(0, len(done), _BATCH):
         progress("drawing edges", start, len(done))
-        batch = done[start : start + _BATCH]
-        work.scan.findings += handle.database.write(lambda session, batch=batch: add_edges(session, batch))
+        work.scan.findings += handle.database.write(partial(add_edges, batch=done[start : start + _BATCH]))
     handle.database.write(lambda session: reserve(session, work.scan.highest))
     refs = [_ref(one) for one in done]
     return Rebuilt(

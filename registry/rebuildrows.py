@@ -134,7 +134,8 @@ def _keep_records(session: Session, version: Version, kept: Kept) -> None:
     """File rows of the records and of what the newest names, where the store has that."""
     best = kept.best.record
     known = [(record_path(one.record.sequence), "record", one.digest, one.size) for one in reversed(kept.records)]
-    for role, digest in (("base", best.base and best.base.facts), ("report", best.report)):
+    facts = None if best.base is None else best.base.facts
+    for role, digest in (("base", facts), ("report", best.report)):
         size = kept.enclosed.get(digest or "")
         if digest is not None and size is not None:
             known.append((f"/{role}", role, digest, size))

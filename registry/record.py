@@ -120,11 +120,15 @@ class VersionRecord:
     origin: Origin = Origin()
     report: str | None = None
 
+    def as_json(self) -> dict[str, Any]:
+        """The record as a JSON object. `kind` tells it from a manifest."""
+        fields = asdict(self)
+        return {"schema": SCHEMA, "kind": "version", **fields, "parents": list(fields["parents"])}
+
 
 def record_bytes(record: VersionRecord) -> bytes:
-    """The record as canonical JSON. `kind` tells it from a manifest."""
-    fields = asdict(record)
-    return canonical_json({"schema": SCHEMA, "kind": "version", **fields, "parents": list(fields["parents"])})
+    """The record as canonical JSON."""
+    return canonical_json(record.as_json())
 
 
 def parse_record(content: bytes) -> VersionRecord:

@@ -41,7 +41,7 @@ def keep_record(session: Session, version: Version, place: Place) -> None:
         content = base_bytes(session.get_one(Base, version.base_id))
         _enclose(session, version.id, "base", content, place)
     if record.report is not None:
-        content = report_bytes(_documents(session, version.id)) or b""
+        content = report_of(session, version.id) or b""
         _enclose(session, version.id, "report", content, place)
     content = record_bytes(record)
     entry = FileEntry(record_path(sequence), digest_of(content), len(content))
@@ -55,7 +55,7 @@ def keep_record(session: Session, version: Version, place: Place) -> None:
 def compose(session: Session, version: Version, *, sequence: int = 0) -> VersionRecord:
     """The record that a version's rows make."""
     adapter = session.get_one(Adapter, version.adapter_id)
-    report = report_bytes(_documents(session, version.id))
+    report = report_of(session, version.id)
     return VersionRecord(
         name=f"{adapter.namespace}/{adapter.name}",
         number=version.number,
@@ -68,6 +68,11 @@ def compose(session: Session, version: Version, *, sequence: int = 0) -> Version
         origin=_origin(version),
         report=None if report is None else digest_of(report),
     )
+
+
+def report_of(session: Session, version_id: int) -> bytes | None:
+    """The blob of a merge's report; None where the version has none."""
+    return report_bytes(_documents(session, version_id))
 
 
 def record_path(sequence: int) -> str:

@@ -167,8 +167,8 @@ def _trusted(found: list[FoundRecord], manifests: dict[str, tuple[FileEntry, ...
             del waiting[digest]
             changed = True
     for digest in sorted(refused | waiting.keys()):
-        one = records[digest].record
-        scan.find("record-as-file", "warning", digest, f"not followed: a pushed file that says it is {_ref(one)}")
+        claim = _ref(records[digest].record)
+        scan.find("record-as-file", "warning", digest, f"not followed: a pushed file that says it is {claim}")
     return [one for one in found if one.digest in trusted]
 
 

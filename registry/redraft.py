@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
@@ -14,8 +14,6 @@ from registry.examine import documents, named_base
 from registry.models import Adapter, Base, Version
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from sqlalchemy.orm import Session
 
     from engine.compat.finding import Finding
@@ -37,7 +35,7 @@ def redraft(
     report: Report | None,
 ) -> VersionDraft:
     """The draft; without `examined`, whose files are gone, by the summary that the record has."""
-    told = {"message": record.origin.message, "actor": record.origin.pushed_by}
+    told: dict[str, Any] = {"message": record.origin.message, "actor": record.origin.pushed_by}
     told |= {key: getattr(record.origin, key) for key in ("git_commit", "run_id", "data_digest", "licence")}
     base_name = None if record.base is None else record.base.name
     recipe = None if record.recipe is None else RecipeDraft(record.recipe["method"], record.recipe["body"])

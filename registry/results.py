@@ -363,3 +363,13 @@ class PruneResult:
     temporary: int
     removed: tuple[str, ...] = ()
     kept: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BackupResult:
+    """A copy of the catalog: how many bytes, and how many versions are in it."""
+
+    database: str
+    path: str
+    size: int
+    versions: int

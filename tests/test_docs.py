@@ -1,4 +1,4 @@
-"""Documentation that cannot rot: every command has help and examples, and the README's console blocks run as they stand.
+"""Documentation that cannot rot: every command has help and examples, and the console blocks of README and docs/ run as they stand.
 
 In a ```console block a line `$ …` is run by bash; a backslash at its end continues it, a comment `# exit N` at its end names the
 exit code where it is not 0. Lines below it are what a terminal shows, with `...` for anything; without such lines only the exit code
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 FENCE = re.compile(r"^```console(?P<flags>[^\n]*)\n(?P<body>.*?)^```", re.DOTALL | re.MULTILINE)
 EXIT = re.compile(r"\s+# exit (\d+)$")
 # what a newcomer does not meet in the README
-ELSEWHERE = {"convert", "migrate", "undelete", "metric", "which", "verify", "export", "import"}
+ELSEWHERE = {"convert", "migrate", "undelete", "metric", "which", "verify", "export", "import", "backup"}
 
 
 @dataclass(frozen=True)
@@ -132,10 +132,11 @@ def test_the_readme_shows_each_verb_a_newcomer_meets(verb: str):
     assert f"adapters {verb}" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_readme_runs(tmp_path: Path):
+@pytest.mark.parametrize("page", ["README.md", "docs/operations.md"])
+def test_the_page_runs(page: str, tmp_path: Path):
     """Every console block, in order, with the real command line."""
-    plan = steps((ROOT / "README.md").read_text(encoding="utf-8"))
-    assert plan, "the README has no console blocks"
+    plan = steps((ROOT / page).read_text(encoding="utf-8"))
+    assert plan, f"{page} has no console blocks"
     shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     environment = {
         "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",

@@ -50,6 +50,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "verify": ("upkeep:verify", "Hash every file of a version again."),
         "fsck": ("upkeep:fsck", "Check the whole registry: rows, blobs and bytes."),
         "cache": ("cache:cache", "Pulled versions that are kept on this machine."),
+        "backup": ("upkeep:backup", "Copy a SQLite catalog to a file while it is in use."),
         "gc": ("upkeep:gc", "Free what no version needs any more."),
     },
 }

@@ -8,7 +8,7 @@ import click
 
 from registry.cli.command import Verb
 from registry.cli.output import emit
-from registry.cli.params import Reference
+from registry.cli.params import FilledPath, Reference
 from registry.cli.progress import bars
 from registry.cli.text import plural, printable, size, table
 
@@ -63,6 +63,21 @@ def gc(invocation: Invocation, *, grace: str, dry_run: bool) -> None:
     """
     result = invocation.registry.gc(grace=grace, dry_run=dry_run)
     emit(invocation, result, human=lambda: _gc_lines(result), quiet=lambda: result.removed)
+
+
+@click.command(cls=Verb, examples=["adapters backup --to /backups/catalog-monday.db"])
+@click.option("--to", required=True, type=FilledPath(), metavar="FILE", help="Where to write the copy.")
+@click.option("--force", is_flag=True, help="Replace FILE where it exists.")
+@click.pass_obj
+def backup(invocation: Invocation, *, to: str, force: bool) -> None:
+    """Copy a SQLite catalog to a file while it is in use.
+
+    The copy is checked and durable when this returns. Copy the blobs after it, never before: docs/operations.md says
+    how, and what pg_dump does for PostgreSQL.
+    """
+    result = invocation.registry.backup(to, force=force)
+    line = f"copied  {printable(result.path)}  {plural(result.versions, 'version')}, {size(result.size)}"
+    emit(invocation, result, human=lambda: [line], quiet=lambda: [result.path])
 
 
 def _fsck_lines(result: FsckResult) -> Iterator[str]:
