@@ -200,9 +200,8 @@ def _record_one(session: Session, handle: Handle, one: _Planned, notes: list[str
     if one.base is not None and wanted.base is not None:
         draft = replace(draft, base_id=adopt_base(session, one.base, wanted.base.name))
     published = record(session, draft, write_record=handle.store.put_bytes, number=wanted.number)
-    ref = f"{draft.name}@{published.number}"
-    if ref != one.source.ref:
-        notes.append(f"{one.source.ref} is {ref} here")
+    if published.number != wanted.number:
+        notes.append(f"{one.source.ref} is {draft.name}@{published.number} here")
     for alias in sorted(taken.intersection(one.source.aliases)):
         at = session.scalar(select(Alias.version_id).where(Alias.adapter_id == adapter.id, Alias.name == alias))
         if at != published.version_id:
