@@ -47,7 +47,7 @@ def repeat(kind, place, together, turn):
     answers.put((kind, done, failure))
 
 
-@pytest.mark.parametrize(("pushers", "seconds"), [(3, 1.5), pytest.param(32, 150, marks=LONG)])
+@pytest.mark.parametrize(("pushers", "seconds"), [(3, 1.5), pytest.param(32, 120, marks=LONG)])
 def test_no_push_of_deleted_content_fails_beside_gc(database_url, any_store_url, tmp_path, pushers, seconds):
     place = Place(tmp_path / "home", database_url, any_store_url)
     sources = [make_adapter(tmp_path / f"source{seed}", seed) for seed in range(CONTENTS)]
