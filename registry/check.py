@@ -13,7 +13,7 @@ from registry.basefiles import read_base_place
 from registry.errors import NotFoundError
 from registry.examine import examine, named_base
 from registry.intake import scan
-from registry.origin import folder_origin
+from registry.origin import base_licence, folder_origin
 from registry.pull import pull
 from registry.refs import is_path
 from registry.resolve import resolve
@@ -31,10 +31,11 @@ def check(handle: Handle, targets: tuple[str, ...], *, base: str | None) -> Chec
     A given base that is not known is NotFoundError; an unknown one that a config names is a warning of the rules.
     """
     given = None if base is None else base_facts(handle, base)
+    licence = base_licence(Path(base).expanduser()) if base is not None and is_path(base) else None
     findings: list[Finding] = []
     statuses = {}
     for target in targets:
-        found = _one(handle, target, given)
+        found = _one(handle, target, given, licence)
         statuses[target] = worst_status(found)
         findings += found
     return CheckReport(status=worst_status(findings), targets=statuses, findings=tuple(findings))
@@ -51,13 +52,13 @@ def base_facts(handle: Handle, base: str) -> BaseFacts:
         return bases.facts_of(row)
 
 
-def _one(handle: Handle, target: str, given: BaseFacts | None) -> list[Finding]:
+def _one(handle: Handle, target: str, given: BaseFacts | None, base_terms: str | None) -> list[Finding]:
     if is_path(target):
         folder = Path(target).expanduser()
         files = [file.path for file in scan(folder).files]
-        licensing = folder_origin(folder).licensing()
+        licensing = folder_origin(folder).licensing(base_terms)
     else:
-        licensing = _recorded_licence(handle, target)
+        licensing = _recorded_licence(handle, target, base_terms)
         folder = pull(handle, handle.ref(target)).path
         files = sorted(path.name for path in folder.iterdir())
     examined = examine(folder)
@@ -71,10 +72,10 @@ def _one(handle: Handle, target: str, given: BaseFacts | None) -> list[Finding]:
     return [replace(finding, target=target) for finding in found]
 
 
-def _recorded_licence(handle: Handle, ref: str) -> Licensing:
+def _recorded_licence(handle: Handle, ref: str, base: str | None) -> Licensing:
     """The licence that the catalog has, whoever said it."""
     with handle.database.reading() as session:
-        return Licensing(resolve(session, handle.ref(ref)).licence)
+        return Licensing(resolve(session, handle.ref(ref)).licence, base)
 
 
 def _recorded_base(handle: Handle, target: str) -> str | None:

@@ -28,9 +28,9 @@ class Origin:
         claim = self.claims.get(field)
         return None if claim is None else claim.value
 
-    def licensing(self) -> Licensing:
-        """What the check-in rules look at."""
-        return Licensing(self.value("licence"), None, self.problem)
+    def licensing(self, base: str | None = None) -> Licensing:
+        """What the check-in rules look at, beside the licence of the base."""
+        return Licensing(self.value("licence"), base, self.problem)
 
     @property
     def sources(self) -> dict[str, str]:
@@ -48,6 +48,11 @@ def origin(sidecar: Sidecar, staged: Path, *, given: Mapping[str, Claim], surrou
 def folder_origin(folder: Path) -> Origin:
     """What a folder alone says, for a check that publishes nothing."""
     return origin(read_sidecar(folder), folder, given={}, surroundings={})
+
+
+def base_licence(place: Path) -> str | None:
+    """What the card beside a base says, given by its folder or a file in it."""
+    return read_card(place if place.is_dir() else place.parent).licence
 
 
 def card_claims(card: Card) -> dict[str, Claim]:

@@ -113,10 +113,10 @@ _TABLES = frozenset({"contexts", "provenance", "push"})
 
 
 def _check_owner(path: Path) -> None:
-    known = path.stat()
-    theirs = known.st_uid not in (os.geteuid(), 0)
-    if theirs or known.st_mode & stat.S_IWOTH:
-        why = f"belongs to user id {known.st_uid}" if theirs else "can be written by everyone"
+    # A link of another user to a file of one's own leads what is relative in it into his folder.
+    owners = {known.st_uid for known in (path.stat(), path.lstat())} - {os.geteuid(), 0}
+    if owners or path.stat().st_mode & stat.S_IWOTH:
+        why = f"belongs to user id {min(owners)}" if owners else "can be written by everyone"
         raise UsageError(
             f"{path}: {why}, so it does not say where your registry is",
             hint=f'trusted = ["{path.parent}"] in ~/.config/adapters/{USER}, if you trust it',

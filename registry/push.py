@@ -15,7 +15,7 @@ from registry.examine import Examined, documents, examine, named_base
 from registry.intake import scan
 from registry.labels import check_texts
 from registry.manifest import manifest_bytes
-from registry.origin import Origin, origin
+from registry.origin import Origin, base_licence, origin
 from registry.progress import silent
 from registry.protection import await_deletion, protected
 from registry.publish import Published, record
@@ -80,6 +80,7 @@ class _Base:
     facts: BaseFacts | None
     known: bool
     read: bool = False
+    licence: str | None = None
     doubts: tuple[Finding, ...] = ()
 
 
@@ -134,7 +135,8 @@ def _stage(staging: Staging, intake: Intake, progress: Progress) -> dict[str, St
 
 def _find_base(database: Database, request: PushRequest, examined: Examined) -> _Base:
     if request.base_path is not None:
-        return _Base(str(request.base_path), read_base_place(request.base_path), known=True, read=True)
+        place = request.base_path
+        return _Base(str(place), read_base_place(place), known=True, read=True, licence=base_licence(place))
     # A name is only looked up, also where it looks like a path: configs and parents come from strangers.
     named = named_base(examined.facts)
     name = request.base or named
@@ -157,8 +159,9 @@ def _judge(
     *,
     subject: str,
 ) -> tuple[Finding, ...]:
+    licensing = made_by.licensing(base.licence)
     findings = examined.findings(
-        base=base.facts, base_known=base.known, base_name=base.name, files=files, licensing=made_by.licensing()
+        base=base.facts, base_known=base.known, base_name=base.name, files=files, licensing=licensing
     )
     findings += base.doubts
     if any(finding.severity == "error" and finding.rule not in request.allow for finding in findings):

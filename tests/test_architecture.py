@@ -158,7 +158,9 @@ def test_help_imports_click_and_little_else(tmp_path: Path):
     modules = imported_by(COMMAND, "--help", home=tmp_path)
 
     assert "click" in modules
-    assert modules & {*HEAVY, "sqlalchemy", "alembic", "rich", "numpy", "huggingface_hub", "safetensors"} == set()
+    assert (
+        modules & {*HEAVY, "sqlalchemy", "alembic", "rich", "numpy", "huggingface_hub", "safetensors", "yaml"} == set()
+    )
 
 
 def test_list_imports_neither_torch_nor_alembic_nor_rich(tmp_path: Path):
@@ -167,7 +169,7 @@ def test_list_imports_neither_torch_nor_alembic_nor_rich(tmp_path: Path):
     modules = imported_by(COMMAND, "list", home=tmp_path)
 
     assert "sqlalchemy" in modules
-    assert modules & {*HEAVY, "alembic", "rich", "numpy", "huggingface_hub", "safetensors"} == set()
+    assert modules & {*HEAVY, "alembic", "rich", "numpy", "huggingface_hub", "safetensors", "yaml"} == set()
 
 
 def test_the_console_script_is_adapters():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.registries import make_adapter
+from tests.registries import make_adapter, make_base
 
 COMMIT, OTHER = "8c0f1d2e" * 5, "deadbeef" * 5
 
@@ -176,3 +176,40 @@ def test_a_variable_that_is_no_commit_is_passed_over(bare, work, monkeypatch):
     bare.say("push", "./three", "team/sql")
 
     assert shown(bare)["sources"]["git_commit"] == "CI_COMMIT_SHA"
+
+
+class TestBasesLicence:
+    """The terms of a base that lies at a path are read from its card."""
+
+    @pytest.fixture
+    def base(self, work):
+        make_base(work / "base")
+        (work / "base/README.md").write_text("---\nlicense: gemma\n---\n")
+
+    def rules(self, said):
+        return [finding["rule"] for finding in json.loads(said)["findings"] if finding["rule"].startswith("licence")]
+
+    @pytest.mark.parametrize("place", ["./base", "./base/model.safetensors"])
+    def test_lighter_terms_are_told_at_a_push(self, bare, base, place):
+        said = bare.say("push", "./one", "team/sql", "--base", place, "--licence", "mit", "--format", "json")
+
+        assert self.rules(said) == ["licence-of-base"]
+
+    def test_the_same_terms_are_not(self, bare, base):
+        said = bare.say("push", "./one", "team/sql", "--base", "./base", "--licence", "gemma", "--format", "json")
+
+        assert self.rules(said) == []
+
+    def test_and_at_a_check_of_a_folder_and_of_a_version(self, bare, base, work):
+        bare.say("push", "./two", "team/sql", "--licence", "apache-2.0")
+        (work / "one/README.md").write_text("---\nlicense: mit\n---\n")
+
+        for target in ("./one", "team/sql"):
+            said = bare.say("check", target, "--base", "./base", "--format", "json")
+            assert self.rules(said) == ["licence-of-base"]
+
+    def test_a_base_without_a_card_adds_nothing(self, bare, base, work):
+        (work / "base/README.md").unlink()
+        said = bare.say("check", "./one", "--base", "./base", "--format", "json")
+
+        assert self.rules(said) == ["licence-missing"]
