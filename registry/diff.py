@@ -11,6 +11,7 @@ from engine.format.digest import combined, tensor_hashes
 from engine.format.pairing import compare_modules
 from engine.format.subspaces import together
 from registry.differences import DiffResult, DiffSide, DiffSummary, ModuleDiff, SpaceDiff, ThingDiff, ValueDiff
+from registry.entry import files_of_entry
 from registry.intake import scan
 from registry.progress import silent
 from registry.pull import pull
@@ -74,17 +75,22 @@ def diff(handle: Handle, left: str, right: str, *, progress: Progress = silent) 
 
 def _read(handle: Handle, target: str) -> _Side:
     if is_path(target):
-        folder = Path(target).expanduser()
-        side = DiffSide(target, None)
+        folder, side = Path(target).expanduser(), DiffSide(target, None)
+        files = _hashed(folder)
     else:
         pulled = pull(handle, handle.ref(target))
         folder, side = pulled.path, DiffSide(pulled.ref, pulled.digest)
+        files = {entry.path: entry.sha256 for entry in files_of_entry(folder)}  # what --include added, too
+    facts = read_adapter(folder)
+    return _Side(side, facts, files, tensor_hashes(facts.weights, facts.header))
+
+
+def _hashed(folder: Path) -> dict[str, str]:
     files = {}
     for file in scan(folder).files:
         with file.open() as descriptor:
             files[file.path] = hash_file(descriptor).digest
-    facts = read_adapter(folder)
-    return _Side(side, facts, files, tensor_hashes(facts.weights, facts.header))
+    return files
 
 
 def _modules(one: _Side, other: _Side, progress: Progress) -> list[Compared]:

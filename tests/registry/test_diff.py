@@ -60,6 +60,18 @@ def test_other_tensors_under_one_config(home):
     assert weights.left == next(f.sha256 for f in home.get("team/sql@1").files if f.path == weights.path)
 
 
+def test_a_file_that_include_added_is_compared_too(home, tmp_path):
+    for text in ("left", "right"):
+        (tmp_path / "one" / "notes.txt").write_text(text)
+        home.push(tmp_path / "one", "team/noted", include=["notes.txt"])
+
+    found = home.diff("team/noted@1", "team/noted@2")
+
+    assert not found.same
+    assert [(file.path, file.change) for file in found.files if file.change != "same"] == [("notes.txt", "changed")]
+    assert not home.diff("team/noted@1", "team/sql@1").same
+
+
 def test_the_numbers_of_each_module_and_of_all_together(home):
     found = home.diff("team/sql@1", "team/sql@2")
     pairs = {name: (delta(1, name), delta(2, name)) for name in MODULES}
