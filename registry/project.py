@@ -12,13 +12,13 @@ import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from registry.errors import UsageError
 from registry.provenance import FIELDS, claims
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from registry.provenance import Claim
 
@@ -66,10 +66,9 @@ def find_project(folder: Path, trusted: Iterable[Path] = ()) -> ConfigFile | Non
     """The nearest adapters.toml at or above a folder. UsageError for one of another user, outside `trusted` folders."""
     for place in (folder, *folder.parents):
         path = place / PROJECT
-        if path.is_file():
-            if place.resolve() not in {one.resolve() for one in trusted}:
-                _check_owner(path)
-            return read_config(path)
+        if os.path.isfile(path):  # noqa: PTH113 (it never raises, also above a folder that may not be searched)
+            known = place.resolve() in {one.resolve() for one in trusted}
+            return read_config(path, check=None if known else _check_owner)
     return None
 
 
@@ -80,10 +79,15 @@ def find_user(environ: Mapping[str, str]) -> ConfigFile | None:
     return read_config(path) if path.is_file() else None
 
 
-def read_config(path: Path) -> ConfigFile:
-    """A file's content; UsageError names the file and the key that is wrong."""
+def read_config(path: Path, *, check: Callable[[Path, os.stat_result], None] | None = None) -> ConfigFile:
+    """A file's content; UsageError names the file and the key that is wrong. `check` may refuse the file that was
+    opened, so that a link which is exchanged meanwhile gains nothing.
+    """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            if check is not None:
+                check(path, os.fstat(file.fileno()))
+            content = tomllib.loads(file.read().decode())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"{path}: not readable as TOML: {error}") from None
     _check_keys(path, "", content, _KEYS)
@@ -102,20 +106,18 @@ def read_config(path: Path) -> ConfigFile:
 
 def has_password(url: str) -> bool:
     """Whether a URL holds a password, before the host or as a parameter."""
-    try:
-        parts = urlsplit(url)
-        return bool(parts.password) or any(key == "password" for key, _ in parse_qsl(parts.query))
-    except ValueError:
-        return False
+    rest = url.partition("://")[2]
+    user = rest.rpartition("@")[0].partition("?")[0] if "@" in rest else ""
+    return ":" in user or any(key == "password" for key, _ in parse_qsl(rest.partition("?")[2]))
 
 
 _TABLES = frozenset({"contexts", "provenance", "push"})
 
 
-def _check_owner(path: Path) -> None:
+def _check_owner(path: Path, opened: os.stat_result) -> None:
     # A link of another user to a file of one's own leads what is relative in it into his folder.
-    owners = {known.st_uid for known in (path.stat(), path.lstat())} - {os.geteuid(), 0}
-    if owners or path.stat().st_mode & stat.S_IWOTH:
+    owners = {known.st_uid for known in (opened, path.lstat())} - {os.geteuid(), 0}
+    if owners or opened.st_mode & stat.S_IWOTH:
         why = f"belongs to user id {min(owners)}" if owners else "can be written by everyone"
         raise UsageError(
             f"{path}: {why}, so it does not say where your registry is",

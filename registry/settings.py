@@ -85,7 +85,7 @@ def load_settings(
     """Settings from flags, environment, the nearest adapters.toml at or above `folder`, the user's file, defaults."""
     env = os.environ if environ is None else environ  # noqa: TID251 (this is the one place)
     actor = _actor(env)
-    files = _files(env, folder or Path.cwd())
+    files = _files(env, folder or _here())
     which = choose(files, flag=context, variable=env.get("ADAPTERS_CONTEXT"))
 
     def pick(flag: object, variable: str, key: str) -> str | None:
@@ -142,6 +142,15 @@ def _files(env: Mapping[str, str], folder: Path) -> tuple[ConfigFile, ...]:
     user = find_user(env)
     project = find_project(folder, () if user is None else user.trusted)
     return tuple(file for file in (project, user) if file is not None)
+
+
+def _here() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise UsageError(
+            "the current folder is gone: it was removed or replaced", hint="cd to one that exists"
+        ) from None
 
 
 def _default_home(env: Mapping[str, str]) -> Path:

@@ -84,10 +84,14 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _shown(url: str) -> str:
-    """A URL without what stands before its host and without its parameters: a secret may be in either."""
+    """A URL without what stands before its host and without its parameters: a secret may be in either.
+
+    A password may itself hold `/` or `?`: where it is not plain which sign ends it, nothing of the place is shown.
+    """
     scheme, mark, rest = url.partition("://")
-    if not mark:
+    if not mark or scheme == "sqlite":
         return url
-    place = rest.partition("?")[0]
-    host, slash, path = place.partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+    before, _, place = rest.rpartition("@")
+    if "/" in before and ":" not in before:  # a path with an @, and no password
+        before, place = "", rest
+    return f"{scheme}://{'…' if '?' in before else place.partition('?')[0]}"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from registry.cli.context import in_force
 from registry.errors import UsageError
 from registry.settings import load_settings
 
@@ -181,3 +182,56 @@ class TestPasswords:
 
     def test_a_url_without_one_is_no_warning(self, folder):
         assert load(folder, TWO).files[0].warnings == ()
+
+    @pytest.mark.parametrize("password", ["hunt/er2", "hunt?er2", "hu@nt/er2", "hunt:er2"])
+    def test_one_with_signs_of_an_address_in_it_is_found_too(self, folder, password):
+        (warning,) = load(folder, f'database_url = "postgresql://u:{password}@h/db"').files[0].warnings
+
+        assert "holds a password" in warning
+        assert "er2" not in warning
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://u:hunt/er2@h:5432/db?sslmode=require", "postgresql://h:5432/db"),
+        ("postgresql://u:hu@nt/er2@h/db", "postgresql://h/db"),
+        ("postgresql://u:hunt?er2@h/db", "postgresql://…"),
+        ("postgresql://h:5432/db?user=a@b&password=hunter2", "postgresql://…"),
+        ("s3://AKIA:hunt/er2@bucket/p", "s3://bucket/p"),
+        ("s3://bucket/team@home?endpoint=http://h", "s3://bucket/team@home"),
+        ("sqlite:////srv/a@b?/catalog.db", "sqlite:////srv/a@b?/catalog.db"),
+    ],
+)
+def test_places_are_shown_without_secrets(folder, url, shown):
+    key = "store_url" if url.startswith("s3:") else "database_url"
+
+    found = in_force(load(folder, f'{key} = "{url}"'))
+
+    assert found[key.removesuffix("_url")].replace("+psycopg", "") == shown
+
+
+def test_a_link_that_is_exchanged_after_it_was_looked_at_is_refused(folder, monkeypatch):
+    """The owner that counts is that of the file that is read."""
+    (folder / "mine.toml").write_text('store_url = "s3://mine"')
+    (folder / "theirs.toml").write_text('store_url = "s3://theirs"')
+    (folder / "theirs.toml").chmod(0o666)
+    (folder / "adapters.toml").symlink_to("mine.toml")
+    opened = Path.open
+
+    def exchange(path, *arguments, **options):
+        (folder / "adapters.toml").unlink()
+        (folder / "adapters.toml").symlink_to("theirs.toml")
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", exchange)
+    with pytest.raises(UsageError, match="can be written by everyone"):
+        load(folder)
+
+
+def test_a_current_folder_that_is_gone_is_named(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+
+    with pytest.raises(UsageError, match="the current folder is gone"):
+        load_settings(environ={})
