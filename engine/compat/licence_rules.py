@@ -93,7 +93,8 @@ def combine(parents: Sequence[tuple[str, str | None]]) -> Combined:
 
 
 def _finding(rule: ParentRule, message: str) -> Finding:
-    return Finding(rule.id, rule.severity, message, where="licence")
+    fix = f"merge others, or --allow {rule.id} if you may" if rule.severity == "error" else None
+    return Finding(rule.id, rule.severity, message, where="licence", fix=fix)
 
 
 def _forbidden(rows: Sequence[tuple[str, Licence]]) -> list[Finding]:
@@ -136,9 +137,9 @@ def _several(rows: Sequence[tuple[str, Licence]]) -> Finding:
 
 
 def _inherited(rows: Sequence[tuple[str, Licence]], result: Licence) -> list[Finding]:
-    if result.permissive:
-        return []
     lighter = [ref for ref, row in rows if row.id != result.id]
+    if result.permissive or not lighter:
+        return []
     ref = next(ref for ref, row in rows if row.id == result.id)
     return [_finding(INHERITED, f"the result is {_told(result)} as {ref} is, although {listed(lighter)} asks for less")]
 

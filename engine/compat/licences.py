@@ -122,9 +122,19 @@ LICENCES: dict[str, Licence] = {
 }  # fmt: skip
 
 
+# SPDX names the GNU licences by what may follow them, which nothing here asks. No row is right for gpl-2.0-or-later,
+# whose result must be under version 3 where version 2 refuses a part.
+_SPDX_NAMES = {
+    f"{name}-{which}": name
+    for name in ("gpl-2.0", "gpl-3.0", "agpl-3.0", "lgpl-2.1", "lgpl-3.0")
+    for which in ("only", "or-later")
+    if (name, which) != ("gpl-2.0", "or-later")
+}
+
+
 def known(text: str | None) -> Licence | None:
     """The facts of a licence, None where there are none."""
-    return None if text is None else LICENCES.get(text)
+    return None if text is None else LICENCES.get(_SPDX_NAMES.get(text, text))
 
 
 def passes(one: Licence, other: Licence) -> bool:

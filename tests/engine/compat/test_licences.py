@@ -32,6 +32,11 @@ CASES = [
     (("apache-2.0", "gpl-3.0"), "gpl-3.0", INHERITED),
     (("apache-2.0", "gpl-2.0"), None, CONFLICT),
     (("mit", "gpl-2.0"), "gpl-2.0", INHERITED),
+    # SPDX's own names of the GNU licences.
+    (("gpl-2.0-only", "gpl-3.0-or-later"), None, CONFLICT),
+    (("apache-2.0", "gpl-3.0-or-later"), "gpl-3.0", INHERITED),
+    (("gpl-3.0-only", "gpl-3.0"), "gpl-3.0", []),
+    (("mit", "gpl-2.0-or-later"), None, [("licence-unfamiliar", "warning")]),
     # Creative Commons: BY-SA 4.0 may be adapted under GPL 3, one way only; BY-SA 3.0 under BY-SA 4.0.
     (("cc-by-sa-4.0", "gpl-3.0"), "gpl-3.0", INHERITED),
     (("cc-by-sa-3.0", "cc-by-sa-4.0"), "cc-by-sa-4.0", INHERITED),
@@ -130,3 +135,14 @@ def test_terms_that_carry_the_bases_are_no_finding(tmp_path, own, base):
 
 def test_nobody_asked_nothing_said(tmp_path):
     assert not [one for one in check_adapter(adapter(tmp_path)) if one.rule.startswith("licence")]
+
+
+@pytest.mark.parametrize(
+    ("licences", "rule"),
+    [(("gpl-2.0", "gpl-3.0"), "licence-conflict"), (("mit", "cc-by-nd-4.0"), "licence-no-derivatives")],
+)
+def test_a_refusal_says_how_to_go_on(licences, rule):
+    refusal = combine(list(zip((A, B), licences, strict=True))).findings[0]
+
+    assert refusal.rule == rule
+    assert f"--allow {rule}" in (refusal.fix or "")
