@@ -52,7 +52,8 @@ def _parse(content: bytes, place: str) -> Sidecar:
         raise UsageError(f"{place}: not readable as JSON: {error}") from None
     if not isinstance(document, dict):
         raise UsageError(f"{place}: expected an object")
-    metrics = document.pop("metrics", None) or {}
+    metrics = document.pop("metrics", None)
+    metrics = {} if metrics is None else metrics
     _check(document, metrics, place)
     check_metrics(metrics)
     return Sidecar(claims(document, SIDECAR), {name: float(value) for name, value in metrics.items()})
@@ -68,5 +69,5 @@ def _check(document: Mapping[str, Any], metrics: Any, place: str) -> None:
     if not isinstance(metrics, dict):
         raise UsageError(f"{place}: metrics must be an object of numbers")
     for name, value in metrics.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > 1e308:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= 1e308:
             raise UsageError(f"{place}: metric {name[:120]}: expected a finite number, found {str(value)[:120]}")

@@ -12,6 +12,7 @@ from registry.cli.output import emit, note
 from registry.cli.params import FilledPath
 from registry.cli.progress import bars
 from registry.cli.text import fields, plural, size
+from registry.hub.place import is_hub
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +38,10 @@ def convert(invocation: Invocation, path: str, *, to: str) -> None:
     that can reach no file, network or other process. What is refused is not loadable here; what is not, is no more
     than loadable. Prints the folder, which `adapters push` takes.
     """
+    if is_hub(path) or is_hub(to):
+        raise click.UsageError(
+            "convert works from folder to folder; `adapters pull REF --to hf://org/name` writes there"
+        )
     with bars(invocation) as progress:
         result = invocation.registry.convert(path, to=to, progress=progress)
     if result.left_out:

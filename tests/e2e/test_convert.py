@@ -131,6 +131,7 @@ def test_a_reference_and_nothing_are_refused(shell):
     shell.refused("convert", "team/sql", "--to", "./new", code=2, named="expected a folder")
     shell.refused("convert", "./nothing", "--to", "./new", code=2, named="nothing: No such file")
     shell.refused("convert", "./one", code=2, named="--to")
+    shell.refused("convert", "./one", "--to", "hf://org/x", code=2, named="from folder to folder")
     shell.refused("convert", "./one", "--to", "./new", code=2, named="nothing needs converting")
 
 

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from registry.errors import UsageError
+from registry.sidecar import read_sidecar
 from tests.registries import make_adapter, make_base
 
 COMMIT, OTHER = "8c0f1d2e" * 5, "deadbeef" * 5
@@ -213,3 +215,11 @@ class TestBasesLicence:
         said = bare.say("check", "./one", "--base", "./base", "--format", "json")
 
         assert self.rules(said) == ["licence-missing"]
+
+
+@pytest.mark.parametrize("metrics", ["[]", '""', "0", "false", '{"loss": NaN}'])
+def test_metrics_of_a_sidecar_that_are_none_are_refused_by_the_files_name(tmp_path, metrics):
+    (tmp_path / "adapters.provenance.json").write_text(f'{{"metrics": {metrics}}}')
+
+    with pytest.raises(UsageError, match=r"adapters\.provenance\.json: metric"):
+        read_sidecar(tmp_path)
