@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from registry.database import Database
     from registry.staging import StagedFile, Staging
     from registry.transfer import Content
 
@@ -51,6 +52,11 @@ class BlobStore(Protocol):
 
     def prepare(self) -> None:
         """Creates what is missing and may be created, and tries what this store must be able to do."""
+
+    def take_over(self, database: Database) -> None:
+        """Makes a catalog without versions the owner of this store, before it is rebuilt from it; ConflictError where
+        the store is another's.
+        """
 
     def checks(self) -> Sequence[StoreCheck]:
         """What `doctor` tells of the store. Leaves nothing behind; a failure is a row, not an error."""

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import uuid
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from sqlalchemy import exists, func, select
 
+from registry import leases
 from registry.blobs import StoreCheck
 from registry.bucket import refused_with
 from registry.clock import now
 from registry.database import insert_into
 from registry.errors import ConflictError, MissingBlobError
-from registry.models import CatalogMeta
+from registry.models import CatalogMeta, Lease, Version
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +63,7 @@ def claim(bucket: Bucket, catalog: Catalog, *, before: Callable[[], object]) -> 
         _write(bucket, mine)
         owner = _owner(bucket)
     if owner != mine:
-        raise _other(bucket, owner, mine)
+        raise _other(bucket, owner, catalog)
 
 
 def check_owner(bucket: Bucket, catalog: Catalog | None) -> StoreCheck:
@@ -70,30 +72,47 @@ def check_owner(bucket: Bucket, catalog: Catalog | None) -> StoreCheck:
     if owner is None:
         return StoreCheck("store owner", "nobody's yet: the first push claims it")
     if catalog is not None and owner != catalog.id():
-        error = _other(bucket, owner, catalog.id())
+        error = _other(bucket, owner, catalog)
         return StoreCheck("store owner", f"{error}: {error.hint}", "fail")
     return StoreCheck("store owner", f"registry {owner}")
 
 
 def take_over(bucket: Bucket, database: Database) -> None:
-    """Gives a catalog that has no id yet the id of the bucket's owner: what a rebuilt catalog goes on as.
+    """Gives a catalog that holds no version the id of the bucket's owner: what a rebuilt catalog goes on as.
 
-    ConflictError where the catalog has another id; nothing happens where the bucket is nobody's.
+    An id that such a catalog made meanwhile is given up. ConflictError where the catalog has versions and is not the
+    bucket's owner, or where a push is running into it; nothing happens where the bucket is nobody's.
     """
     owner = _owner(bucket)
     if owner is None:
         return
-    mine = database.write(lambda session: _make(session, owner))
-    if mine != owner:
-        raise _other(bucket, owner, mine)
+    if database.write(partial(_become, owner=owner)) != owner:
+        raise _other(bucket, owner, Catalog(lambda: database))
+
+
+def _become(session: Session, *, owner: str) -> str | None:
+    """The catalog's id after it became the owner where it may."""
+    leases.hold_publishing(session)  # no version and no lease comes between the look and the change
+    known = _known(session)
+    if known == owner or not _is_free(session):
+        return known
+    row = insert_into(session, CatalogMeta).values(key=_KEY, value=owner)
+    session.execute(row.on_conflict_do_update(index_elements=["key"], set_={"value": owner}))
+    return owner
+
+
+def _is_free(session: Session) -> bool:
+    """Whether no version of this catalog has its blobs anywhere, nor is on its way."""
+    running = exists().where(Lease.expires_at > func.current_timestamp())
+    return not session.scalar(select(exists().where(Version.id.is_not(None)) | running))
 
 
 def _known(session: Session) -> str | None:
     return session.scalar(select(CatalogMeta.value).where(CatalogMeta.key == _KEY))
 
 
-def _make(session: Session, value: str | None = None) -> str:
-    row = insert_into(session, CatalogMeta).values(key=_KEY, value=value or uuid.uuid4().hex)
+def _make(session: Session) -> str:
+    row = insert_into(session, CatalogMeta).values(key=_KEY, value=uuid.uuid4().hex)
     session.execute(row.on_conflict_do_nothing(index_elements=["key"]))
     return session.scalars(select(CatalogMeta.value).where(CatalogMeta.key == _KEY)).one()
 
@@ -135,8 +154,9 @@ def _write(bucket: Bucket, mine: str) -> None:
     bucket.ask(write)
 
 
-def _other(bucket: Bucket, owner: str | None, mine: str) -> ConflictError:
-    return ConflictError(
-        f"{bucket.label} belongs to registry {owner}, this catalog is {mine}",
-        hint="choose another prefix, or the database that belongs to this store",
-    )
+def _other(bucket: Bucket, owner: str | None, catalog: Catalog) -> ConflictError:
+    hint = "choose another prefix, or the database that belongs to this store"
+    with catalog.open().reading() as session:
+        if _is_free(session):
+            hint += "; where that database is lost, adapters fsck --rebuild makes this empty one its successor"
+    return ConflictError(f"{bucket.label} belongs to registry {owner}, this catalog is {catalog.id()}", hint=hint)

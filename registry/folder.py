@@ -23,6 +23,7 @@ from registry.transfer import Content, copy_hashed, hash_file
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from registry.database import Database
     from registry.staging import StagedFile
 
 _FAN_OUT = re.compile(r"[0-9a-f]{2}", re.ASCII)
@@ -48,6 +49,9 @@ class FolderStore:
         """Makes the folder."""
         with reaching(self.root):
             make_folder(self.root)
+
+    def take_over(self, database: Database) -> None:
+        """Nothing to do: a folder tells of no owner."""
 
     def checks(self) -> tuple[StoreCheck, ...]:
         """Whether it can be written."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import ColumnElement, exists, func, select
 
 from registry.clock import now
-from registry.gc import SAMPLE, Tally, expired, orphans
+from registry.gc import SAMPLE, Tally, expired, orphans, refuse_lost
 from registry.leases import leased
 from registry.models import Blob, File
 from registry.pulled import stale_pulls
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 
 def forecast(handle: Handle, *, grace: timedelta) -> GcResult:
-    """The counts and bytes that `gc.collect` would report now."""
+    """The counts and bytes that `gc.collect` would report now; ConflictError where that would refuse."""
+    refuse_lost(handle)
     tally = Tally()
     with handle.database.reading() as session:
         moment = now(session)

@@ -16,13 +16,15 @@ from functools import partial
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, TypeVar
 
-from sqlalchemy import func, select, update
+from sqlalchemy import exists, func, or_, select, update
 
 from registry import claims
+from registry.audit import note
 from registry.clock import now
 from registry.disk import FOLDER, make_folder, opened, reaching
+from registry.errors import ConflictError
 from registry.leases import drop_expired, release
-from registry.models import AuditEntry, Blob, File, Lease, Version
+from registry.models import Adapter, AuditEntry, Blob, File, Lease, Version
 from registry.owners import folder_of, place_of
 from registry.pulled import clear_stale_pulls
 from registry.results import GcResult
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SAMPLE = 1000
+_TRACES = (Adapter.id, Lease.id, AuditEntry.id)
 
 
 @dataclass(slots=True)
@@ -63,11 +66,13 @@ def collect(handle: Handle, *, grace: timedelta) -> GcResult:
     """Free what may go. `grace` counts from deletion, and for blobs without rows from their last change.
 
     A crash leaves what the next run finishes. Any number of runs may go on beside each other on different hosts.
+    ConflictError where the catalog knows of nothing that the store holds.
     """
+    refuse_lost(handle)
     database, store, tally = handle.database, handle.store, Tally()
     with _run(handle) as who:
         assert who is not None
-        database.write(lambda session: _drop_leases(session, store))
+        database.write(lambda session: _drop_leases(session, store, handle.settings.actor))
         temporary = store.clear_stale() + clear_stale_pulls(handle.settings.pulled)
         versions = _free_versions(database, grace, handle.settings.actor)
         _condemn(database)
@@ -84,6 +89,24 @@ def collect(handle: Handle, *, grace: timedelta) -> GcResult:
         removed=tuple(tally.sample),
         kept=_kept(database),
     )
+
+
+def refuse_lost(handle: Handle) -> None:
+    """ConflictError where nothing was ever written through this catalog and the store holds a blob.
+
+    Then the catalog that made those blobs was lost, and to this one all of them would be orphans. The store is looked
+    at first: whoever placed a blob through this catalog had taken a lease before.
+    """
+    if next(iter(handle.store.list()), None) is None:
+        return
+    with handle.database.reading() as session:
+        known = session.scalar(select(or_(*(exists().where(row.is_not(None)) for row in _TRACES))))
+    if not known:
+        raise ConflictError(
+            f"{handle.store.label} holds blobs, and nothing was ever written through {handle.database.label}: "
+            "to it all of them are orphans",
+            hint="adapters fsck --rebuild, or the database that belongs to this store",
+        )
 
 
 def take_over(handle: Handle, digests: Sequence[str]) -> bool:
@@ -155,14 +178,17 @@ def _delete(handle: Handle, who: Claimant, claim: Claim) -> list[Sized]:
     return gone
 
 
-def _drop_leases(session: Session, store: BlobStore) -> None:
+def _drop_leases(session: Session, store: BlobStore, actor: str | None) -> None:
     """Forget leases that ran out, and those of pushes on this host that are gone."""
-    drop_expired(session)
+    dropped = drop_expired(session)
     stale = set(store.stale_staging())
     for lease, owner in session.execute(select(Lease.id, Lease.owner)).all():
         folder = folder_of(owner, store.staging_root)
         if folder is not None and (folder in stale or not folder.exists()):
             release(session, lease)
+            dropped += 1
+    if dropped:  # what those pushes left in the store stays known as this catalog's own: `refuse_lost`
+        note(session, "gc", "leases", actor=actor, dropped=dropped)
 
 
 def _free_versions(database: Database, grace: timedelta, actor: str | None) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from registry import scratch
 from registry.blobs import StoreCheck, StoredBlob
-from registry.claim import MARKER, check_owner, claim
+from registry.claim import MARKER, check_owner, claim, take_over
 from registry.digests import hex_of
 from registry.disk import make_folder, reaching
 from registry.downloads import fetch, save
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from registry.bucket import Bucket
     from registry.claim import Catalog
+    from registry.database import Database
     from registry.staging import StagedFile
     from registry.transfer import Content
 
@@ -62,6 +63,10 @@ class ObjectStore:
         """Tries what the bucket must do, and claims it."""
         probe(self.bucket, self.catalog)
         self._claim()
+
+    def take_over(self, database: Database) -> None:
+        """Makes a catalog without versions the bucket's owner."""
+        take_over(self.bucket, database)
 
     def checks(self) -> tuple[StoreCheck, ...]:
         """What it can do, whose it is, and what its clock says."""

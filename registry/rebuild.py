@@ -7,7 +7,7 @@ are gone comes back deleted and freed: it keeps its number, digest and lineage, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -61,6 +61,7 @@ class _Work:
 def rebuild(handle: Handle, *, progress: Progress) -> Rebuilt:
     """Make what the store's records tell of and the catalog lacks. Safe beside pushes, and to run again."""
     handle.store.require()
+    handle.store.take_over(handle.database)
     work = _Work(handle, scan_records(handle.store, progress))
     with handle.database.reading() as session:
         rows = existing(session)
@@ -73,7 +74,7 @@ def rebuild(handle: Handle, *, progress: Progress) -> Rebuilt:
     for start in range(0, len(done), _BATCH):
         progress("drawing edges", start, len(done))
         work.scan.findings += handle.database.write(partial(add_edges, batch=done[start : start + _BATCH]))
-    handle.database.write(lambda session: reserve(session, work.scan.highest))
+    handle.database.write(lambda session: reserve(session, work.scan.highest, actor=handle.settings.actor))
     refs = [_ref(one) for one in done]
     return Rebuilt(
         tuple(ref for ref in refs if ref in fresh),
@@ -98,10 +99,11 @@ def _make_batch(work: _Work, batch: Sequence[Kept]) -> list[Kept]:
     """Verify the files of some versions under a lease, then make their rows in one transaction."""
     handle = work.handle
     with handle.store.staging() as staging:
-        digests = [digest for one in batch for digest in _digests(one) if digest in work.scan.blobs]
+        digests = [digest for one in batch for digest in _digests(one)]
         with protected(handle, staging.folder, digests) as lease:
             folders = [staging.folder / str(place) for place in range(len(batch))]
-            planned = (_plan(work, one, folder) for one, folder in zip(batch, folders, strict=True))
+            there = (_still_there(work, one) for one in batch)
+            planned = (_plan(work, one, folder) for one, folder in zip(there, folders, strict=True) if one)
             plans = [plan for plan in planned if plan is not None]
 
             def make(session: Session) -> None:
@@ -120,6 +122,20 @@ def _digests(one: Kept) -> Iterator[str]:
     yield from (record.digest for record in one.records)
     yield from (entry.sha256 for entry in one.files or ())
     yield from filter(None, (one.best.record.report, one.best.record.base and one.best.record.base.facts))
+
+
+def _still_there(work: _Work, one: Kept) -> Kept | None:
+    """The version without what went between the scan and the lease: a gc beside this may have taken it for an orphan.
+
+    None with a finding where its manifest or the record that counts is gone.
+    """
+    exists = work.handle.store.exists
+    if not exists(one.best.digest) or (one.files is not None and not exists(one.best.record.manifest)):
+        work.scan.find("lost-version", "error", _ref(one), "its number stays taken; its record or manifest just went")
+        return None
+    enclosed = {digest: size for digest, size in one.enclosed.items() if exists(digest)}
+    records = tuple(record for record in one.records if record is one.best or exists(record.digest))
+    return replace(one, records=records, enclosed=enclosed)
 
 
 def _plan(work: _Work, one: Kept, folder: Path) -> Plan | None:

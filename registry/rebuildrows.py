@@ -101,8 +101,12 @@ def add_edges(session: Session, batch: Sequence[Kept]) -> list[StoreFinding]:
     return found
 
 
-def reserve(session: Session, highest: Mapping[str, int]) -> None:
-    """Numbers that a record names are taken, whether or not its version could be made (P2)."""
+def reserve(session: Session, highest: Mapping[str, int], *, actor: str | None) -> None:
+    """Numbers that a record names are taken, whether or not its version could be made (P2).
+
+    The audit line is what gc asks for: all that the store tells is in the catalog now.
+    """
+    note(session, "rebuild", "catalog", actor=actor, names=len(highest))
     for name, number in sorted(highest.items()):
         adapter = locked_adapter(session, parse_name(name))
         adapter.last_number = max(adapter.last_number, number)
