@@ -64,7 +64,7 @@ def test_an_older_record_or_a_bases_facts_that_just_went_get_no_row(grown, monke
     result = grown.fsck(rebuild=True)
 
     assert sorted(result.made) == ["team/a@1", "team/b@1"]
-    assert findings(result) == {("lost-enclosure", "team/a@1")}  # read once for both
+    assert [rule for rule, _ in findings(result)] == ["lost-enclosure"]  # read once for both versions
     assert not {one.id for one in result.findings} & {"missing-blob", "file-without-blob"}
     assert lineage(grown)[0][:5] == ("b", 1, "finetuned_from", "a", 1)
 
