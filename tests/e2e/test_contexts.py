@@ -54,3 +54,46 @@ def test_defaults_of_the_file_reach_a_push(bare, work):
 
 def test_an_unknown_context_is_bad_usage(shell):
     shell.refused("list", "--context", "nope", code=2, named="context 'nope'")
+
+
+def test_a_password_of_a_file_is_in_no_output_of_any_verb(shell, work):
+    """Also where the database is not reachable, and where the file is wrong beside it."""
+    url = "postgresql://u:hunter2@127.0.0.1:1/x?password=hunter3"
+    (work / "adapters.toml").write_text(f'[contexts.prod]\ndatabase_url = "{url}"\n')
+    said = [shell(verb, "--context", "prod", *more) for verb in ("list", "doctor") for more in ((), ("--debug",))]
+    (work / "adapters.toml").write_text(f'database_url = "{url}"\nhom = "x"\n')
+    said.append(shell("list"))
+
+    assert [code for code, _, _ in said[:1] + said[4:]] == [7, 2]
+    assert "hunter" not in "".join(out + err for _, out, err in said)
+
+
+def test_contexts_are_told_to_people_and_to_scripts(bare, work, monkeypatch):
+    (work / "adapters.toml").write_text('[contexts.b]\nhome = "hb"\n[contexts.a]\nstore_url = "s3://s"\n')
+    monkeypatch.delenv("ADAPTERS_HOME")
+    monkeypatch.setenv("ADAPTERS_CONTEXT", "b")
+    lines = bare.say("context", "list").splitlines()
+
+    assert lines[0].split() == ["NAME", "CURRENT", "DATABASE", "STORE", "HOME", "FILE"]
+    assert [line.split()[:2] for line in lines[1:]] == [["a", "-"], ["b", "yes"]]
+    assert bare.say("context", "list", "--format", "quiet") == "a\nb\n"
+    assert bare.say("context", "show", "--format", "quiet") == "b\n"
+    assert f"home       {work}/hb" in bare.say("context", "show")
+
+
+def test_a_context_of_the_user_that_the_project_hides_is_listed_once(bare, work, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    (tmp_path / "config/adapters").mkdir(parents=True)
+    (tmp_path / "config/adapters/config.toml").write_text('[contexts.a]\nhome = "/u"\n[contexts.z]\nhome = "/z"\n')
+    (work / "adapters.toml").write_text('[contexts.a]\nhome = "/p"\n')
+    rows = json.loads(bare.say("context", "list", "--format", "json"))
+
+    assert [(row["name"], row["home"]) for row in rows] == [("a", "/p"), ("z", "/z")]
+
+
+def test_a_world_writable_file_stops_every_verb_that_needs_a_registry(shell, work):
+    (work / "adapters.toml").write_text('namespace = "n"\n')
+    (work / "adapters.toml").chmod(0o666)
+
+    for verb in (["list"], ["push", "./two", "team/x"], ["context", "list"]):
+        shell.refused(*verb, code=2, named="adapters.toml: can be written by everyone")

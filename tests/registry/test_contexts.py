@@ -7,6 +7,7 @@ import pytest
 
 from registry.cli.context import in_force
 from registry.errors import UsageError
+from registry.project import has_password
 from registry.settings import load_settings
 
 TWO = """
@@ -112,6 +113,79 @@ class TestTogether:
 
         assert load(folder, TWO, context="prod").store_url == "s3://prod"
 
+    @pytest.mark.parametrize("said", [("home",), ("database_url",), ("store_url",), ("home", "store_url")])
+    def test_one_place_of_the_upper_layer_is_enough_to_leave_out_all_of_the_lower(self, folder, said):
+        upper = {"home": str(folder / "up"), "database_url": "sqlite:////up.db", "store_url": "s3://up"}
+        user(folder, 'home = "/low"\ndatabase_url = "sqlite:////low.db"\nstore_url = "s3://low"')
+        settings = load(folder, "".join(f'{key} = "{upper[key]}"\n' for key in said))
+        found = {"home": str(settings.home), "database_url": settings.database_url, "store_url": settings.store_url}
+
+        assert {key: found[key] for key in said} == {key: upper[key] for key in said}
+        assert not any("low" in str(value) for value in found.values())
+
+    def test_a_context_of_the_file_hides_its_top_levels_places(self, folder):
+        settings = load(folder, 'context = "c"\nhome = "top"\nstore_url = "s3://top"\n[contexts.c]\nhome = "c-home"')
+
+        assert (settings.home, settings.store_url) == (folder / "c-home", None)
+
+    def test_a_context_without_places_means_the_defaults_and_not_another_layers(self, folder):
+        user(folder, 'store_url = "s3://mine"')
+        settings = load(folder, '[contexts.plain]\nnamespace = "n"', context="plain")
+
+        assert (settings.store_url, settings.database_url, settings.namespace) == (None, None, "n")
+
+    def test_cache_and_namespace_are_taken_one_by_one(self, folder):
+        user(folder, 'cache = "/c"\nnamespace = "low"\nformat = "json"')
+        settings = load(folder, 'namespace = "up"\nstore_url = "s3://up"')
+
+        assert (settings.cache, settings.namespace, settings.output) == (Path("/c"), "up", "json")
+
+    def test_an_empty_place_says_nothing(self, folder):
+        user(folder, 'store_url = "s3://mine"')
+
+        assert load(folder, 'store_url = ""').store_url == "s3://mine"
+
+
+class TestFiles:
+    def test_a_folder_of_that_name_is_passed_over(self, folder):
+        (folder / "adapters.toml").mkdir()
+        (folder.parent / "adapters.toml").write_text('namespace = "above"')
+
+        assert load(folder).namespace == "above"
+
+    def test_the_users_file_is_below_the_home_where_no_variable_says_where(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        (tmp_path / ".config/adapters").mkdir(parents=True)
+        (tmp_path / ".config/adapters/config.toml").write_text('namespace = "me"')
+
+        assert load_settings(environ={}, folder=tmp_path).namespace == "me"
+
+    def test_paths_start_at_the_file_that_says_them(self, folder, monkeypatch):
+        monkeypatch.setenv("HOME", "/people/ann")
+        user(folder, 'cache = "~/c"')
+        settings = load(folder, '[contexts.a]\nhome = "x/y"', context="a")
+
+        assert (settings.home, settings.cache) == (folder / "x/y", Path("/people/ann/c"))
+
+    def test_a_tag_or_a_claim_named_home_is_no_path(self, folder):
+        assert load(folder, '[push.tags]\nhome = "here"').push.tags == {"home": "here"}
+
+    def test_the_projects_provenance_counts_before_the_users(self, folder):
+        user(folder, '[provenance]\nlicence = "gemma"\nrun_id = "mine"')
+        found = load(folder, '[provenance]\nlicence = "mit"').surroundings
+
+        assert (found["licence"].value, found["licence"].source) == ("mit", "adapters.toml")
+        assert (found["run_id"].value, found["run_id"].source) == ("mine", "config.toml")
+
+    def test_the_projects_push_table_is_taken_whole(self, folder):
+        user(folder, '[push]\nbase = "b"\ntags = { a = "1" }')
+
+        assert (load(folder, '[push]\ntags = { b = "2" }').push.base, load(folder).push.tags) == (None, {"b": "2"})
+
+    def test_deep_nesting_is_refused_and_named(self, folder):
+        with pytest.raises(UsageError, match=r"adapters\.toml: not readable as TOML"):
+            load(folder, "x = " + "[" * 100_000)
+
 
 class TestDefaults:
     def test_provenance_of_the_file_comes_after_the_environment(self, folder):
@@ -151,6 +225,9 @@ def test_what_a_file_may_not_say(folder, text, message):
         load(folder, text)
 
 
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of two users")
+
+
 class TestOwner:
     def test_a_file_of_another_user_is_refused(self, folder, monkeypatch):
         (folder / "adapters.toml").write_text('store_url = "s3://evil"')
@@ -160,6 +237,69 @@ class TestOwner:
 
         with pytest.raises(UsageError, match="belongs to user id "):
             load(folder)
+
+    @needs_root
+    def test_a_link_of_another_user_to_a_file_of_ones_own_is_refused(self, folder):
+        """What is relative in the file would lead into the other's folder."""
+        (folder.parent / "mine.toml").write_text('home = "registry"')
+        (folder / "adapters.toml").symlink_to(folder.parent / "mine.toml")
+        assert load(folder).home == folder / "registry"
+        os.chown(folder / "adapters.toml", 4242, -1, follow_symlinks=False)
+
+        with pytest.raises(UsageError, match="belongs to user id 4242"):
+            load(folder)
+
+    @needs_root
+    def test_a_link_to_a_file_of_another_user_is_refused(self, folder):
+        (folder.parent / "theirs.toml").write_text('store_url = "s3://evil"')
+        os.chown(folder.parent / "theirs.toml", 4242, -1)
+        (folder / "adapters.toml").symlink_to(folder.parent / "theirs.toml")
+
+        with pytest.raises(UsageError, match="belongs to user id 4242"):
+            load(folder)
+
+    @needs_root
+    def test_a_file_of_the_administrator_is_taken(self, folder, monkeypatch):
+        (folder / "adapters.toml").write_text('namespace = "site"')
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+
+        assert load(folder).namespace == "site"
+
+    def test_a_file_cannot_make_itself_trusted(self, folder):
+        (folder / "adapters.toml").write_text(f'trusted = ["{folder}"]\nstore_url = "s3://evil"')
+        (folder / "adapters.toml").chmod(0o666)
+
+        with pytest.raises(UsageError, match="can be written by everyone"):
+            load(folder)
+
+    def test_trust_is_of_one_folder_and_not_of_those_below(self, folder):
+        (folder / "sub").mkdir()
+        for place in (folder, folder / "sub"):
+            (place / "adapters.toml").write_text(f'namespace = "{place.name}"')
+            (place / "adapters.toml").chmod(0o666)
+        user(folder, f'trusted = ["{folder}"]')
+
+        assert load(folder).namespace == "project"
+        with pytest.raises(UsageError, match=r"sub/adapters\.toml: can be written by everyone"):
+            load(folder / "sub")
+
+    @pytest.mark.parametrize("spelling", ["../../project", "{folder}/../project", "{folder}/"])
+    def test_a_trusted_folder_is_known_by_any_spelling(self, folder, spelling):
+        (folder / "adapters.toml").write_text('namespace = "p"')
+        (folder / "adapters.toml").chmod(0o666)
+        user(folder, f'trusted = ["{spelling.format(folder=folder)}"]')
+
+        assert load(folder).namespace == "p"
+
+    def test_the_refusal_stops_the_search_and_names_no_secret(self, folder):
+        """A file further up does not stand in for one that is refused."""
+        (folder.parent / "adapters.toml").write_text('namespace = "above"')
+        (folder / "adapters.toml").write_text('database_url = "postgresql://u:hunter2@h/db"')
+        (folder / "adapters.toml").chmod(0o602)
+
+        with pytest.raises(UsageError, match=r"project/adapters\.toml: can be written by everyone") as caught:
+            load(folder)
+        assert "hunter2" not in str(caught.value)
 
     def test_a_file_that_everyone_may_write_is_refused_unless_its_folder_is_trusted(self, folder):
         (folder / "adapters.toml").write_text('store_url = "s3://team"')
@@ -179,6 +319,19 @@ class TestPasswords:
 
         assert "the database_url of context prod holds a password" in warning
         assert "hunter2" not in warning
+
+    def test_one_at_the_top_of_the_users_file_is_warned_about_too(self, folder):
+        user(folder, 'database_url = "postgresql://u:hunter2@h/db"')
+        ((warning,),) = (file.warnings for file in load(folder).files)
+
+        assert "config.toml: the database_url holds a password" in warning
+        assert "PGPASSFILE" in warning and "hunter2" not in warning
+
+    @pytest.mark.parametrize(
+        "url", ["postgresql://h/db", "postgresql://u@h/db", "sqlite:////p.db", "postgresql://[", ""]
+    )
+    def test_what_holds_none(self, url):
+        assert not has_password(url)
 
     def test_a_url_without_one_is_no_warning(self, folder):
         assert load(folder, TWO).files[0].warnings == ()
