@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -149,6 +150,7 @@ def _run(handle: Handle, *, wait: bool = True) -> Iterator[Claimant | None]:
     place = handle.settings.staging
     with reaching(place):
         make_folder(place)
+        os.utime(place)  # a place that cannot be written is told before anything is looked for
         if handle.settings.store_url is not None:
             yield claims.claimant(place_of(place), alone=False)
             return

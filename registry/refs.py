@@ -87,7 +87,7 @@ def parse_alias(text: str) -> str:
 def _refuse_path(text: str) -> None:
     if is_path(text):
         raise UsageError(
-            f"{text[:120]!r} is a path; expected a reference such as team/sql@3 or team/sql@prod",
+            f"{text[:120]!r} is a path; expected the name of an adapter or a reference, such as team/sql or team/sql@3",
             hint="adapters check PATH reads a folder; adapters which FILE finds the versions that hold a file",
         )
 

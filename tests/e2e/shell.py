@@ -34,12 +34,19 @@ class Shell:
         return out
 
     def refused(self, *arguments, code, named=""):
-        """Exactly one error line, which names the thing and holds nothing that a terminal acts on; no other output."""
+        """Exactly one error line, which names the thing and holds nothing that a terminal acts on; no other output.
+        Doctor tells it in one row of its table.
+        """
         found, out, err = self(*arguments)
         case = (arguments, found, out, err)
         # Upper case is folded with a note, also where what follows is refused.
         lines = [line for line in err.splitlines() if not line.startswith("note: upper case is folded: ")]
         assert found == code, case
+        if arguments[0] == "doctor":
+            lines = [line for line in out.splitlines() if "  fail  " in line]
+            assert (len(lines), err) == (1, ""), case
+            assert named in lines[0], case
+            return lines[0]
         assert out == "", case
         assert [line.split(": ")[0] for line in lines] in (["error"], ["error", "hint"]), case
         assert named in lines[0], case

@@ -55,7 +55,7 @@ def test_a_reference_that_names_nothing_is_refused(shell):
         shell.refused("pull", "team/sql@2", code=4, named="team/sql@2")
         shell.refused("pull", "team/sql@deadbeefdeadbeef", code=2, named="deadbeefdeadbeef")
         shell.refused("merge", "team/sql", "team/none", "--combination", "svd", "--into", "t/m", code=4, named="none")
-        shell.refused("merge", "team/sql", "team/sql", "--combination", "svd", "--into", "../x", code=2, named="'..'")
+        shell.refused("merge", "team/sql", "team/sql", "--combination", "svd", "--into", "../x", code=2, named="'../x'")
         shell.refused("base", "show", "nobody", code=4, named="nobody")
         shell.refused("push", "./two", "t/two", "--parent", "team/none", code=4, named="team/none")
 

@@ -109,7 +109,7 @@ def test_every_pair_of_steps(place, tmp_path, crash, every):
     assert together > 0
 
 
-@pytest.mark.parametrize("every", [97, pytest.param(4, marks=LONG)])
+@pytest.mark.parametrize("every", [61, pytest.param(4, marks=LONG)])
 @pytest.mark.parametrize("crash", ["none", "push", "gc"])
 def test_pairs_of_steps_with_an_object_store(database_url, s3_url, tmp_path, crash, every):
     """A claim of a dead gc is waited out, so it is short here."""

@@ -227,7 +227,7 @@ def test_a_path_starts_like_one(text, path):
 @pytest.mark.parametrize("path", ["./out/sql", "/srv/sql", "~/sql", "../sql@3", "."])
 @pytest.mark.parametrize("parse", [parse_ref, parse_name])
 def test_a_path_where_a_reference_is_needed_says_what_reads_paths(parse, path):
-    with pytest.raises(UsageError, match="is a path; expected a reference") as refusal:
+    with pytest.raises(UsageError, match="is a path; expected the name of an adapter or a reference") as refusal:
         parse(path)
 
     assert "adapters check PATH" in refusal.value.hint

@@ -46,6 +46,7 @@ def test_list_as_json_holds_the_fields_of_the_contract(adapters: Adapters):
             "metrics": {"accuracy": 0.91},
             "created_at": "2026-03-04T05:06:07Z",
             "cursor": None,
+            "deleted": False,
         }
     ]
 
