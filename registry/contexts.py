@@ -2,7 +2,8 @@
 
 A registry's home, database and store are taken together from the first of these that says any of them: a context named
 by --context; ADAPTERS_HOME and its like, one by one; a context named by ADAPTERS_CONTEXT; the project's file, its
-context before its top level; the user's file likewise. So the database of one is never joined to the store of another.
+context before its top level; the user's file likewise. So the database of one file's registry is never joined to
+the store of another's; a flag or variable replaces the one place that it names and leaves the others as they are.
 """
 
 from __future__ import annotations
@@ -43,11 +44,12 @@ def choose(files: Sequence[ConfigFile], *, flag: str | None, variable: str | Non
     named = flag or variable
     layers: list[tuple[str | None, str, Mapping[str, str]]] = []
     if named:
-        layers.append((named, *_context(files, named)))
+        hint = "adapters context list" if flag else "unset ADAPTERS_CONTEXT, or let it name a known one"
+        layers.append((named, *_context(files, named, hint)))
     for file in files:
         own = None if named else file.values.get("context")
         if own:
-            layers.append((own, *_context(files, own)))
+            layers.append((own, *_context(files, own, f"correct `context` in {file.path}")))
         layers.append((None, str(file.path), file.values))
     return _together(layers, over_environment=bool(flag))
 
@@ -61,7 +63,7 @@ def _together(layers: Sequence[tuple[str | None, str, Mapping[str, str]]], *, ov
     return Chosen(name, source, values, over_environment)
 
 
-def _context(files: Sequence[ConfigFile], name: str) -> tuple[str, Mapping[str, str]]:
+def _context(files: Sequence[ConfigFile], name: str, hint: str) -> tuple[str, Mapping[str, str]]:
     for file in files:
         if name in file.contexts:
             return str(file.path), file.contexts[name]
@@ -69,5 +71,5 @@ def _context(files: Sequence[ConfigFile], name: str) -> tuple[str, Mapping[str, 
     raise UsageError(
         f"context {name[:120]!r}: not in {' or '.join(str(file.path) for file in files) or 'any adapters.toml'};"
         f" known: {', '.join(known) or 'none'}",
-        hint="adapters context list",
+        hint=hint,
     )

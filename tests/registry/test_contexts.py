@@ -388,3 +388,19 @@ def test_a_current_folder_that_is_gone_is_named(folder, monkeypatch):
 
     with pytest.raises(UsageError, match="the current folder is gone"):
         load_settings(environ={})
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "flags", "hint"),
+    [
+        (TWO, {}, {"context": "nope"}, "adapters context list"),
+        (TWO, {"ADAPTERS_CONTEXT": "nope"}, {}, "unset ADAPTERS_CONTEXT"),
+        ('context = "nope"', {}, {}, "correct `context` in "),
+    ],
+)
+def test_an_unknown_context_has_a_hint_that_works(folder, text, environ, flags, hint):
+    """`context list` reads the settings too, so it helps only where a flag was wrong."""
+    with pytest.raises(UsageError, match="'nope'") as caught:
+        load(folder, text, environ, **flags)
+
+    assert (caught.value.hint or "").startswith(hint)
