@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from registry.errors import ConflictError, UsageError
+from registry import backup
+from registry.errors import ConflictError, CorruptError, UnavailableError, UsageError
 from tests.factories import publish
 from tests.registries import make_adapter, open_registry
 
@@ -91,3 +92,57 @@ def test_postgresql_is_backed_up_by_pg_dump(postgres_url, tmp_path):
     with pytest.raises(UsageError, match="pg_dump"):
         registry.backup(tmp_path / "copy.db")
     registry.close()
+
+
+def test_a_damaged_catalog_makes_no_backup(pushed, tmp_path):
+    """A page in the middle is overwritten: SQLite copies it as it is, the check of the copy finds it."""
+    pushed.close()
+    catalog = tmp_path / "home" / "catalog.db"
+    connection = sqlite3.connect(catalog)
+    page = connection.execute("PRAGMA page_size").fetchone()[0]
+    (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'audit_log'").fetchone() or (0,)
+    connection.close()
+    content = bytearray(catalog.read_bytes())
+    at = ((root or len(content) // page - 1) - 1) * page
+    content[at : at + page] = b"\xff" * page
+    catalog.write_bytes(content)
+
+    with pytest.raises((CorruptError, UnavailableError)):
+        pushed.backup(tmp_path / "copy.db")
+
+    assert not (tmp_path / "copy.db").exists()
+
+
+def test_what_comes_to_the_name_meanwhile_is_not_replaced(pushed, tmp_path, monkeypatch):
+    copy = backup._copy
+
+    def slow(file, target):
+        versions = copy(file, target)
+        (tmp_path / "copy.db").write_text("somebody else's")
+        return versions
+
+    monkeypatch.setattr(backup, "_copy", slow)
+    with pytest.raises(ConflictError, match="exists"):
+        pushed.backup(tmp_path / "copy.db")
+
+    assert (tmp_path / "copy.db").read_text() == "somebody else's"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "copy.db", "home"]
+
+
+def test_a_backup_is_one_file_whatever_the_catalogs_journal(pushed, tmp_path):
+    """What only a write-ahead log holds is in the copy, which needs no log beside it."""
+    pushed.close()
+    writer = sqlite3.connect(tmp_path / "home" / "catalog.db")
+    assert writer.execute("PRAGMA journal_mode = WAL").fetchone() == ("wal",)
+    writer.execute("UPDATE versions SET message = 'in the log'")
+    writer.commit()
+
+    pushed.backup(tmp_path / "copy.db")
+
+    (tmp_path / "alone").mkdir()
+    shutil.copyfile(tmp_path / "copy.db", tmp_path / "alone" / "copy.db")
+    copy = sqlite3.connect(tmp_path / "alone" / "copy.db")
+    assert copy.execute("SELECT message FROM versions").fetchall() == [("in the log",)]
+    assert copy.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    copy.close()
+    writer.close()
