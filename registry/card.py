@@ -37,7 +37,7 @@ def read_card(folder: Path) -> Card:
 
 def card_of(content: bytes) -> Card:
     """The card in some bytes, of which at most the first megabyte is looked at."""
-    block = front_matter(content[:LONGEST].decode("utf-8-sig", "replace"))
+    block = front_matter(content[:LONGEST].decode("utf-8", "replace"))
     if block is None:
         return Card()
     said = block.fields

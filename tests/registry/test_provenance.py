@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -44,6 +45,14 @@ def shown(source, field):
     return name if isinstance(name, str) else name[field]
 
 
+@pytest.fixture
+def home(tmp_path, sqlite_template):
+    """A folder whose registry has its schema: migrating each time takes longer than all else here."""
+    (tmp_path / "home").mkdir()
+    shutil.copyfile(sqlite_template, tmp_path / "home/catalog.db")
+    return tmp_path
+
+
 def settings_of(tmp_path: Path, *, toml: dict[str, str], environ: dict[str, str]):
     """Settings as a person gets them in a folder with an adapters.toml."""
     place = tmp_path / "project"
@@ -74,13 +83,13 @@ def push_with(tmp_path, field, sources):
 
 
 @pytest.mark.parametrize(("field", "above", "below"), PAIRS)
-def test_of_two_sources_the_upper_is_believed(tmp_path, field, above, below):
-    assert push_with(tmp_path, field, {above, below}) == (VALUES[above][field], shown(above, field))
+def test_of_two_sources_the_upper_is_believed(home, field, above, below):
+    assert push_with(home, field, {above, below}) == (VALUES[above][field], shown(above, field))
 
 
 @pytest.mark.parametrize(("field", "source"), [(field, source) for source in VALUES for field in VALUES[source]])
-def test_each_source_alone_is_believed(tmp_path, field, source):
-    assert push_with(tmp_path, field, {source}) == (VALUES[source][field], shown(source, field))
+def test_each_source_alone_is_believed(home, field, source):
+    assert push_with(home, field, {source}) == (VALUES[source][field], shown(source, field))
 
 
 def test_every_pair_that_can_speak_of_one_field_is_asked():
@@ -99,17 +108,17 @@ def test_layers_are_joined_field_by_field():
 
 class TestMerges:
     @pytest.fixture
-    def merged(self, tmp_path):
+    def merged(self, home):
         """A merge of two adapters in a project and a pipeline that speak of everything."""
 
         def merge(licences, **flags):
             settings = settings_of(
-                tmp_path, toml=VALUES["toml"], environ={"GITHUB_SHA": "aaaaaaa4", "MLFLOW_RUN_ID": "run-env"}
+                home, toml=VALUES["toml"], environ={"GITHUB_SHA": "aaaaaaa4", "MLFLOW_RUN_ID": "run-env"}
             )
             registry = Registry(settings)
             try:
                 for seed, licence in enumerate(licences):
-                    registry.push(make_adapter(tmp_path / str(seed), seed), f"team/p{seed}", licence=licence)
+                    registry.push(make_adapter(home / str(seed), seed), f"team/p{seed}", licence=licence)
                 refs = [f"team/p{seed}" for seed in range(len(licences))]
                 result = registry.merge(refs, combination="cat", into="team/ab", **flags)
                 return registry.show(result.ref), result
@@ -353,9 +362,9 @@ class TestAsking:
             three.push(make_adapter(tmp_path / "x", 9), "team/x", licence="none")
 
 
-def test_who_pushed_is_kept_from_python_too(tmp_path):
-    registry = open_registry(tmp_path / "home")
-    registry.push(make_adapter(tmp_path / "one"), "team/sql")
+def test_who_pushed_is_kept_from_python_too(home):
+    registry = open_registry(home / "home")
+    registry.push(make_adapter(home / "one"), "team/sql")
 
     assert registry.show("team/sql").pushed_by == "tester"
     registry.close()
