@@ -19,7 +19,8 @@ def grown(registry, tmp_path):
     """A version of a known base whose second record tells an edge to another."""
     registry.add_base(make_base(tmp_path / "base"), names=["team/base"])
     registry.push(make_adapter(tmp_path / "a", 1), "team/a")
-    registry.push(make_adapter(tmp_path / "b", 2), "team/b")
+    (make_adapter(tmp_path / "b", 2) / "README.md").write_text("of the second")
+    registry.push(tmp_path / "b", "team/b")
     registry.push(tmp_path / "b", "team/b", parents=["team/a"])
     return registry
 
@@ -83,7 +84,7 @@ def test_all_that_a_version_needs_is_leased_before_a_byte_is_read(grown, monkeyp
     monkeypatch.setattr(store, "copy_to", looking)
     grown.fsck(rebuild=True)
 
-    assert seen == [wanted] * 4  # two files of each version
+    assert seen == [wanted] * 5  # two files of the one, three of the other
     assert rows(grown, select(Lease.id)) == []
 
 
@@ -113,6 +114,7 @@ def test_a_push_that_takes_the_number_while_files_are_read_keeps_it(grown, tmp_p
     grown.fsck(rebuild=True)
 
     assert sorted(late) == ["team/a", "team/b"]
+    assert [one.path for one in grown.show("team/b@1").files] == ["adapter_config.json", "adapter_model.safetensors"]
     numbers = rows(grown, select(Version.number, Version.digest).order_by(Version.id))
     assert sorted(number for number, _ in numbers) == [1, 1]
     assert (
