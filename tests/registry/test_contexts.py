@@ -281,7 +281,7 @@ class TestOwner:
 
         assert load(folder).namespace == "project"
         with pytest.raises(UsageError, match=r"sub/adapters\.toml: can be written by everyone"):
-            load(folder / "sub")
+            load(folder / "sub", environ={"XDG_CONFIG_HOME": str(folder.parent / "config")})
 
     @pytest.mark.parametrize("spelling", ["../../project", "{folder}/../project", "{folder}/"])
     def test_a_trusted_folder_is_known_by_any_spelling(self, folder, spelling):
