@@ -292,4 +292,4 @@ def test_expressions_that_cannot_be_bounded_are_refused(pattern, reason):
     with pytest.raises(PatternError) as caught:
         is_targeted(LoraSettings(target_modules=pattern), "q")
     assert reason in caught.value.reason
-    assert time.thread_time() - started < 0.5
+    assert time.thread_time() - started < 2  # unbounded, the slowest would take minutes
