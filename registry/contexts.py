@@ -3,12 +3,15 @@
 A registry's home, database and store are taken together from the first of these that says any of them: a context named
 by --context; ADAPTERS_HOME and its like, one by one; a context named by ADAPTERS_CONTEXT; the project's file, its
 context before its top level; the user's file likewise. So the database of one file's registry is never joined to
-the store of another's; a flag or variable replaces the one place that it names and leaves the others as they are.
+the store of another's. A database or store given by flag or variable replaces that one place and leaves the others as
+they are. A home is a whole registry: one given by flag or variable, other than the files' own, leaves out every place
+of the files, and of a context that no flag named, and `note` says so.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from registry.errors import UsageError
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 
     from registry.project import ConfigFile
 
+DEFAULT = "default"
+
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
@@ -28,12 +33,37 @@ class Chosen:
     source: str | None = None
     values: Mapping[str, str] = field(default_factory=dict)
     over_environment: bool = False
+    note: str | None = None
 
     def place(self, key: str, variable: str | None) -> str | None:
         """A place from the environment or from here."""
         if self.over_environment and (key in PLACES or key in self.values):
             return self.values.get(key)
         return variable or self.values.get(key)
+
+    def says(self, key: str, variable: str | None, name: str) -> str:
+        """What says a place that no flag says: the variable of that name, a file, or `default`."""
+        if variable and not self.over_environment:
+            return name
+        return self.source or DEFAULT if self.values.get(key) else DEFAULT
+
+    def below_home(self, home: str, said_by: str) -> Chosen:
+        """The same, without the places that a home given by a flag or variable leaves out."""
+        places = {key: self.values[key] for key in PLACES if key in self.values}
+        if not home or self.over_environment or (not places and self.name is None):
+            return self
+        if "home" in places and absolute(places["home"]) == absolute(home):
+            return self
+        told = self.name is not None or places.keys() - {"home"}
+        of = f"context {self.name} in {self.source}" if self.name else self.source
+        note = f"{said_by} says which registry is meant: {', '.join(places) or 'nothing'} of {of} does not count"
+        values = {key: value for key, value in self.values.items() if key not in PLACES}
+        return replace(self, name=None, source=said_by, values=values, note=note if told else None)
+
+
+def absolute(path: str) -> Path:
+    """A folder that was given as text, wherever one stands."""
+    return Path(path).expanduser().absolute()
 
 
 def choose(files: Sequence[ConfigFile], *, flag: str | None, variable: str | None) -> Chosen:

@@ -71,8 +71,8 @@ def _settings(settings: Settings) -> dict[str, Any]:
     told = (
         f"{named}{settings.chosen.source}" if settings.chosen.source else "no adapters.toml says where the registry is"
     )
-    warnings = [text for file in settings.files for text in file.warnings]
-    return _check("settings", "; ".join((told, *warnings)), status="warning" if warnings else "ok")
+    notes = settings.notes
+    return _check("settings", "; ".join((told, *notes)), status="warning" if notes else "ok")
 
 
 def _leases(session: Session) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from registry.contexts import Chosen, choose
+from registry.contexts import Chosen, absolute, choose
 from registry.errors import UsageError
 from registry.project import ConfigFile, PushDefaults, find_project, find_user
 from registry.provenance import LONGEST, Claim, first
@@ -29,7 +29,7 @@ class Settings:
 
     `database_url` None means SQLite at `home/catalog.db`; `store_url` None means the folder `home/blobs`;
     `cache` None means the folder `home/pulled`, `hub_endpoint` None the Hugging Face Hub itself. `chosen` and `files`
-    say what adapters.toml had to do with it.
+    say what adapters.toml had to do with it, `sources` what says each place: a flag, a variable, a file.
     """
 
     home: Path
@@ -45,6 +45,13 @@ class Settings:
     push: PushDefaults = field(default_factory=PushDefaults, compare=False)
     chosen: Chosen = field(default_factory=Chosen, compare=False)
     files: tuple[ConfigFile, ...] = field(default=(), compare=False)
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the files and the environment say that whoever uses them should know."""
+        overruled = () if self.chosen.note is None else (self.chosen.note,)
+        return (*(text for file in self.files for text in file.warnings), *overruled)
 
     @property
     def catalog_file(self) -> Path:
@@ -87,6 +94,8 @@ def load_settings(
     actor = _actor(env)
     files = _files(env, folder or _here())
     which = choose(files, flag=context, variable=env.get("ADAPTERS_CONTEXT"))
+    flags = {"home": home, "database_url": database_url, "store_url": store_url}
+    which = which.below_home(str(home or env.get("ADAPTERS_HOME") or ""), "--home" if home else "ADAPTERS_HOME")
 
     def pick(flag: object, variable: str, key: str) -> str | None:
         return str(flag) if flag not in (None, "") else which.place(key, env.get(variable)) or None
@@ -96,10 +105,10 @@ def load_settings(
         raise UsageError(f"format {chosen!r} is not one of {', '.join(FORMATS)}")
     cache = pick(None, "ADAPTERS_CACHE", "cache")
     return Settings(
-        home=Path(pick(home, "ADAPTERS_HOME", "home") or _default_home(env)).expanduser().absolute(),
+        home=absolute(pick(home, "ADAPTERS_HOME", "home") or str(_default_home(env))),
         database_url=_with_driver(pick(database_url, "ADAPTERS_DATABASE_URL", "database_url")),
         store_url=pick(store_url, "ADAPTERS_STORE_URL", "store_url"),
-        cache=None if cache is None else Path(cache).expanduser().absolute(),
+        cache=None if cache is None else absolute(cache),
         namespace=pick(None, "ADAPTERS_NAMESPACE", "namespace") or "local",
         output=chosen,
         hub_endpoint=env.get("HF_ENDPOINT") or None,
@@ -109,6 +118,7 @@ def load_settings(
         push=next((file.push for file in files if file.push != PushDefaults()), PushDefaults()),
         chosen=which,
         files=files,
+        sources={key: _says(key, flag, which, env) for key, flag in flags.items()},
     )
 
 
@@ -136,6 +146,11 @@ def has_environment_keys(environ: Mapping[str, str] | None = None) -> bool:
 def environment_with(values: Mapping[str, str]) -> dict[str, str]:
     """The environment of a command that is run: this process's own, and these."""
     return {**os.environ, **values}  # noqa: TID251 (this is the one place)
+
+
+def _says(key: str, flag: object, which: Chosen, env: Mapping[str, str]) -> str:
+    variable = f"ADAPTERS_{key.upper()}"
+    return f"--{key.replace('_', '-')}" if flag else which.says(key, env.get(variable), variable)
 
 
 def _files(env: Mapping[str, str], folder: Path) -> tuple[ConfigFile, ...]:

@@ -51,17 +51,18 @@ def list_(invocation: Invocation) -> None:
 def show(invocation: Invocation) -> None:
     """Show which registry is in force, and what says so."""
     found = in_force(invocation.settings)
-    lines = {key: "-" if value is None else str(value) for key, value in found.items() if key != "files"}
     emit(
         invocation,
         found,
-        human=lambda: fields({**lines, "files": ", ".join(found["files"]) or "-"}),
+        human=lambda: fields(_lines(found)),
         quiet=lambda: [found["context"] or "-"],
     )
 
 
 def in_force(settings: Settings) -> dict[str, Any]:
-    """The places of some settings and where they come from; no password."""
+    """The places of some settings and what says each; no password. `source` is the file whose places count, the flag or
+    variable that overrules them all, or None.
+    """
     return {
         "context": settings.chosen.name,
         "source": settings.chosen.source,
@@ -70,7 +71,16 @@ def in_force(settings: Settings) -> dict[str, Any]:
         "store": _shown(settings.store_url or str(settings.blobs)),
         "namespace": settings.namespace,
         "files": [str(file.path) for file in settings.files],
+        "sources": {key.removesuffix("_url"): source for key, source in settings.sources.items()},
     }
+
+
+def _lines(found: Mapping[str, Any]) -> dict[str, str]:
+    """One line a fact; behind a place, what says it."""
+    sources = found["sources"]
+    lines = {key: "-" if value is None else str(value) for key, value in found.items() if key != "sources"}
+    told = {key: f"{lines[key]} ({sources[key]})" for key in sources}
+    return {**lines, **told, "files": ", ".join(found["files"]) or "-"}
 
 
 def _places(values: Mapping[str, str]) -> dict[str, str | None]:

@@ -45,7 +45,7 @@ class Invocation:
                 output=self.output,
                 context=self.context,
             )
-            for text in (text for file in self.loaded.files for text in file.warnings):
+            for text in self.loaded.notes:
                 note(text, kind="warning")
         return self.loaded
 

@@ -97,3 +97,27 @@ def test_a_world_writable_file_stops_every_verb_that_needs_a_registry(shell, wor
 
     for verb in (["list"], ["push", "./two", "team/x"], ["context", "list"]):
         shell.refused(*verb, code=2, named="adapters.toml: can be written by everyone")
+
+
+def test_a_home_of_the_environment_keeps_a_push_out_of_the_projects_registry(bare, work):
+    """And says so on stderr, in `context show` and in `context list`."""
+    (work / "adapters.toml").write_text('context = "prod"\n[contexts.prod]\ndatabase_url = "sqlite:///prod.db"\n')
+    code, _, err = bare("push", "./one", "team/sql")
+    shown = bare.say("context", "show").splitlines()
+    (row,) = json.loads(bare.say("context", "list", "--format", "json"))
+
+    assert code == 0
+    assert f"ADAPTERS_HOME says which registry is meant: database_url of context prod in {work}/adapters.toml" in err
+    assert (bare.home / "catalog.db").is_file() and not (work / "prod.db").exists()
+    assert row["current"] is False
+    assert f"database   sqlite:///{bare.home}/catalog.db (default)" in shown
+    assert f"home       {bare.home} (ADAPTERS_HOME)" in shown
+
+
+def test_doctor_warns_of_places_that_do_not_count(bare, work):
+    (work / "adapters.toml").write_text('store_url = "s3://prod"\n')
+    checks = json.loads(bare.say("doctor", "--format", "json"))["checks"]
+
+    (told,) = [check for check in checks if check["name"] == "settings"]
+    assert told["status"] == "warning"
+    assert told["detail"].startswith("ADAPTERS_HOME; ADAPTERS_HOME says which registry is meant: store_url of ")

@@ -404,3 +404,88 @@ def test_an_unknown_context_has_a_hint_that_works(folder, text, environ, flags, 
         load(folder, text, environ, **flags)
 
     assert (caught.value.hint or "").startswith(hint)
+
+
+WHOLE = 'home = "h"\ndatabase_url = "postgresql://db/prod"\nstore_url = "s3://prod"\nnamespace = "n"\ncache = "c"\n'
+
+
+class TestHomeOverrules:
+    """A home is a whole registry: one that is given leaves out database and store of the files, which are others'."""
+
+    @pytest.mark.parametrize(("environ", "flags"), [({"ADAPTERS_HOME": "/e"}, {}), ({}, {"home": "/e"})])
+    def test_database_and_store_of_the_file_do_not_count(self, folder, environ, flags):
+        settings = load(folder, WHOLE, environ, **flags)
+
+        assert (settings.home, settings.database_url, settings.store_url) == (Path("/e"), None, None)
+        assert (settings.namespace, settings.cache) == ("n", folder / "c")
+
+    def test_a_note_says_what_does_not_count(self, folder):
+        (note,) = load(folder, WHOLE, {"ADAPTERS_HOME": "/e"}).notes
+
+        assert note == (
+            "ADAPTERS_HOME says which registry is meant: home, database_url, store_url of"
+            f" {folder}/adapters.toml does not count"
+        )
+
+    def test_a_file_that_names_a_home_alone_is_overruled_without_a_note(self, folder):
+        assert load(folder, 'home = "h"', {"ADAPTERS_HOME": "/e"}).notes == ()
+
+    def test_the_users_file_is_overruled_too(self, folder):
+        user(folder, WHOLE)
+
+        assert load(folder, environ={"ADAPTERS_HOME": "/e"}).store_url is None
+
+    def test_the_files_own_home_overrules_nothing(self, folder):
+        settings = load(folder, WHOLE, {"ADAPTERS_HOME": str(folder / "h")})
+
+        assert (settings.store_url, settings.notes) == ("s3://prod", ())
+
+    def test_a_context_of_the_environment_or_the_file_is_not_in_force_below_another_home(self, folder):
+        by_variable = load(folder, TWO, {"ADAPTERS_HOME": "/e", "ADAPTERS_CONTEXT": "prod"})
+        by_file = load(folder, TWO, home="/e")
+
+        assert (by_variable.chosen.name, by_variable.database_url, by_variable.home) == (None, None, Path("/e"))
+        assert by_variable.notes[0].startswith("ADAPTERS_HOME says which registry is meant: database_url, store_url of")
+        assert f"context dev in {folder}/adapters.toml" in by_file.notes[0]
+
+    def test_a_context_by_flag_keeps_its_database_below_a_home_by_flag(self, folder):
+        settings = load(folder, TWO, home="/e", context="prod")
+
+        assert (settings.chosen.name, settings.home, settings.store_url) == ("prod", Path("/e"), "s3://prod")
+
+    def test_a_database_of_the_environment_stays_below_a_home(self, folder):
+        environ = {"ADAPTERS_HOME": "/e", "ADAPTERS_DATABASE_URL": "postgresql://db/mine"}
+
+        assert load(folder, WHOLE, environ).database_url == "postgresql+psycopg://db/mine"
+
+
+class TestSources:
+    @pytest.mark.parametrize(
+        ("environ", "flags", "source", "sources"),
+        [
+            ({}, {}, "FILE", ("FILE", "FILE", "FILE")),
+            ({"ADAPTERS_HOME": "/e"}, {}, "ADAPTERS_HOME", ("ADAPTERS_HOME", "default", "default")),
+            ({"ADAPTERS_HOME": "/e"}, {"home": "/f"}, "--home", ("--home", "default", "default")),
+            ({"ADAPTERS_STORE_URL": "s3://e"}, {}, "FILE", ("FILE", "FILE", "ADAPTERS_STORE_URL")),
+            ({}, {"database_url": "sqlite:////f.db"}, "FILE", ("FILE", "--database-url", "FILE")),
+        ],
+    )
+    def test_each_place_is_shown_with_what_says_it(self, folder, environ, flags, source, sources):
+        found = in_force(load(folder, WHOLE, environ, **flags))
+        file = str(folder / "adapters.toml")
+
+        assert found["source"] == source.replace("FILE", file)
+        assert tuple(found["sources"].values()) == tuple(one.replace("FILE", file) for one in sources)
+        assert list(found["sources"]) == ["home", "database", "store"]
+
+    def test_a_context_by_flag_says_its_places_against_the_environment(self, folder):
+        found = in_force(load(folder, TWO, {"ADAPTERS_HOME": "/e", "ADAPTERS_STORE_URL": "s3://e"}, context="prod"))
+        file = str(folder / "adapters.toml")
+
+        assert (found["context"], found["source"]) == ("prod", file)
+        assert found["sources"] == {"home": "default", "database": file, "store": file}
+
+    def test_without_files_the_defaults_say_it(self, folder):
+        found = in_force(load(folder))
+
+        assert (found["source"], set(found["sources"].values())) == (None, {"default"})
