@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 _LONGEST_NAME = 1024
 _SHORTEST_DIGEST = len("sha256:") + 12
-_MEANING = select(BaseName.base_id).where(BaseName.name == bindparam("name")).order_by(BaseName.id.desc()).limit(1)
+# the base that a name means today: the one it was given to last
+MEANING = select(BaseName.base_id).where(BaseName.name == bindparam("name")).order_by(BaseName.id.desc()).limit(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def find_id(session: Session, name: str) -> int | None:
     if name.startswith("sha256:"):
         base = _by_digest(session, name)
         return None if base is None else base.id
-    base_id = session.scalar(_MEANING, {"name": name})
+    base_id = session.scalar(MEANING, {"name": name})
     if base_id is not None:
         return base_id
     spellings = session.scalars(select(BaseName.name).where(func.lower(BaseName.name) == name.lower()).distinct())

@@ -19,6 +19,7 @@ from registry.provenance import NO_LICENCE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sqlalchemy import ColumnElement, Select
     from sqlalchemy.orm import Session
 
     from registry.cursor import KeyValue
@@ -29,10 +30,16 @@ if TYPE_CHECKING:
 _INSTANT = timedelta(microseconds=1)
 _LATER = aliased(BaseName)
 _MEANT_LATER = select(_LATER.id).where(_LATER.name == BaseName.name, _LATER.id > BaseName.id).exists()
-_SPELLINGS = select(BaseName.name).where(BaseName.base_id == bindparam("base_id"), ~_MEANT_LATER)
-_MEANT = select(_LATER.base_id).where(_LATER.name == bindparam("name")).order_by(_LATER.id.desc()).limit(1)
-_SYNONYMS = select(BaseName.base_id, BaseName.name).where(BaseName.base_id == _MEANT.scalar_subquery(), ~_MEANT_LATER)
 _NOW = select(func.current_timestamp())
+
+
+def _names_of(base_id: ColumnElement[int]) -> Select[int, str]:
+    """All that mean a base today."""
+    return select(BaseName.base_id, BaseName.name).where(BaseName.base_id == base_id, ~_MEANT_LATER)
+
+
+_SPELLINGS = _names_of(bindparam("base_id"))
+_SYNONYMS = _names_of(bases.MEANING.correlate(None).scalar_subquery())
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +114,12 @@ def _pattern(column: str, glob: str) -> Values:
 
 def _base(session: Session, wanted: str) -> Values:
     """A version fits by its known base, or by an equal spelling where its base is unknown."""
-    known = session.connection().execute(_SYNONYMS, {"name": wanted}).all()
-    if known:
-        return {"base_id": known[0].base_id, "spellings": sorted({wanted, *(row.name for row in known)})}
-    base_id = bases.find_id(session, wanted)
+    names = session.connection().execute(_SYNONYMS, {"name": wanted}).all()
+    base_id = names[0].base_id if names else bases.find_id(session, wanted)
     if base_id is None:
         return {"spellings": [wanted]}
-    names = session.connection().execute(_SPELLINGS, {"base_id": base_id}).scalars()
-    return {"base_id": base_id, "spellings": sorted({wanted, *names})}
+    names = names or session.connection().execute(_SPELLINGS, {"base_id": base_id}).all()
+    return {"base_id": base_id, "spellings": sorted({wanted, *(row.name for row in names)})}
 
 
 def _created(session: Session, span: Span) -> Values:
