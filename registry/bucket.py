@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import re
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from registry import jitter
 from registry.blobs import DISCARD_S
 from registry.errors import MissingBlobError, RegistryError, UnavailableError
 from registry.multiparts import credentials
@@ -70,7 +70,7 @@ class Bucket:
         names bucket and cause; the original is dropped: it repeats the server's answer, in which anything may stand.
 
         obstore has tried again already where no answer or a 5xx came. A conflict and a cut answer are tried again here,
-        after a random part of a growing wait, unless `tries` is 1.
+        with pauses in between, unless `tries` is 1.
         """
         tries = tries or TRIES
         until = time.monotonic() + PATIENCE.total_seconds()
@@ -85,7 +85,7 @@ class Bucket:
                     raise
                 if turn == tries - 1 or time.monotonic() > until or not _passing(error):
                     raise refusal from None
-            time.sleep(random.uniform(0, min(_LONGEST_WAIT, _FIRST_WAIT * 2**turn)))  # noqa: S311 (spreads load)
+            time.sleep(jitter.pause(turn, first=_FIRST_WAIT, longest=_LONGEST_WAIT))
         raise AssertionError("the last turn returns or raises")
 
 

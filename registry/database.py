@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,7 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from registry import faults
+from registry import faults, jitter
 from registry.connections import connect, label_of, parse_url
 from registry.errors import BusyError, UnavailableError
 
@@ -79,8 +78,7 @@ class Database:
             except BusyError:
                 if attempt == _TRIES - 1 or time.monotonic() > end:
                     raise
-            # Full jitter: writers that collided once do not meet again.
-            time.sleep(random.uniform(0, min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt)))  # noqa: S311 (no secret)
+            time.sleep(jitter.pause(attempt, first=_FIRST_PAUSE_S, longest=_LONGEST_PAUSE_S))
         raise AssertionError
 
     def _attempt(self, work: Callable[[Session], T]) -> T:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 import time
 import warnings
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from registry import jitter
 from registry.errors import TransientError, UnavailableError
 from registry.hub.faults import asked_to_wait, asking
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 LONGEST_WAIT = 60.0  # seconds a server may ask us to wait before we give up instead
 _TRIES = 4
+_FIRST_WAIT = 0.5  # seconds
 _PATH_PART = re.compile(r'(?:W/)?"?[A-Za-z0-9_-]{1,200}"?', re.ASCII)
 _MOST_ANSWERS = 20_000  # of one connection: a server that pages or redirects for ever is left
 _SECONDS = {"connect": 10.0, "read": 60.0, "write": 60.0, "pool": 60.0}
@@ -43,7 +44,7 @@ def connected(settings: Settings) -> Iterator[HfApi]:
 
 def asked(what: str, call: Callable[[], _T]) -> _T:
     """What a call answers, asked again a few times where that may help: after the server's Retry-After, else with
-    doubling waits and full jitter. Not for calls that the library itself repeats.
+    pauses that grow. Not for calls that the library itself repeats.
     """
     for turn in range(_TRIES):
         try:
@@ -52,7 +53,8 @@ def asked(what: str, call: Callable[[], _T]) -> _T:
         except TransientError as error:
             if turn + 1 == _TRIES:
                 raise
-            time.sleep(random.uniform(0, 0.5 * 2**turn) if error.wait is None else error.wait)  # noqa: S311 (jitter)
+            wait = jitter.pause(turn, first=_FIRST_WAIT, longest=LONGEST_WAIT)
+            time.sleep(wait if error.wait is None else error.wait)
     raise AssertionError(what)  # pragma: no cover
 
 
