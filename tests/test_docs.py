@@ -23,6 +23,7 @@ from registry.cli.root import VERBS, root
 
 ROOT = Path(__file__).parent.parent
 FENCE = re.compile(r"^```console(?P<flags>[^\n]*)\n(?P<body>.*?)^```", re.DOTALL | re.MULTILINE)
+FILE = re.compile(r"`(\w+(?:\.py|/))`")
 EXIT = re.compile(r"\s+# exit (\d+)$")
 # what a newcomer does not meet in the README
 ELSEWHERE = {"convert", "migrate", "undelete", "metric", "which", "verify", "export", "import", "backup"}
@@ -130,6 +131,32 @@ def test_every_option_has_help(name: str, command: click.Command):
 @pytest.mark.parametrize("verb", sorted(set(VERBS) - ELSEWHERE))
 def test_the_readme_shows_each_verb_a_newcomer_meets(verb: str):
     assert f"adapters {verb}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def rooms_files(room: Path) -> list[str]:
+    """What a room is made of: `x.py` for its modules, `x/` for the rooms in it."""
+    modules = [path.name for path in room.glob("*.py") if path.name != "__init__.py"]
+    return sorted(modules + [f"{path.parent.name}/" for path in room.glob("*/__init__.py")])
+
+
+def named_in_tables(text: str) -> list[str]:
+    """The modules and rooms in the first cells of all tables, as often as they stand there."""
+    first_cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("|")]
+    return sorted(name for cell in first_cells for name in FILE.findall(cell) if name != "__init__.py")
+
+
+ROOMS = sorted(path.parent for room in ("registry", "engine") for path in (ROOT / room).rglob("README.md"))
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=[str(room.relative_to(ROOT)) for room in ROOMS])
+def test_the_table_of_a_room_names_each_of_its_files_once(room: Path):
+    assert named_in_tables((room / "README.md").read_text(encoding="utf-8")) == rooms_files(room)
+
+
+def test_a_table_names_files_in_its_first_cells_only():
+    text = "`a.py`\n| file | holds |\n|---|---|\n| `b.py`, `c.py` | `d.py` |\n| `e/` `b.py` | x |\n| `svd` | y |\n"
+
+    assert named_in_tables(text) == ["b.py", "b.py", "c.py", "e/"]
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/operations.md"])
