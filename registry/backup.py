@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from registry.disk import READ, opened, reaching, sync_folder
 from registry.errors import ConflictError, CorruptError, UnavailableError, UsageError
 from registry.results import BackupResult
-from registry.scratch import scratch_folder
+from registry.scratch import scratch_beside
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +31,7 @@ def back_up(database: Database, to: Path, *, force: bool) -> BackupResult:
         raise UsageError(f"{database.label}: a PostgreSQL catalog is backed up by pg_dump", hint="docs/operations.md")
     if os.path.lexists(to) and (not force or to.is_dir()):
         raise ConflictError(f"{to} exists already", hint="adapters backup --force replaces a file")
-    with reaching(to.parent), scratch_folder(to.parent, label=f".{to.name[:64]}.") as folder:
+    with reaching(to.parent), scratch_beside(to) as folder:
         temporary = folder / "catalog.db"
         versions = _copy(database.file, temporary)
         with opened(temporary, READ) as descriptor:

@@ -25,7 +25,7 @@ from registry.recordrows import compose, report_of
 from registry.refs import Ref
 from registry.resolve import find_adapter, resolve
 from registry.results import ExportResult
-from registry.scratch import scratch_folder
+from registry.scratch import scratch_beside
 from registry.strictjson import SCHEMA, canonical_json
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def export_bundle(
     index = _index(contents)
     if len(index) > LARGEST_INDEX:
         raise UsageError(f"{len(contents.versions)} versions are too many for one bundle", hint="export fewer names")
-    with reaching(to.parent), scratch_folder(to.parent, label=f".{to.name[:64]}.") as folder:
+    with reaching(to.parent), scratch_beside(to) as folder:
         temporary = folder / "bundle"
         digest, size = _write(handle.store, contents, index, temporary, progress)
         _put(temporary, to, force=force)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from registry.disk import reaching, reading_beneath, sync_folders
 from registry.errors import ConflictError, CorruptError
-from registry.scratch import scratch_folder
+from registry.scratch import scratch_beside
 from registry.transfer import hash_file
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def prepared(store: Source, files: Sequence[FileEntry], destination: Path, *, re
     """A verified, fsynced folder beside `destination`; removed when the block ends unless it was moved away."""
     # What others may read is closed to them until it is whole; a copy of one's own is as the umask says from the start.
     mode = 0o700 if read_only else 0o777
-    with scratch_folder(destination.parent, label=f".{destination.name[:64]}.", mode=mode) as folder:
+    with scratch_beside(destination, mode=mode) as folder:
         with reaching(destination):
             _fill(store, files, folder, read_only=read_only)
         yield folder

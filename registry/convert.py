@@ -14,7 +14,7 @@ from registry.intake import scan
 from registry.operations import convert_pickled
 from registry.progress import silent
 from registry.results import ConvertedFile, ConvertResult
-from registry.scratch import scratch_folder
+from registry.scratch import scratch_beside
 from registry.transfer import copy_hashed
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def convert(folder: Path, to: Path, *, progress: Progress = silent) -> ConvertRe
     intake = scan(folder, pickled=True)
     label = f"converting {folder}"
     progress(label, 0, 1)
-    with scratch_folder(destination.parent, label=f".{destination.name[:64]}.", mode=0o777) as scratch:
+    with scratch_beside(destination, mode=0o777) as scratch:
         converted, findings = _fill(scratch, intake)
         put(scratch, destination)
     progress(label, 1, 1)

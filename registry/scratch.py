@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import stat
 import uuid
 from contextlib import contextmanager, suppress
@@ -32,6 +33,18 @@ def scratch_folder(parent: Path, *, label: str = "", mode: int = 0o700) -> Itera
                 discard_tree(folder)
         finally:
             os.close(lock)
+
+
+@contextmanager
+def scratch_beside(target: Path, *, mode: int = 0o700) -> Iterator[Path]:
+    """A scratch folder that says which target it becomes. What dead processes left on their way to it goes first."""
+    label = f".{target.name[:64]}."
+    with suppress(OSError):  # a leftover is in nobody's way
+        for folder in _folders(target.parent):
+            if re.fullmatch(rf"{re.escape(label)}[0-9a-f]{{32}}{re.escape(_SUFFIX)}", folder.name):
+                _free(folder, remove=True)
+    with scratch_folder(target.parent, label=label, mode=mode) as folder:
+        yield folder
 
 
 def stale_folders(parent: Path) -> list[Path]:

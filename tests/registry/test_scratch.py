@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from registry.errors import UnavailableError
-from registry.scratch import clear_stale, scratch_folder, stale_folders
+from registry.scratch import clear_stale, scratch_beside, scratch_folder, stale_folders
 
 PROJECT = Path(__file__).resolve().parents[2]
 HOLDER = """
@@ -133,3 +133,58 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 
     with pytest.raises(UnavailableError, match="file"), scratch_folder(tmp_path / "file" / "staging"):
         os.abort()
+
+
+BESIDE = HOLDER.replace("scratch_folder", "scratch_beside")
+
+
+@pytest.fixture
+def maker(tmp_path):
+    """Another process on its way to the target `out`."""
+    environment = {"PYTHONPATH": str(PROJECT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", BESIDE, str(tmp_path / "out")], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        process.folder = Path(process.stdout.readline().strip())
+        yield process
+        process.kill()
+
+
+def test_the_next_on_the_way_to_a_target_removes_what_a_killed_one_left(tmp_path, maker):
+    maker.kill()
+    maker.wait()
+
+    with scratch_beside(tmp_path / "out") as folder:
+        assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_two_on_the_way_to_one_target_leave_each_other_alone(tmp_path, maker):
+    with scratch_beside(tmp_path / "out") as folder:
+        assert sorted(tmp_path.iterdir()) == sorted([folder, maker.folder])
+
+
+def test_what_was_left_on_the_way_to_another_target_stays(tmp_path, maker):
+    """Whose it is and whether anybody wants it is not this command's to know."""
+    maker.kill()
+    maker.wait()
+
+    with scratch_beside(tmp_path / "other"):
+        assert maker.folder.is_dir()
+
+
+@pytest.mark.parametrize("name", [".out.tmp", ".out.0123.tmp", f".out.{'g' * 32}.tmp", f".out.x.{'0' * 32}.tmp"])
+def test_a_folder_with_a_name_like_a_leftovers_is_no_leftover(tmp_path, name):
+    (tmp_path / name).mkdir()
+
+    with scratch_beside(tmp_path / "out"):
+        assert (tmp_path / name).is_dir()
+
+
+def test_a_leftover_that_cannot_be_removed_stops_nobody(tmp_path, monkeypatch):
+    (tmp_path / f".out.{'0' * 32}.tmp").mkdir()
+    monkeypatch.setattr("registry.scratch.discard_tree", lambda folder: (folder / "absent").rmdir())
+
+    with scratch_beside(tmp_path / "out") as folder:
+        folder.rename(tmp_path / "out")
+
+    assert (tmp_path / "out").is_dir()
