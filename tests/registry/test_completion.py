@@ -1,11 +1,15 @@
 """What TAB finds in a catalog, on both databases; and that it creates, changes and says nothing."""
 
+import socket
 import sqlite3
 import stat
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from engine.format.facts import BaseFacts
 from registry import bases
@@ -31,7 +35,7 @@ def settings(database, database_url, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("typed", "found"),
     [
         ("", ["local/", "teal/", "team/", "mine"]),
         ("te", ["teal/", "team/"]),
@@ -43,13 +47,13 @@ def settings(database, database_url, tmp_path):
         ("a/b/c", []),
     ],
 )
-def test_namespaces_first_then_names(settings, text, found):
+def test_namespaces_first_then_names(settings, typed, found):
     """A bare name belongs to the default namespace."""
-    assert names(settings, text) == found
+    assert names(settings, typed) == found
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("typed", "found"),
     [
         ("team/sql@", ["team/sql@canary", "team/sql@prod", "team/sql@latest", "team/sql@2", "team/sql@1"]),
         ("team/sql@p", ["team/sql@prod"]),
@@ -60,9 +64,9 @@ def test_namespaces_first_then_names(settings, text, found):
         ("nobody@", ["nobody@latest"]),
     ],
 )
-def test_aliases_latest_numbers_and_digests_follow_a_name(settings, text, found):
+def test_aliases_latest_numbers_and_digests_follow_a_name(settings, typed, found):
     """Deleted versions are not offered."""
-    assert references(settings, text) == found
+    assert references(settings, typed) == found
 
 
 def test_undelete_is_offered_what_can_be_undeleted(settings):
@@ -91,8 +95,8 @@ def test_merge_methods_are_those_of_the_engine():
 
 
 def test_text_is_a_value_never_a_statement(settings, database):
-    for text in ("x' OR 1=1 --", "team/%", "team/_ql", "team/sql@' OR '1'='1"):
-        assert references(settings, text) == []
+    for words in ("x' OR 1=1 --", "team/%", "team/_ql", "team/sql@' OR '1'='1"):
+        assert references(settings, words) == []
     assert names(settings, "team/sql") == ["team/sql"]
 
 
@@ -165,3 +169,45 @@ def test_a_server_that_is_away_offers_nothing(tmp_path):
     settings = make_settings(tmp_path / "home", database_url="postgresql+psycopg://nobody@127.0.0.1:9/none")
 
     assert names(settings, "") == []
+
+
+@pytest.fixture
+def mute(tmp_path):
+    """Settings of a server that takes every connection and never says a word; the connections that it took."""
+    taken = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def take():
+            with suppress(OSError):
+                while True:
+                    taken.append(server.accept()[0])
+
+        threading.Thread(target=take, daemon=True).start()
+        port = server.getsockname()[1]
+        url = f"postgresql+psycopg://nobody@127.0.0.1:{port}/none"
+        yield make_settings(tmp_path / "home", database_url=url), taken
+        server.shutdown(socket.SHUT_RDWR)
+        for connection in taken:
+            connection.close()
+
+
+@pytest.mark.parametrize("ask", [lambda one: names(one, ""), lambda one: references(one, "a@"), base_names, checked])
+def test_a_server_that_never_answers_is_waited_for_one_second(mute, ask):
+    """libpq itself waits two seconds at least, for each connection."""
+    settings, taken = mute
+
+    began = time.monotonic()
+    assert ask(settings) == []
+    assert time.monotonic() - began < 1.8
+    assert len(taken) == 1
+
+
+def test_a_table_that_is_locked_is_not_waited_for(settings, database):
+    if database.file is not None:
+        pytest.skip("a SQLite catalog has its own bound: see the writer above")
+
+    with database.reading() as session:
+        session.execute(text("LOCK TABLE adapters IN ACCESS EXCLUSIVE MODE"))
+        began = time.monotonic()
+        assert names(settings, "") == []
+        assert time.monotonic() - began < 1.8
