@@ -65,10 +65,10 @@ def peft_model(torch, peft):
 
 
 def ours(torch, pairs):
-    from engine.merge import Part, svd
+    from engine.merge import METHODS, Part, Parts, Site
 
-    parts = [Part(B, A, ALPHA / RANK, weight) for (B, A), weight in zip(pairs, WEIGHTS, strict=True)]
-    B, A = svd(parts, rank=RANK)
+    parts = Parts([Part(B, A, ALPHA / RANK) for B, A in pairs])
+    B, A = METHODS["svd"].combine(parts, Site(weights=WEIGHTS, rank=RANK)).factors(RANK)
     return B.to(torch.float32), A.to(torch.float32)
 
 

@@ -89,7 +89,7 @@ def merge(handle: Handle, request: MergeRequest, *, progress: Progress = silent)
             rank=request.rank,
             dtype=request.dtype,
             out=out,
-            progress=lambda done, total: progress("merging modules", done, total),
+            progress=lambda done, total, _name: progress("merging modules", done, total),
         )
         spectra = {module["name"]: module["spectrum"] for module in report["per_module"] if module["spectrum"]}
         report = _told(report, sources)

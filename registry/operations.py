@@ -26,15 +26,15 @@ def merge_adapters(
     rank: int | Literal["max"] | None,
     dtype: str | None,
     out: Path,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> dict[str, Any]:
     """Merge adapter folders into the new folder `out`; the report of design section 6, spectra included."""
     try:
-        from engine.merge import Source, merge
+        from engine.merge import RankRule, Source, merge
     except ModuleNotFoundError as error:
         raise _missing("merge", error) from None
     sources = [Source(path=path, weight=weight) for path, weight in parents]
-    report = merge(sources, method=method, rank=rank, dtype=dtype, out=out, progress=progress)
+    report = merge(sources, method=method, rule=RankRule(rank), dtype=dtype, out=out, progress=progress)
     return report.as_json()
 
 

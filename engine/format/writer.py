@@ -58,6 +58,11 @@ class TensorWriter:
         os.close(self._descriptor)
 
 
+def header_size(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> int:
+    """Bytes before the first tensor of such a file."""
+    return len(_layout(tensors)[0])
+
+
 def _layout(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> tuple[bytes, dict[str, TensorInfo]]:
     places: dict[str, TensorInfo] = {}
     position = 0

@@ -7,12 +7,15 @@ except ModuleNotFoundError as _error:
 
     raise MissingExtraError("merge", "torch", "engine") from _error
 
-from engine.merge.methods import METHODS, Method, svd
+from engine.merge.methods import METHODS, Method, Site
+from engine.merge.options import Options
+from engine.merge.parts import Part, Parts
 from engine.merge.plan import MergePlan, plan
+from engine.merge.ranks import RankRule
 from engine.merge.report import MergeReport, ModuleReport, ParentReport
-from engine.merge.run import apply, merge
+from engine.merge.run import apply, apply_grid, merge
 from engine.merge.source import Source
-from engine.merge.subspace import Part
+from engine.merge.target import Target
 
 __all__ = [
     "METHODS",
@@ -20,13 +23,18 @@ __all__ = [
     "MergeReport",
     "Method",
     "ModuleReport",
+    "Options",
     "ParentReport",
     "Part",
+    "Parts",
+    "RankRule",
+    "Site",
     "Source",
+    "Target",
     "apply",
+    "apply_grid",
     "merge",
     "plan",
-    "svd",
 ]
 
 del _torch

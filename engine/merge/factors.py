@@ -9,7 +9,7 @@ import torch
 
 from engine.errors import UnreadableError
 from engine.format.header import open_regular
-from engine.merge.subspace import Part
+from engine.merge.parts import Part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from engine.format.facts import AdapterFacts
     from engine.merge.plan import ModulePlan
-    from engine.merge.source import Source
 
 TORCH_DTYPES = {
     "F64": torch.float64,
@@ -64,7 +63,7 @@ class FactorFile:
         os.close(self._descriptor)
 
 
-def grouped(module: ModulePlan, sources: Sequence[Source], files: Sequence[FactorFile]) -> Iterator[list[Part]]:
+def grouped(module: ModulePlan, files: Sequence[FactorFile]) -> Iterator[list[Part]]:
     """The parts of each group of `module`: B (rows, r) and A (r, columns), kernels laid flat.
 
     In a grouped convolution output channels of group g see only the g-th share of A's ranks, so every group is a sum
@@ -75,9 +74,9 @@ def grouped(module: ModulePlan, sources: Sequence[Source], files: Sequence[Facto
         file, facts = files[piece.parent], piece.module
         A = file.read(facts.a_key).flatten(1).chunk(module.groups)
         B = file.read(facts.b_key).flatten(1).chunk(module.groups)
-        pieces.append((A, B, facts.scaling, sources[piece.parent].weight))
+        pieces.append((A, B, facts.scaling))
     for group in range(module.groups):
-        yield [Part(B[group], A[group], scaling, weight) for A, B, scaling, weight in pieces]
+        yield [Part(B[group], A[group], scaling) for A, B, scaling in pieces]
 
 
 def as_bytes(tensor: Tensor) -> memoryview:

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from engine.merge.report import MergeReport, ModuleReport, ParentReport
 
 if TYPE_CHECKING:
@@ -13,7 +15,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from engine.merge.subspace import Joint
+    from engine.merge.parts import Parts
+    from engine.merge.target import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +34,24 @@ class Sums:
     own: tuple[float, ...]
 
 
-def measure(joint: Joint, kept: int, rounding: float) -> Sums:
-    """The sums of a result that keeps the `kept` largest singular values; `rounding` is what the cast cost, squared."""
-    energy = joint.S.square()
-    U, S, Vt = joint.U[:, :kept], joint.S[:kept], joint.Vt[:kept]
-    inner = tuple(float((S * ((U.T @ core) * Vt).sum(1)).sum()) for core in joint.cores)
-    return Sums(
-        target=float(energy.sum()),
-        kept=float(energy[:kept].sum()),
-        error=float(energy[kept:].sum()) + rounding,
-        inner=inner,
-        own=tuple(float(core.square().sum()) for core in joint.cores),
+def measure(parts: Parts, target: Target, B: Tensor, A: Tensor, rounding: float) -> Sums:
+    """The sums of one module or group whose target became B (m, k) and A (k, n), float64; `rounding` is what the cast
+    cost, squared.
+    """
+    if target.given is None:
+        kept = float(target.S[: B.shape[1]].square().sum())
+        lost = (
+            max(target.energy - kept, 0.0) if target.bound is not None else float(target.S[B.shape[1] :].square().sum())
+        )
+    else:
+        kept, lost = target.energy, 0.0
+    left = torch.split(B.T @ parts.stacked_b, parts.ranks, 1)  # each (k, r)
+    right = torch.split(parts.stacked_a @ A.T, parts.ranks, 0)  # each (r, k)
+    inner = tuple(
+        part.scaling * float((one.T * other).sum()) for part, one, other in zip(parts.items, left, right, strict=True)
     )
+    own = tuple(float(core.square().sum()) for core in parts.joint.cores)
+    return Sums(target=target.energy, kept=kept, error=lost + rounding, inner=inner, own=own)
 
 
 def rounding_error(B: Tensor, A: Tensor, rounded_b: Tensor, rounded_a: Tensor) -> float:

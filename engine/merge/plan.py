@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import OptionError, RefusedError
 from engine.format.adapter import read_adapter
 from engine.merge.copies import Copy, gather
 from engine.merge.dtypes import parse_dtype, widest
 from engine.merge.methods import METHODS
+from engine.merge.options import Options, complete
+from engine.merge.ranks import RankRule
 from engine.merge.refusals import refusal, refusals
 from engine.merge.result_config import Adapted, result_config
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from engine.compat.finding import Finding
     from engine.format.facts import AdapterFacts, ModuleFacts
     from engine.merge.source import Source
+
+
+DEFAULT_RULE = RankRule()
+NO_OPTIONS = Options()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +48,17 @@ class ModulePlan:
     rank: int
     groups: int
     pieces: tuple[Piece, ...]
-    a_shape: tuple[int, ...]
-    b_shape: tuple[int, ...]
+
+    @property
+    def a_shape(self) -> tuple[int, ...]:
+        """The shape of A in the result."""
+        return (self.rank, *self.pieces[0].module.a_shape[1:])
+
+    @property
+    def b_shape(self) -> tuple[int, ...]:
+        """The shape of B in the result."""
+        b = self.pieces[0].module.b_shape
+        return (b[0], self.rank // self.groups, *b[2:])
 
     @property
     def a_key(self) -> str:
@@ -58,32 +73,64 @@ class ModulePlan:
 
 @dataclass(frozen=True, slots=True)
 class MergePlan:
-    """A merge that will be carried out as it stands; `dtype` is safetensors' name of the result's."""
+    """A merge that will be carried out as it stands; `dtype` is safetensors' name of the result's.
+
+    Where `rule` asks for measured ranks, those of `modules` are the most they may become. `options` are complete.
+    """
 
     method: str
     sources: tuple[Source, ...]
     parents: tuple[AdapterFacts, ...]
     dtype: str
-    rank: int
+    rule: RankRule
+    options: Options
     modules: tuple[ModulePlan, ...]
     copies: tuple[Copy, ...]
-    config: dict[str, Any]
+    saved: tuple[str, ...]
+
+    @property
+    def rank(self) -> int:
+        """The largest of the modules'."""
+        return max(module.rank for module in self.modules)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The result's adapter_config.json."""
+        adapted = [Adapted(module.name, module.rank) for module in self.modules]
+        return result_config([facts.config for facts in self.parents], adapted, self.saved)
+
+    @property
+    def tensors(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Dtype and shape of every tensor of the result's weights."""
+        found = {copy.info.name: (copy.info.dtype, copy.info.shape) for copy in self.copies}
+        for module in self.modules:
+            found[module.a_key] = (self.dtype, module.a_shape)
+            found[module.b_key] = (self.dtype, module.b_shape)
+        return found
+
+    def with_ranks(self, ranks: Mapping[str, int]) -> MergePlan:
+        """The same merge with these ranks of its modules."""
+        modules = tuple(replace(module, rank=ranks[module.name]) for module in self.modules)
+        return replace(self, modules=modules, rule=RankRule())
 
 
 def plan(
     sources: Sequence[Source],
     *,
     method: str,
-    rank: int | Literal["max"] | None = None,
+    rule: RankRule = DEFAULT_RULE,
+    options: Options = NO_OPTIONS,
     dtype: str | None = None,
 ) -> MergePlan:
     """Reads configs and headers of `sources` and decides the result.
 
-    Raises OptionError for an unknown method or dtype, a rank below 1 or beside an exact method, no source, or a weight
-    that is not finite; UnreadableError or PatternError for a folder that is no adapter; RefusedError, with every
-    reason, for parents that cannot be merged.
+    Raises OptionError for an unknown method, option or dtype, a rank beside a method that stacks, too few or too many
+    sources, or a weight that is not finite; UnreadableError or PatternError for a folder that is no adapter;
+    RefusedError, with every reason, for parents that cannot be merged.
     """
-    _check_options(sources, method, rank)
+    _check_options(sources, method, rule)
+    row = METHODS[method]
+    complete_options = complete(options, row.defaults, method=method)
     wanted = None if dtype is None else parse_dtype(dtype)
     parents = [read_adapter(source.path) for source in sources]
     findings = list(refusals(parents))
@@ -92,38 +139,40 @@ def plan(
     findings += _contradictions(parents)
     if findings:
         raise RefusedError(findings)
-    limit = None if METHODS[method].exact else _limit(rank, parents)
-    modules = tuple(_module(name, pieces, limit) for name, pieces in sorted(_pieces(parents).items()))
+    limit = None if row.stacks else _limit(rule, parents)
     return MergePlan(
         method=method,
         sources=tuple(sources),
         parents=tuple(parents),
         dtype=wanted or widest(_dtypes(parents)),
-        rank=max(module.rank for module in modules),
-        modules=modules,
+        rule=rule,
+        options=complete_options,
+        modules=tuple(
+            _module(name, pieces, limit, dense=row.dense) for name, pieces in sorted(_pieces(parents).items())
+        ),
         copies=tuple(copies),
-        config=result_config([facts.config for facts in parents], [Adapted(m.name, m.rank) for m in modules], saved),
+        saved=tuple(saved),
     )
 
 
-def _check_options(sources: Sequence[Source], method: str, rank: int | str | None) -> None:
+def _check_options(sources: Sequence[Source], method: str, rule: RankRule) -> None:
     if method not in METHODS:
         raise OptionError(f"merge method {method!r}: expected one of {', '.join(METHODS)}")
-    if not sources:
-        raise OptionError("a merge needs at least one adapter")
+    row, count = METHODS[method], len(sources)
+    if count < row.fewest or (row.most is not None and count > row.most):
+        wanted = "" if row.most == row.fewest else "at least "
+        raise OptionError(f"{method} merges {wanted}{row.fewest} adapter{'s' * (row.fewest > 1)}, not {count}")
     for source in sources:
         if not math.isfinite(source.weight):
             raise OptionError(f"weight {source.weight} of {source.path.name} is not a finite number")
-    if isinstance(rank, int) and METHODS[method].exact:
-        raise OptionError(f"{method} is exact and its rank is the sum of the parents'; use svd for rank {rank}")
-    if rank is not None and rank != "max" and (not isinstance(rank, int) or rank < 1):
-        raise OptionError(f"rank {rank}: expected 1 or more, or max")
+    if row.stacks and rule != RankRule("max") and rule != DEFAULT_RULE:
+        raise OptionError(f"{method} is exact and its rank is the sum of the parents'; use svd for another rank")
 
 
-def _limit(rank: int | Literal["max"] | None, parents: Sequence[AdapterFacts]) -> int:
-    if rank == "max":
+def _limit(rule: RankRule, parents: Sequence[AdapterFacts]) -> int:
+    if rule.rank == "max" or rule.measured:
         return sys.maxsize
-    return rank or max(module.rank for facts in parents for module in facts.modules)
+    return rule.rank or max(module.rank for facts in parents for module in facts.modules)
 
 
 def _dtypes(parents: Sequence[AdapterFacts]) -> Iterator[str]:
@@ -176,15 +225,15 @@ def _in_words(module: ModuleFacts) -> str:
     return f"{module.kind} A {list(module.a_shape)} B {list(module.b_shape)}"
 
 
-def _module(name: str, pieces: Sequence[Piece], limit: int | None) -> ModulePlan:
+def _module(name: str, pieces: Sequence[Piece], limit: int | None, *, dense: bool) -> ModulePlan:
     a, b = pieces[0].module.a_shape, pieces[0].module.b_shape
     groups = a[0] // b[1]
     rank = sum(piece.module.rank for piece in pieces)
     if limit is not None:
         # Of each group, so that every group keeps the same number of singular values: B's layout asks for it.
-        each = min(rank // groups, b[0] // groups, math.prod(a[1:]), max(1, limit // groups))
-        rank = each * groups
-    return ModulePlan(name, rank, groups, tuple(pieces), (rank, *a[1:]), (b[0], rank // groups, *b[2:]))
+        most = min(b[0] // groups, math.prod(a[1:]), max(1, limit // groups))
+        rank = groups * (most if dense else min(most, rank // groups))
+    return ModulePlan(name, rank, groups, tuple(pieces))
 
 
 def _key(name: str, original: str, letter: str) -> str:

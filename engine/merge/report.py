@@ -25,7 +25,8 @@ class ParentReport:
 class ModuleReport:
     """One module of the result.
 
-    `norm` is ‖D_k‖ and `spectrum` its singular values, largest first; None for grouped convolutions.
+    `norm` is ‖D_k‖. `spectrum` are the singular values of the target D, largest first: all, or for methods on single
+    elements the largest ones. None for grouped convolutions.
     """
 
     name: str

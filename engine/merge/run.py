@@ -1,35 +1,32 @@
-"""Carries out a merge: module by module, one parent tensor pair and one result at a time per worker."""
+"""Carries out a merge: module by module, the parents' factors of one module and one result at a time per worker."""
 
 from __future__ import annotations
 
 import json
-import math
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-import torch
-
-from engine.errors import DestinationError, RefusedError
-from engine.format.writer import TensorWriter
+from engine.errors import DestinationError
+from engine.format.writer import TensorWriter, header_size
 from engine.merge.dtypes import LONG_NAMES
-from engine.merge.factors import TORCH_DTYPES, FactorFile, as_bytes, grouped
-from engine.merge.measure import add, measure, merge_report, module_report, rounding_error, spread
-from engine.merge.methods import METHODS
-from engine.merge.plan import plan
-from engine.merge.refusals import refusal
-from engine.merge.subspace import join
+from engine.merge.factors import FactorFile
+from engine.merge.measure import merge_report
+from engine.merge.module import Writing, merge_module, spectrum
+from engine.merge.plan import DEFAULT_RULE, NO_OPTIONS, plan
+from engine.merge.ranks import ranks
+from engine.merge.workers import each
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from torch import Tensor
-
     from engine.merge.measure import Sums
-    from engine.merge.plan import MergePlan, ModulePlan
+    from engine.merge.options import Options
+    from engine.merge.plan import MergePlan
+    from engine.merge.ranks import RankRule
     from engine.merge.report import MergeReport, ModuleReport
     from engine.merge.source import Source
+    from engine.merge.workers import Progress
 
 
 def merge(
@@ -37,29 +34,67 @@ def merge(
     *,
     method: str,
     out: Path,
-    rank: int | Literal["max"] | None = None,
+    rule: RankRule = DEFAULT_RULE,
+    options: Options = NO_OPTIONS,
     dtype: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    jobs: int | None = None,
+    progress: Progress | None = None,
 ) -> MergeReport:
     """Merges the adapters `sources` into the new folder `out`, which PEFT loads.
 
-    `rank` None is the largest effective rank of the parents, "max" as many as keep everything; only `svd` takes one.
-    `dtype` None is the parents' widest. `progress` is called in this thread with modules done and in all.
+    `rule` says how ranks are chosen; where it says nothing, methods that stack take the sum of the parents' and the
+    others the largest effective rank of any parent. `dtype` None is the parents' widest. `jobs` is the number of
+    threads, `progress` is called in this one with modules done, modules in all, and the last one's name.
 
     Raises what `plan` does; RefusedError also for values that are not finite, in a parent or after rounding to
     `dtype`; DestinationError where `out` is more than an empty folder, or cannot be made or written.
     """
-    return apply(plan(sources, method=method, rank=rank, dtype=dtype), out, progress=progress)
+    planned = plan(sources, method=method, rule=rule, options=options, dtype=dtype)
+    return apply(planned, out, jobs=jobs, progress=progress)
 
 
-def apply(planned: MergePlan, out: Path, *, progress: Callable[[int, int], None] | None = None) -> MergeReport:
+def apply(planned: MergePlan, out: Path, *, jobs: int | None = None, progress: Progress | None = None) -> MergeReport:
     """Carries out `planned` as `merge` says. Whatever stops it, `out` is left as it was."""
-    with _fresh_folder(out):
-        measured = _write_weights(planned, out / "adapter_model.safetensors", progress)
-        # Last, because a folder without it is no adapter.
-        (out / "adapter_config.json").write_text(json.dumps(planned.config, indent=2) + "\n", encoding="utf-8")
     weights = [source.weight for source in planned.sources]
-    return merge_report(planned.method, planned.rank, LONG_NAMES[planned.dtype], measured, weights)
+    return apply_grid(planned, [weights], [out], jobs=jobs, progress=progress)[0]
+
+
+def apply_grid(
+    planned: MergePlan,
+    weights: Sequence[Sequence[float]],
+    outs: Sequence[Path],
+    *,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> list[MergeReport]:
+    """Carries out `planned` once for each row of `weights`, one a parent, into the folder of `outs` at its place.
+
+    Parents are read and factored once for all of them. A rule that measures is no rule for several results at once:
+    raises ValueError.
+    """
+    if planned.rule.measured and len(weights) > 1:
+        raise ValueError("one rank rule of energy or budget for one result")
+    with ExitStack() as stack:
+        for out in outs:
+            stack.enter_context(_fresh_folder(out))
+        files = [stack.enter_context(FactorFile(facts)) for facts in planned.parents]
+        settled = _settled(planned, weights[0], files, jobs) if planned.rule.measured else planned
+        measured = _write_weights(settled, weights, outs, files, jobs=jobs, progress=progress)
+        for out in outs:
+            # Last, because a folder without it is no adapter.
+            (out / "adapter_config.json").write_text(json.dumps(settled.config, indent=2) + "\n", encoding="utf-8")
+    return [
+        merge_report(settled.method, settled.rank, LONG_NAMES[settled.dtype], modules, row)
+        for modules, row in zip(measured, weights, strict=True)
+    ]
+
+
+def _settled(planned: MergePlan, weights: Sequence[float], files: Sequence[FactorFile], jobs: int | None) -> MergePlan:
+    """The plan with the ranks that its rule gives for the spectra of all modules."""
+    found = each(planned.modules, lambda module: spectrum(planned, module, files, weights), jobs=jobs)
+    spectra = {module.name: one for module, one in zip(planned.modules, found, strict=True)}
+    fixed = header_size(planned.tensors) + sum(copy.info.size for copy in planned.copies)
+    return planned.with_ranks(ranks(planned.rule, spectra, fixed=fixed))
 
 
 @contextmanager
@@ -84,74 +119,27 @@ def _fresh_folder(out: Path) -> Iterator[None]:
 
 
 def _write_weights(
-    planned: MergePlan, path: Path, progress: Callable[[int, int], None] | None
-) -> list[tuple[ModuleReport, Sums]]:
-    tensors = {copy.info.name: (copy.info.dtype, copy.info.shape) for copy in planned.copies}
-    for module in planned.modules:
-        tensors[module.a_key] = (planned.dtype, module.a_shape)
-        tensors[module.b_key] = (planned.dtype, module.b_shape)
+    planned: MergePlan,
+    weights: Sequence[Sequence[float]],
+    outs: Sequence[Path],
+    files: Sequence[FactorFile],
+    *,
+    jobs: int | None,
+    progress: Progress | None,
+) -> list[list[tuple[ModuleReport, Sums]]]:
+    """The measures of every module, a list for each row of weights."""
     with ExitStack() as stack:
-        writer = stack.enter_context(TensorWriter(path, tensors))
-        files = [stack.enter_context(FactorFile(facts)) for facts in planned.parents]
+        writings = [
+            Writing(row, stack.enter_context(TensorWriter(out / "adapter_model.safetensors", planned.tensors)))
+            for row, out in zip(weights, outs, strict=True)
+        ]
         for copy in planned.copies:
-            writer.put_blocks(copy.info.name, copy.blocks())
-        return _each(planned.modules, lambda module: _merge_module(planned, module, files, writer), progress)
-
-
-def _merge_module(
-    planned: MergePlan, module: ModulePlan, files: Sequence[FactorFile], writer: TensorWriter
-) -> tuple[ModuleReport, Sums]:
-    dtype = TORCH_DTYPES[planned.dtype]
-    method = METHODS[planned.method]
-    each = module.rank // module.groups
-    factors: list[tuple[Tensor, Tensor]] = []
-    sums: list[Sums] = []
-    spectrum: list[float] | None = None
-    for parts in grouped(module, planned.sources, files):
-        try:
-            joint = join(parts, precise=planned.dtype == "F64")
-        except FloatingPointError as error:
-            raise _refused(module.name, f"{error}: a parent holds NaN, an infinity or numbers too large") from None
-        B, A = method.combine(parts, joint, each)
-        rounded = B.to(dtype), A.to(dtype)
-        rounding = rounding_error(B, A, *rounded)
-        if not math.isfinite(rounding):
-            raise _refused(module.name, f"the result does not fit {LONG_NAMES[planned.dtype]}; choose a wider dtype")
-        factors.append(rounded)
-        kept = len(joint.S) if method.exact else each
-        sums.append(measure(joint, kept, rounding))
-        spectrum = joint.S[:kept].tolist()
-    writer.put(module.b_key, as_bytes(torch.cat([B for B, _ in factors])))
-    writer.put(module.a_key, as_bytes(torch.cat([A for _, A in factors])))
-    total = spread(add(sums), [piece.parent for piece in module.pieces], len(planned.sources))
-    weights = [source.weight for source in planned.sources]
-    shown = spectrum if module.groups == 1 else None
-    return module_report(module.name, module.rank, shown, total, weights), total
-
-
-def _refused(module: str, reason: str) -> RefusedError:
-    return RefusedError([refusal("merge-values", f"{module}: {reason}", where=module)])
-
-
-def _each(
-    modules: Sequence[ModulePlan],
-    work: Callable[[ModulePlan], tuple[ModuleReport, Sums]],
-    progress: Callable[[int, int], None] | None,
-) -> list[tuple[ModuleReport, Sums]]:
-    """`work` on every module, results in order, on as many threads as torch would use.
-
-    One thread of linear algebra each: these matrices are too narrow to share, and sums keep one order whatever the
-    number of cores, so that the same parents give the same bytes.
-    """
-    workers = min(torch.get_num_threads(), len(modules))
-    # The setting is the calling thread's own, so it ends with the pool.
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        futures = [pool.submit(work, module) for module in modules]
-        for done, future in enumerate(as_completed(futures), 1):
-            future.result()
-            if progress is not None:
-                progress(done, len(modules))
-        return [future.result() for future in futures]
-    finally:
-        pool.shutdown(cancel_futures=True)
+            for writing in writings:
+                writing.writer.put_blocks(copy.info.name, copy.blocks())
+        found = each(
+            planned.modules,
+            lambda module: merge_module(planned, module, files, writings),
+            jobs=jobs,
+            progress=progress,
+        )
+    return [list(one) for one in zip(*found, strict=True)]

@@ -1,4 +1,4 @@
-"""The joint subspace of several low-rank matrices: where their sum is exact and small.
+"""The joint subspace of several low-rank matrices: where any combination of them is exact and small.
 
 With D_i = s_i·B_i·A_i, stack B = [B_1 … B_n] = Qb·Rb (m, R) and A' = [A_1; …; A_n]ᵀ = Qa·Ra (n, R). Then
 D_i = Qb·C_i·Qaᵀ with C_i = s_i·Rb[:, i]·Ra[:, i]ᵀ, so sums, norms, angles and singular values of the D_i are those of
@@ -28,16 +28,6 @@ FLOAT64_EPSILON = torch.finfo(torch.float64).eps
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """One parent's factors of one module: D = scaling·B·A with B (m, r) and A (r, n), any float dtype."""
-
-    B: Tensor
-    A: Tensor
-    scaling: float
-    weight: float
-
-
-@dataclass(frozen=True, slots=True)
 class Basis:
     """Orthonormal columns Q (m, p) of a stack X = Q·R with `triangle` R (p, R), not necessarily formed.
 
@@ -57,41 +47,20 @@ class Basis:
 
 @dataclass(frozen=True, slots=True)
 class Joint:
-    """The parents of one module in their joint subspace, and the singular values of their weighted sum.
+    """The parents of one module in their joint subspace: D_i = left·C_i·rightᵀ with `cores` the C_i (p, q).
 
-    `cores` are the C_i (p, q), `weights` the w_i; Σ w_i·C_i = U·diag(S)·Vt. Values of S that rounding alone explains
-    are exactly zero.
+    `size` is max(m, n), by which rounding errors grow.
     """
 
     left: Basis
     right: Basis
     cores: tuple[Tensor, ...]
-    weights: tuple[float, ...]
-    U: Tensor
-    S: Tensor
-    Vt: Tensor
+    size: int
 
-
-def join(parts: Sequence[Part], *, precise: bool = False) -> Joint:
-    """The joint subspace of `parts`; `precise` asks for full float64 accuracy, for results kept in float64.
-
-    Raises FloatingPointError where a factor holds a NaN or an infinity, or products overflow.
-    """
-    left = span(_stacked([part.B for part in parts], 1), precise=precise)
-    right = span(_stacked([part.A for part in parts], 0).T, precise=precise)
-    ranks = [part.A.shape[0] for part in parts]
-    pairs = zip(parts, torch.split(left.triangle, ranks, 1), torch.split(right.triangle, ranks, 1), strict=True)
-    cores = tuple(part.scaling * (b @ a.T) for part, b, a in pairs)
-    weights = tuple(part.weight for part in parts)
-    total = sum((weight * core for weight, core in zip(weights, cores, strict=True)), torch.zeros_like(cores[0]))
-    if not bool(total.isfinite().all()):
-        raise FloatingPointError("not all values are finite")
-    U, S, Vt = torch.linalg.svd(total, full_matrices=False)
-    scale = sum(abs(weight) * float(core.norm()) for weight, core in zip(weights, cores, strict=True))
-    size = max(parts[0].B.shape[0], parts[0].A.shape[1])
-    # Relative to the parents, not to S[0]: in A - A every singular value is rounding, the largest too.
-    S = torch.where(FLOAT64_EPSILON * size * scale < S, S, 0.0)
-    return Joint(left, right, cores, weights, U, S, Vt)
+    def gram(self) -> Tensor:
+        """The inner products <D_i, D_j> (parents, parents), Frobenius."""
+        flat = torch.stack([core.flatten() for core in self.cores])
+        return flat @ flat.T
 
 
 def span(stack: Tensor, *, precise: bool = False) -> Basis:
@@ -104,15 +73,16 @@ def span(stack: Tensor, *, precise: bool = False) -> Basis:
     return _by_gram(stack) or _by_reflections(stack)
 
 
-def _stacked(tensors: Sequence[Tensor], dim: int) -> Tensor:
-    """torch.cat in float64, each tensor converted where it will lie."""
-    sizes = [tensor.shape[dim] for tensor in tensors]
-    shape = list(tensors[0].shape)
-    shape[dim] = sum(sizes)
-    stack = torch.empty(shape, dtype=torch.float64)
-    for place, tensor in zip(torch.split(stack, sizes, dim), tensors, strict=True):
-        place.copy_(tensor)
-    return stack
+def cores(left: Basis, right: Basis, ranks: Sequence[int], scalings: Sequence[float]) -> tuple[Tensor, ...]:
+    """The C_i of the parents whose factors, of ranks `ranks`, were stacked and spanned.
+
+    Raises FloatingPointError where a factor holds a NaN or an infinity, or products overflow.
+    """
+    each = zip(scalings, *(torch.split(one.triangle, list(ranks), 1) for one in (left, right)), strict=True)
+    found = tuple(scaling * (b @ a.T) for scaling, b, a in each)
+    if not all(bool(core.isfinite().all()) for core in found):
+        raise FloatingPointError("not all values are finite")
+    return found
 
 
 def _by_gram(stack: Tensor) -> Basis | None:
@@ -124,7 +94,7 @@ def _by_gram(stack: Tensor) -> Basis | None:
     if int(failed) or not bool((factor.diagonal() > PIVOT_FLOOR).all()):
         return None
     triangle = factor * lengths
-    identity = torch.eye(len(lengths), dtype=stack.dtype)
+    identity = torch.eye(len(lengths), dtype=stack.dtype, device=stack.device)
     return Basis(triangle, stack, torch.linalg.solve_triangular(triangle, identity, upper=True))
 
 

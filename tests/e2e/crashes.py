@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.merge import run as merging
+from engine.merge import workers as merging
 from registry import checkout, examine
 from tests.registry.places import needs
 from tests.registry.store_and_pull import OneThread

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from engine.errors import DestinationError, RefusedError, UnreadableError
-from engine.merge import Source, apply, merge, plan
+from engine.merge import RankRule, Source, apply, merge, plan
 from engine.merge.factors import FactorFile
 from tests.engine.merge.factories import (
     best,
@@ -68,9 +68,9 @@ def parents(folder, name, **more):
     return made
 
 
-def run(folders, out, *, weights=WEIGHTS, method="svd", **options):
+def run(folders, out, *, weights=WEIGHTS, method="svd", rank=None, **options):
     sources = [Source(folder, weight) for folder, weight in zip(folders, weights, strict=True)]
-    return merge(sources, method=method, out=out, **options)
+    return merge(sources, method=method, rule=RankRule(rank), out=out, **options)
 
 
 @pytest.mark.parametrize("name", FLAVOURS)
@@ -294,9 +294,10 @@ def test_equal_saved_embeddings_are_carried_once(tmp_path):
 def test_progress_counts_every_module(tmp_path):
     seen = []
 
-    run(parents(tmp_path, "patterns"), tmp_path / "out", progress=lambda done, total: seen.append((done, total)))
+    run(parents(tmp_path, "patterns"), tmp_path / "out", progress=lambda *now: seen.append(now))
 
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert [now[:2] for now in seen] == [(1, 3), (2, 3), (3, 3)]
+    assert sorted(now[2] for now in seen) == ["a.q", "b.q", "q"]
 
 
 def test_an_empty_folder_may_be_given(tmp_path):
@@ -353,7 +354,7 @@ def test_results_too_large_for_their_dtype_are_refused(tmp_path, method):
 
 
 def test_an_interrupted_merge_leaves_nothing(tmp_path):
-    def interrupt(done, total):
+    def interrupt(*_now):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -9,7 +9,7 @@ import transformers
 from safetensors.torch import load_file
 from torch import nn
 
-from engine.merge import Source, merge
+from engine.merge import RankRule, Source, merge
 from tests.engine.merge.factories import best, deltas, distance, weighted
 
 WEIGHTS = (0.7, -0.4)
@@ -200,7 +200,7 @@ def test_peft_loads_the_result_and_computes_the_definition(case, tmp_path, metho
     name, base, inputs, parents, configs = case
     sources = [Source(folder, weight) for folder, weight in zip(parents, WEIGHTS, strict=True)]
 
-    merge(sources, method=method, rank=rank, out=tmp_path / "out")
+    merge(sources, method=method, rule=RankRule(rank), out=tmp_path / "out")
 
     expected = weighted(parents, WEIGHTS)
     found = deltas(tmp_path / "out")

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engine.errors import OptionError, RefusedError
-from engine.merge import Source, merge, plan
+from engine.merge import RankRule, Source, merge, plan
 from engine.merge.copies import RULE
 from engine.merge.refusals import RULES
 from tests.engine.merge.factories import PREFIX, conv, embedding, linear, normal, write_adapter
@@ -213,7 +213,7 @@ def test_every_rule_is_planted():
 
 
 OPTIONS = {
-    "method": ({"method": "ties"}, "expected one of cat, linear, svd"),
+    "method": ({"method": "median"}, "expected one of cat, linear, svd"),
     "rank zero": ({"rank": 0}, "expected 1 or more"),
     "negative rank": ({"rank": -3}, "expected 1 or more"),
     "rank word": ({"rank": "min"}, "expected 1 or more, or max"),
@@ -229,7 +229,8 @@ def test_options_out_of_range(tmp_path, name):
     folder = write_adapter(tmp_path / "a", tensors())
 
     with pytest.raises(OptionError, match=message):
-        plan([Source(folder, 1.0)], **{"method": "svd", **options})
+        merged = {"method": "svd", "rank": None, **options}
+        plan([Source(folder, 1.0)], rule=RankRule(merged.pop("rank")), **merged)
 
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), float("-inf")])
@@ -239,7 +240,7 @@ def test_weights_are_finite(tmp_path, weight):
 
 
 def test_no_source():
-    with pytest.raises(OptionError, match="at least one"):
+    with pytest.raises(OptionError, match="at least 1 adapter, not 0"):
         plan([], method="svd")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.merge import Source, merge
+from engine.merge import RankRule, Source, merge
 from tests.engine.merge.factories import PREFIX, deltas, linear, weighted, write_adapter
 
 
@@ -28,7 +28,7 @@ def test_one_module_by_hand(tmp_path):
         Source(diagonal(tmp_path / "b", "m", 0.0, 8.0), 0.5),
     ]
 
-    report = merge(sources, method="svd", rank=1, out=tmp_path / "out")
+    report = merge(sources, method="svd", rule=RankRule(1), out=tmp_path / "out")
 
     assert (report.method, report.rank, report.dtype, report.modules) == ("svd", 1, "float32", 1)
     assert report.norm == pytest.approx(4.0)
@@ -38,7 +38,7 @@ def test_one_module_by_hand(tmp_path):
     assert (first.weight, first.norm, first.cosine, first.retention) == pytest.approx((1.0, 3.0, 0.0, 0.0))
     assert (second.weight, second.norm, second.cosine, second.retention) == pytest.approx((0.5, 8.0, 1.0, 0.5))
     assert (first.share, second.share) == pytest.approx((3 / 7, 4 / 7))
-    assert report.per_module[0].spectrum == pytest.approx((4.0,))
+    assert report.per_module[0].spectrum == pytest.approx((4.0, 3.0))
     assert report.per_module[0].name == "m"
 
 
@@ -78,7 +78,10 @@ def test_ratios_equal_dense_ones(tmp_path):
     weights = (0.7, -0.4, 1.1)
 
     report = merge(
-        [Source(f, w) for f, w in zip(folders, weights, strict=True)], method="svd", rank=5, out=tmp_path / "o"
+        [Source(f, w) for f, w in zip(folders, weights, strict=True)],
+        method="svd",
+        rule=RankRule(5),
+        out=tmp_path / "o",
     )
 
     def flat(matrices):

@@ -4,17 +4,26 @@ import numpy as np
 import pytest
 import torch
 
-from engine.merge.methods import METHODS, svd
-from engine.merge.subspace import Part, join, span
+from engine.merge import METHODS, Part, Parts, Site
+from engine.merge.subspace import span
 from tests.engine.merge.factories import best, distance, normal
 
 
 def part(seed, *, rows=40, columns=30, rank=4, scaling=2.25, weight=0.7):
-    return Part(normal(seed, rows, rank), normal(seed + 50, rank, columns), scaling, weight)
+    """A parent's factors and its weight."""
+    return Part(normal(seed, rows, rank), normal(seed + 50, rank, columns), scaling), weight
 
 
 def dense(parts):
-    return sum(p.weight * p.scaling * (p.B.double() @ p.A.double()).numpy() for p in parts)
+    return sum(weight * p.scaling * (p.B.double() @ p.A.double()).numpy() for p, weight in parts)
+
+
+def target(parts, method="svd", *, rank=8):
+    return METHODS[method].combine(Parts([p for p, _ in parts]), Site(weights=[w for _, w in parts], rank=rank))
+
+
+def svd(parts, *, rank):
+    return target(parts).factors(rank)
 
 
 def product(factors):
@@ -25,13 +34,13 @@ def product(factors):
 def test_hand_example():
     """3·(2·[1,0]ᵀ[1,0]) + 1·(1·[0,1]ᵀ[0,2]) has singular values 6 and 2; rank 1 keeps the 6."""
     parts = [
-        Part(torch.tensor([[1.0], [0.0]]), torch.tensor([[1.0, 0.0]]), 2.0, 3.0),
-        Part(torch.tensor([[0.0], [1.0]]), torch.tensor([[0.0, 2.0]]), 1.0, 1.0),
+        (Part(torch.tensor([[1.0], [0.0]]), torch.tensor([[1.0, 0.0]]), 2.0), 3.0),
+        (Part(torch.tensor([[0.0], [1.0]]), torch.tensor([[0.0, 2.0]]), 1.0), 1.0),
     ]
 
     B, A = svd(parts, rank=1)
 
-    np.testing.assert_allclose(join(parts).S.numpy(), [6.0, 2.0], rtol=1e-15)
+    np.testing.assert_allclose(target(parts).S.numpy(), [6.0, 2.0], rtol=1e-15)
     np.testing.assert_allclose(B.numpy(), [[6**0.5], [0.0]], atol=1e-15)
     np.testing.assert_allclose(A.numpy(), [[6**0.5, 0.0]], atol=1e-15)
 
@@ -49,7 +58,7 @@ def test_spectrum_is_the_dense_one():
 
     expected = np.linalg.svd(dense(parts), compute_uv=False)[:13]
 
-    np.testing.assert_allclose(join(parts).S.numpy(), expected, rtol=1e-12)
+    np.testing.assert_allclose(target(parts).S.numpy(), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(5, 30), (30, 5), (6, 7), (8, 8), (1, 9), (9, 1)])
@@ -66,30 +75,29 @@ def test_more_ranks_than_rows_or_columns(rows, columns):
 
 
 def test_difference_of_equals_is_exactly_zero():
-    one = part(1)
-    other = Part(one.B, one.A, one.scaling, -one.weight)
+    one, weight = part(1)
+    parts = [(one, weight), (one, -weight)]
 
-    joint = join([one, other])
-
-    assert joint.S.tolist() == [0.0] * 8
-    assert all(not factor.any() for factor in svd([one, other], rank=4))
+    assert target(parts).S.tolist() == [0.0] * 8
+    assert all(not factor.any() for factor in svd(parts, rank=4))
 
 
 def test_duplicated_parent_has_its_own_rank():
     """0.5·D + 0.5·D = D: four singular values, then exact zeros."""
     one = part(1, weight=0.5)
 
-    joint = join([one, one])
+    found = target([one, one])
 
-    assert (joint.S[:4] > 0.1).all()
-    assert joint.S[4:].tolist() == [0.0] * 4
+    assert (found.S[:4] > 0.1).all()
+    assert found.S[4:].tolist() == [0.0] * 4
     assert distance(product(svd([one, one], rank=4)), dense([one, one])) < 1e-14
 
 
 @pytest.mark.parametrize("where", ["A", "B"])
 def test_zero_factor(where):
-    one, other = part(1), part(2)
-    zero = Part(*(torch.zeros_like(t) if n == where else t for n, t in (("B", other.B), ("A", other.A))), 2.0, 1.0)
+    one, (other, _) = part(1), part(2)
+    factors = (torch.zeros_like(t) if n == where else t for n, t in (("B", other.B), ("A", other.A)))
+    zero = Part(*factors, 2.0), 1.0
 
     assert distance(product(svd([one, zero], rank=8)), dense([one])) < 1e-13
     assert not any(factor.any() for factor in svd([zero], rank=4))
@@ -126,10 +134,11 @@ def test_stack_is_the_parents_themselves():
     """PEFT's own layout for cat: B side by side untouched, w·s in A."""
     parts = [part(1, scaling=2.0, weight=0.5), part(2, rank=3, scaling=0.75, weight=-2.0)]
 
-    B, A = METHODS["cat"].combine(parts, join(parts), 7)
+    B, A = target(parts, "cat").factors(7)
 
-    assert torch.equal(B, torch.cat([parts[0].B, parts[1].B], 1).double())
-    assert torch.equal(A, torch.cat([parts[0].A.double(), -1.5 * parts[1].A.double()], 0))
+    (one, _), (other, _) = parts
+    assert torch.equal(B, torch.cat([one.B, other.B], 1).double())
+    assert torch.equal(A, torch.cat([one.A.double(), -1.5 * other.A.double()], 0))
 
 
 @pytest.mark.parametrize("exponent", [0, 1, 2, 3, 6, 9, 12])
@@ -170,8 +179,8 @@ def test_columns_of_very_different_length_need_no_reflections():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_values_that_are_not_finite_raise(value):
-    broken = part(1)
+    broken, weight = part(1)
     broken.B[3, 1] = value
 
     with pytest.raises(FloatingPointError):
-        join([broken, part(2)])
+        target([(broken, weight), part(2)])

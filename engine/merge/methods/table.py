@@ -1,0 +1,51 @@
+"""What a row of the table of methods says, and what every method is called with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from engine.merge.options import Options
+from engine.merge.parts import Parts
+from engine.merge.target import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """Where a method is at work: module and group, and the weights w_i of the parts there.
+
+    `rank` is how many singular values the result will keep at most. `keys` are digests of the parents' tensors.
+    `options` are complete.
+    """
+
+    weights: Sequence[float]
+    rank: int
+    module: str = ""
+    group: int = 0
+    keys: Sequence[str] = ()
+    options: Options = field(default_factory=Options)
+
+
+Combine = Callable[[Parts, Site], Target]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A row of the table; `summary` is help.
+
+    `stacks`: the result has the sum of the parents' ranks and takes no other. `dense`: the result may have any rank up
+    to min(m, n), not only up to the sum of the parents'. `fewest` and `most` parents are taken. `defaults` names the
+    options the method takes, with their values where none is given.
+    """
+
+    combine: Combine
+    summary: str
+    stacks: bool = False
+    dense: bool = False
+    fewest: int = 1
+    most: int | None = None
+    defaults: Mapping[str, object] = field(default_factory=dict)

@@ -1,0 +1,112 @@
+"""One module of a merge: its parents' factors in, the result's factors and measures out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.errors import RefusedError
+from engine.merge.dtypes import LONG_NAMES, SIZES
+from engine.merge.factors import TORCH_DTYPES, as_bytes, grouped
+from engine.merge.measure import add, measure, module_report, rounding_error, spread
+from engine.merge.methods import METHODS, Site
+from engine.merge.parts import Parts
+from engine.merge.ranks import Spectrum
+from engine.merge.refusals import refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+
+    from engine.format.writer import TensorWriter
+    from engine.merge.factors import FactorFile
+    from engine.merge.measure import Sums
+    from engine.merge.plan import MergePlan, ModulePlan
+    from engine.merge.report import ModuleReport
+    from engine.merge.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """One result: a weight for every source, and the open weights file."""
+
+    weights: Sequence[float]
+    writer: TensorWriter
+
+
+def merge_module(
+    planned: MergePlan, module: ModulePlan, files: Sequence[FactorFile], writings: Sequence[Writing]
+) -> list[tuple[ModuleReport, Sums]]:
+    """Merges and writes one module, once for each of `writings`, whose measures are returned in their order.
+
+    Raises RefusedError for values that are not finite.
+    """
+    groups = list(_groups(planned, module, files))
+    return [_write(planned, module, groups, writing) for writing in writings]
+
+
+def spectrum(planned: MergePlan, module: ModulePlan, files: Sequence[FactorFile], weights: Sequence[float]) -> Spectrum:
+    """What the ranks of one module are worth, as far as its planned rank."""
+    groups = enumerate(_groups(planned, module, files))
+    targets = [_target(planned, module, group, parts, weights) for group, parts in groups]
+    levels = torch.stack([target.S.square() for target in targets]).sum(0)
+    size = math.prod(module.a_shape) + math.prod(module.b_shape)
+    steps = module.rank // module.groups
+    return Spectrum(
+        levels=levels.tolist(),
+        energy=math.fsum(target.energy for target in targets),
+        step=module.groups,
+        cost=size // steps * SIZES[planned.dtype],
+    )
+
+
+def _groups(planned: MergePlan, module: ModulePlan, files: Sequence[FactorFile]) -> Iterator[Parts]:
+    precise = planned.dtype == "F64"
+    for parts in grouped(module, files):
+        yield Parts(parts, precise=precise)
+
+
+def _target(planned: MergePlan, module: ModulePlan, group: int, parts: Parts, weights: Sequence[float]) -> Target:
+    site = Site(
+        weights=[weights[piece.parent] for piece in module.pieces],
+        rank=module.rank // module.groups,
+        module=module.name,
+        group=group,
+        options=planned.options,
+    )
+    try:
+        return METHODS[planned.method].combine(parts, site)
+    except FloatingPointError as error:
+        raise _refused(module.name, f"{error}: a parent holds NaN, an infinity or numbers too large") from None
+
+
+def _write(
+    planned: MergePlan, module: ModulePlan, groups: Sequence[Parts], writing: Writing
+) -> tuple[ModuleReport, Sums]:
+    dtype = TORCH_DTYPES[planned.dtype]
+    factors: list[tuple[Tensor, Tensor]] = []
+    sums: list[Sums] = []
+    spectrum: list[float] | None = None
+    for group, parts in enumerate(groups):
+        target = _target(planned, module, group, parts, writing.weights)
+        B, A = target.factors(module.rank // module.groups)
+        rounded = B.to(dtype), A.to(dtype)
+        rounding = rounding_error(B, A, *rounded)
+        if not math.isfinite(rounding):
+            raise _refused(module.name, f"the result does not fit {LONG_NAMES[planned.dtype]}; choose a wider dtype")
+        factors.append(rounded)
+        sums.append(measure(parts, target, B, A, rounding))
+        spectrum = target.S.tolist()
+    writing.writer.put(module.b_key, as_bytes(torch.cat([B for B, _ in factors])))
+    writing.writer.put(module.a_key, as_bytes(torch.cat([A for _, A in factors])))
+    total = spread(add(sums), [piece.parent for piece in module.pieces], len(planned.sources))
+    shown = spectrum if module.groups == 1 else None
+    return module_report(module.name, module.rank, shown, total, writing.weights), total
+
+
+def _refused(module: str, reason: str) -> RefusedError:
+    return RefusedError([refusal("merge-values", f"{module}: {reason}", where=module)])

@@ -1,0 +1,82 @@
+"""The parents' factors of one module, in memory: what every method works from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.merge.subspace import Joint, cores, span
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One parent's factors of one module: D = scaling·B·A with B (m, r) and A (r, n), any float dtype."""
+
+    B: Tensor
+    A: Tensor
+    scaling: float
+
+    def block(self, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop` of D (stop - start, n), float32."""
+        return (self.scaling * self.B[start:stop].float()) @ self.A.float()
+
+
+class Parts:
+    """All parents of one module, or of one group of a convolution. A class because it keeps what is derived from them
+    once and used for every weighting: the stacked factors and the joint subspace.
+
+    `precise` asks for full float64 accuracy, for results kept in float64.
+    """
+
+    def __init__(self, items: Sequence[Part], *, precise: bool = False) -> None:
+        self.items = tuple(items)
+        self.precise = precise
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, n) of every D_i."""
+        return self.items[0].B.shape[0], self.items[0].A.shape[1]
+
+    @property
+    def ranks(self) -> list[int]:
+        """The r_i."""
+        return [part.A.shape[0] for part in self.items]
+
+    @cached_property
+    def stacked_b(self) -> Tensor:
+        """The B_i side by side, (m, R) float64."""
+        return _stacked([part.B for part in self.items], 1)
+
+    @cached_property
+    def stacked_a(self) -> Tensor:
+        """The A_i one above the other, (R, n) float64."""
+        return _stacked([part.A for part in self.items], 0)
+
+    @cached_property
+    def joint(self) -> Joint:
+        """The joint subspace.
+
+        Raises FloatingPointError where a factor holds a NaN or an infinity, or products overflow.
+        """
+        left, right = span(self.stacked_b, precise=self.precise), span(self.stacked_a.T, precise=self.precise)
+        scalings = [part.scaling for part in self.items]
+        return Joint(left, right, cores(left, right, self.ranks, scalings), max(self.shape))
+
+
+def _stacked(tensors: Sequence[Tensor], dim: int) -> Tensor:
+    """torch.cat in float64, each tensor converted where it will lie."""
+    sizes = [tensor.shape[dim] for tensor in tensors]
+    shape = list(tensors[0].shape)
+    shape[dim] = sum(sizes)
+    stack = torch.empty(shape, dtype=torch.float64, device=tensors[0].device)
+    for place, tensor in zip(torch.split(stack, sizes, dim), tensors, strict=True):
+        place.copy_(tensor)
+    return stack
