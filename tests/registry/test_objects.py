@@ -1,7 +1,6 @@
 """What only a store in a bucket has: checksums, parts, resumed downloads, errors of a server."""
 
 import errno
-import hashlib
 import os
 import stat
 import time
@@ -10,7 +9,7 @@ import obstore
 import pytest
 
 from registry import bucket as buckets
-from registry import partials, uploads
+from registry import partials
 from registry.bucket import Bucket
 from registry.errors import ConflictError, CorruptError, MissingBlobError, UnavailableError
 from registry.objects import ObjectStore
@@ -116,22 +115,6 @@ class TestUploads:
                 store.place(file)
 
         assert bytes(obstore.get(store.bucket.client, key_of(file.digest)).bytes()) == b"other"
-
-    def test_the_checksum_is_the_one_s3_documents_for_parts(self, store, tmp_path, monkeypatch):
-        """MD5 of the parts' MD5s and their number: two parts of 8 MiB and one of 1 MiB."""
-        content = os.urandom(17 * MIB)
-        sums = [hashlib.md5(content[start : start + 8 * MIB]).digest() for start in range(0, len(content), 8 * MIB)]
-        with store.staging() as staging, uploads._Parts(staging.add(content, name="file")) as parts:
-            assert [len(part) for part in parts] == [8 * MIB, 8 * MIB, MIB]
-
-            assert parts.checksum() == f"{hashlib.md5(b''.join(sums)).hexdigest()}-3"
-
-    def test_a_file_of_the_largest_size_fits_into_ten_thousand_parts(self):
-        from registry.staging import StagedFile
-
-        parts = uploads._Parts(StagedFile(None, HELLO, 5 << 40))
-
-        assert parts.size * 10_000 >= 5 << 40
 
 
 class TestDownloads:
