@@ -48,20 +48,18 @@ def adapters_of(api: HfApi, pattern: HubPattern, *, match: str | None, into: str
 
     NotFoundError where no model matches at all.
     """
+    wanted: dict[str, list[HubPlace]] = {}
     with asking(str(pattern)):
-        models = list(islice(api.list_models(author=pattern.owner, full=True), _MOST_MODELS + 1))
-    if len(models) > _MOST_MODELS:
-        raise UnavailableError(f"{pattern}: more than {_MOST_MODELS} models")
-    wanted = [model for model in models if _is_wanted(str(model.id), pattern, match)]
+        # one page at a time: what else a server says of each model is not kept
+        for number, model in enumerate(api.list_models(author=pattern.owner, full=True)):
+            if number >= _MOST_MODELS:
+                raise UnavailableError(f"{pattern}: more than {_MOST_MODELS} models")
+            if _is_wanted(str(model.id), pattern, match):
+                wanted[str(model.id)] = list(_places(model))
     if not wanted:
         raise NotFoundError(f"{pattern}: no model of that name, or none that may be seen")
-    found: list[Found] = []
-    others = 0
-    for model in sorted(wanted, key=lambda model: str(model.id)):
-        places = list(_places(model))
-        found += [Found(place, local_name(place, into)) for place in places]
-        others += not places
-    return Account(tuple(found), others)
+    found = [Found(place, local_name(place, into)) for _, places in sorted(wanted.items()) for place in places]
+    return Account(tuple(found), sum(not places for places in wanted.values()))
 
 
 def local_name(place: HubPlace, into: str | None = None) -> Name:

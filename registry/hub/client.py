@@ -6,6 +6,7 @@ import re
 import time
 import warnings
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,6 +27,7 @@ _TRIES = 4
 _FIRST_WAIT = 0.5  # seconds
 _PATH_PART = re.compile(r'(?:W/)?"?[A-Za-z0-9_-]{1,200}"?', re.ASCII)
 _MOST_ANSWERS = 20_000  # of one connection: a server that pages or redirects for ever is left
+_LONGEST_ANSWER = 64 << 20  # bytes of one answer that is read whole, unpacked; files come in chunks, and are metered
 _SECONDS = {"connect": 10.0, "read": 60.0, "write": 60.0, "pool": 60.0}
 
 
@@ -79,7 +81,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _bounded() -> Iterator[None]:
-    """Time limits where the library sets none, and no waiting for as long as a server likes."""
+    """Time limits where the library sets none, no waiting for as long as a server likes, and no answer without end."""
     from huggingface_hub.utils import get_session
 
     answers = 0
@@ -92,6 +94,7 @@ def _bounded() -> Iterator[None]:
         nonlocal answers
         answers += 1
         _check_names(response)
+        response.iter_bytes = partial(_limited, response.iter_bytes)
         wait = asked_to_wait(response.headers) if response.status_code in (429, 503) else None
         if wait is not None and wait > LONGEST_WAIT:
             raise UnavailableError(f"the Hub asks to wait for {wait:.0f} s", hint="run the command again then")
@@ -106,6 +109,16 @@ def _bounded() -> Iterator[None]:
     finally:
         hooks["request"].remove(limit)
         hooks["response"].remove(refuse)
+
+
+def _limited(read: Callable[[int | None], Iterator[bytes]], chunk_size: int | None = None) -> Iterator[bytes]:
+    """An answer's bytes as they come. One that is read whole, into memory, asks for no size of chunk; a file does."""
+    size = 0
+    for part in read(chunk_size):
+        size += len(part)
+        if chunk_size is None and size > _LONGEST_ANSWER:
+            raise UnavailableError(f"the Hub's answer is longer than {_LONGEST_ANSWER >> 20} MiB")
+        yield part
 
 
 def _check_names(response: Any) -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from registry.results import VersionDetail
 
 _CARD = "README.md"
+_LONGEST_CARD = 8 << 20  # bytes: the text is added to in memory
 _SHOWN = 3
 
 
@@ -104,6 +105,11 @@ def _cargo(handle: Handle, request: SendRequest, progress: Progress) -> _Cargo:
 
 
 def _text(own: Path) -> tuple[str, tuple[str, ...]]:
+    if own.stat().st_size > _LONGEST_CARD:
+        raise UsageError(
+            f"{own.name}: {own.stat().st_size} bytes, a model card may have {_LONGEST_CARD}",
+            hint="push the version again with a shorter one",
+        )
     content = own.read_bytes()
     try:
         return content.decode(), ()

@@ -185,3 +185,20 @@ def test_options_of_the_other_source_are_refused(bare, line):
 )
 def test_names_are_the_nearest_that_the_grammar_allows(place, name):
     assert str(local_name(parse_place(place))) == name
+
+
+def test_an_account_without_end_is_left(account, shell, monkeypatch):
+    monkeypatch.setattr("registry.hub.account._MOST_MODELS", 4)
+    account.page = 2
+
+    shell.refused("import", "hf://org/*", code=7, named="hf://org/*: more than 4 models")
+    assert account.asked("GET /api/models$") == 3
+
+
+def test_a_model_that_is_listed_on_two_pages_is_taken_once(account, shell):
+    """A list that changes while it is read shows one twice."""
+    again = account.repos["org/chat"]
+    facts = {"id": "org/chat", "sha": again.refs["main"], "siblings": [{"rfilename": "adapter_config.json"}]}
+    account.fault("GET /api/models$", lambda handler: handler.say([facts, facts]))
+
+    assert [one["ref"] for one in imported(shell)["repos"]] == ["org/chat@1"]

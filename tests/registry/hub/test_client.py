@@ -1,6 +1,8 @@
 """Our bounds around the library: there while we use it, gone afterwards."""
 
+import gzip
 import logging
+from pathlib import Path
 
 import pytest
 
@@ -126,3 +128,53 @@ class TestConnected:
         ):
             list(api.list_models(author="x"))
         assert hub.asked("GET") == 6
+
+
+class TestLongAnswers:
+    """One JSON answer is read into memory whole, so it has an end whatever the server says."""
+
+    @pytest.fixture
+    def small(self, monkeypatch):
+        monkeypatch.setattr(client, "_LONGEST_ANSWER", 1 << 20)
+
+    @staticmethod
+    def listed(hub, tmp_path):
+        with connected(make_settings(tmp_path, hub_endpoint=hub.url)) as api, asking("hf://x/*"):
+            return list(api.list_models(author="x", full=True))
+
+    def test_a_page_without_end_is_left(self, hub, small, tmp_path):
+        sent = []
+
+        def pour(handler):
+            handler.answer(200, b"[", {"Content-Type": "application/json", "Content-Length": str(1 << 40)})
+            handler.close_connection = True
+            sent.extend(handler.wfile.write(b" " * (1 << 16)) for _ in range(1 << 10))
+
+        hub.fault("GET /api/models", pour)
+
+        with pytest.raises(UnavailableError, match="the Hub's answer is longer than 1 MiB"):
+            self.listed(hub, tmp_path)
+        assert sum(sent) < 1 << 26
+
+    def test_what_counts_is_its_length_unpacked(self, hub, small, tmp_path):
+        packed = gzip.compress(b"[" + b" " * (8 << 20) + b"]")
+        assert len(packed) < 1 << 16
+        headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+        hub.fault("GET /api/models", lambda handler: handler.answer(200, packed, headers))
+
+        with pytest.raises(UnavailableError, match="longer than 1 MiB"):
+            self.listed(hub, tmp_path)
+
+    def test_a_refusal_of_any_length_is_bounded_too(self, hub, small, tmp_path):
+        hub.fault("GET /api/models", lambda handler: handler.answer(400, b" " * (2 << 20)), times=9)
+
+        with pytest.raises(UnavailableError, match="longer than 1 MiB"):
+            self.listed(hub, tmp_path)
+
+    def test_a_file_may_be_longer(self, hub, small, tmp_path):
+        hub.add("team/big", {"adapter_model.safetensors": bytes(3 << 20)})
+
+        with connected(make_settings(tmp_path, hub_endpoint=hub.url)) as api:
+            got = api.hf_hub_download("team/big", "adapter_model.safetensors")
+
+        assert Path(got).stat().st_size == 3 << 20

@@ -222,3 +222,11 @@ def test_the_weights_travel_once(hub, shell):
 
     assert len(hub.uploads) == 1
     assert sha256(hub.repos["team/sql-lora"].head["adapter_model.safetensors"]) in hub.uploads
+
+
+def test_a_card_too_long_to_be_added_to_is_refused_before_the_hub_is_asked(hub, shell, work):
+    (work / "one/README.md").write_bytes(b"#" * ((8 << 20) + 1))
+    shell.say("push", "./one", "team/long")
+
+    shell.refused("pull", "team/long", "--to", PLACE, code=2, named="README.md: 8388609 bytes")
+    assert hub.seen == []
