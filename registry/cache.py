@@ -26,6 +26,7 @@ _NAME = re.compile(rf"([0-9a-f]{{64}})(?:{re.escape(MANIFEST)}|{re.escape(LOCK)}
 _BATCH = 200
 
 IN_USE, ANOTHER_USERS = "in use", "belongs to another user"
+NO_LOCK = "its .lock is no plain file, so whether it is in use cannot be told: remove that"
 
 
 def list_cache(pulled_root: Path) -> tuple[CacheEntry, ...]:
@@ -125,6 +126,8 @@ def _remove(entry: CacheEntry, *, dry_run: bool) -> str | None:
     if os.geteuid() not in (0, *_owners(folder, manifest)):
         return ANOTHER_USERS
     there = os.path.lexists(lock)
+    if there and (os.path.islink(lock) or os.path.isdir(lock)):  # noqa: PTH112, PTH114 (they never raise)
+        return NO_LOCK
     with alone(lock, create=not dry_run) as free:
         now = _look(folder)
         if not free or (there and now is not None and now.last_used > entry.last_used):

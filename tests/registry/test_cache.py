@@ -343,3 +343,22 @@ def test_a_damaged_entry_in_a_place_that_cannot_be_written_is_wrong_bytes(put, r
         put("a", 6)
     assert caught.value.exit_code == 6
     assert "--to" in caught.value.hint
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize("kind", ["link", "loose link", "folder"])
+def test_an_entry_whose_lock_is_no_plain_file_stays_and_is_told_for_what_it_is(put, root, tmp_path, kind, dry_run):
+    """Nothing can be locked there; nor is what a link leads to ever touched."""
+    folder = put("a", days=9)
+    lock_of(folder).unlink()
+    (tmp_path / "mine").write_text("kept")
+    if kind == "folder":
+        lock_of(folder).mkdir()
+    else:
+        lock_of(folder).symlink_to(tmp_path / ("mine" if kind == "link" else "absent"))
+
+    result = prune_cache(root, older_than=timedelta(0), keep=None, max_size=None, dry_run=dry_run)
+
+    reason = "its .lock is no plain file, so whether it is in use cannot be told: remove that"
+    assert (result.entries, dict(result.kept)) == (0, {reason: 1})
+    assert folder.is_dir() and (tmp_path / "mine").read_text() == "kept" and not (tmp_path / "absent").exists()
