@@ -67,7 +67,13 @@ class NotLoadableError(UnreadableError):
     """A pickle asks for more than tensors, or its loading was stopped.
 
     `opcode`, `name` (a global as `module.name`) and `position` (a byte within `part`) are None where they do not apply.
+    `hint` is what to do instead.
     """
+
+    hint = (
+        "where it was trained, and its maker is trusted: model.save_pretrained('DIR') of peft writes safetensors;"
+        " then adapters push DIR NAME"
+    )
 
     def __init__(
         self,
@@ -143,9 +149,10 @@ class OutdatedError(EngineError):
 
 
 class ConfinementError(EngineError):
-    """The process that opens a pickle cannot be locked in on such a machine, so none is opened."""
+    """The process that opens a pickle cannot be locked in on such a machine, so none is opened; `hint` says where it can."""
 
     exit_code = 2
+    hint = "run adapters convert on Linux on x86-64 or ARM64, in a container that allows seccomp, and push its folder"
 
 
 class DestinationError(EngineError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -364,7 +365,9 @@ class Registry(PullVerbs, HubVerbs):
         from registry.convert import convert
 
         if isinstance(path, str) and not is_path(path):
-            raise UsageError(f"{path[:120]!r}: expected a folder", hint="a path starts with /, ./, ../ or ~")
+            command = shlex.join(("adapters", "convert", f"./{path[:120]}", "--to", str(to)))
+            hint = f"a path starts with /, ./, ../ or ~: {command}"
+            raise UsageError(f"{path[:120]!r}: expected a folder", hint=hint)
         return convert(Path(path).expanduser(), Path(to).expanduser(), progress=progress or silent)
 
     def merge(self, refs: Sequence[str], *, into: str, **options: Unpack[MergeOptions]) -> MergeResult:

@@ -141,10 +141,12 @@ def _check_required(
 ) -> None:
     if CONFIG_NAME in missing:
         inside = sorted(name for name in listing if name.endswith(f"/{CONFIG_NAME}"))
-        hint = f"adapters push {_shown(folder / inside[0].removesuffix(CONFIG_NAME))}" if inside else None
+        below = folder / inside[0].removesuffix(CONFIG_NAME) if inside else None
+        hint = None if below is None else _convert(below) if pickled else f"adapters push {_shown(below)}"
         raise IntakeError(f"{_shown(folder)}: no {CONFIG_NAME} in it", hint=hint)
     if pickled and not missing:
-        raise IntakeError(f"{_shown(folder)}: {WEIGHTS_NAME} is there, nothing needs converting")
+        reason = f"{WEIGHTS_NAME} is there, nothing needs converting"
+        raise IntakeError(f"{_shown(folder)}: {reason}", hint=f"adapters push {shlex.quote(_place(folder))} NAME")
     if missing and PICKLE_NAME in listing:
         if not pickled:
             reason = f"{PICKLE_NAME} is not taken, only safetensors is"
@@ -155,17 +157,22 @@ def _check_required(
 
 def _convert(folder: Path) -> str:
     """The command that makes a folder to push of one with pickled weights."""
-    place = _shown(folder).rstrip("/")
-    place = place if is_path(place) else f"./{place}"
+    place = _place(folder)
     target = f"{place if place.strip('./~') else './adapter'}-safetensors"
     return f"adapters convert {shlex.quote(place)} --to {shlex.quote(target)}"
+
+
+def _place(folder: Path) -> str:
+    """A folder as a command takes it."""
+    place = _shown(folder).rstrip("/")
+    return place if is_path(place) else f"./{place}"
 
 
 def _take(folder: Path, path: str, known: os.stat_result) -> IntakeFile:
     place = folder / path
     if stat.S_ISLNK(known.st_mode):
         raise IntakeError(
-            f"{_shown(place)}: is a symbolic link", hint=f"cp -rL {_shown(folder)} COPY, then push that copy"
+            f"{_shown(place)}: is a symbolic link", hint=f"cp -rL {_shown(folder)} COPY, then name that copy"
         )
     if not stat.S_ISREG(known.st_mode):
         raise IntakeError(f"{_shown(place)}: is no regular file")

@@ -117,6 +117,8 @@ def _check_size(held: Storage, size: int) -> None:
 def _described(layout: Layout, result: Any, starts: Mapping[str, int], file_size: int) -> PickledWeights:
     if not isinstance(result, dict):
         raise Refusal(f"{_word(result)}, expected a dictionary of tensors")
+    if not result:
+        raise Refusal("an empty dictionary, expected one of tensors")
     for name, value in result.items():
         if not isinstance(value, Described):
             raise Refusal(

@@ -135,6 +135,32 @@ def test_a_reference_and_nothing_are_refused(shell):
     shell.refused("convert", "./one", "--to", "./new", code=2, named="nothing needs converting")
 
 
+def _hint(shell, *words):
+    code, _, err = shell(*words)
+    assert code == 2
+    (hint,) = [line for line in err.splitlines() if line.startswith("hint: ")]
+    return hint.removeprefix("hint: ")
+
+
+def test_a_refusal_names_the_next_command(shell, work):
+    """What is safetensors is pushed, what lies below is converted there, what cannot be loaded is saved anew."""
+    (work / "nested").mkdir()
+    shutil.copytree(work / "one", work / "nested" / "in")
+    shutil.copytree(work / "one", work / "empty")
+    (work / "empty/adapter_model.safetensors").unlink()
+    torch.save({}, work / "empty/adapter_model.bin")
+
+    assert _hint(shell, "convert", "./one", "--to", "./new") == "adapters push ./one NAME"
+    assert (
+        _hint(shell, "convert", "./nested", "--to", "./new")
+        == "adapters convert ./nested/in --to ./nested/in-safetensors"
+    )
+    assert _hint(shell, "convert", "empty", "--to", "./new").endswith("adapters convert ./empty --to ./new")
+    assert _hint(shell, "convert", "./empty", "--to", "./new").endswith("then adapters push DIR NAME")
+    shell.refused("convert", "./empty", "--to", "./new", code=2, named="empty dictionary")
+    assert not (work / "new").exists()
+
+
 def test_torch_is_not_imported_by_the_command_itself(shell, work):
     """The pickle is refused before any process starts, and the caller's process never needs torch."""
     (work / "one" / "adapter_model.safetensors").unlink()

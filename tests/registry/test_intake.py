@@ -164,7 +164,7 @@ class TestRefused:
 
         with pytest.raises(IntakeError, match=f"{name}: is a symbolic link") as caught:
             scan(folder)
-        assert caught.value.hint == f"cp -rL {folder} COPY, then push that copy"
+        assert caught.value.hint == f"cp -rL {folder} COPY, then name that copy"
 
     def test_a_pipe_among_the_files(self, folder):
         os.mkfifo(folder / "README.md")

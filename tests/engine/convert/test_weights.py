@@ -99,9 +99,13 @@ def test_thousands_of_tensors_in_batches_of_a_thousand():
     assert list(found.tensors)[2_999] == "layer.2999"
 
 
-def test_no_tensor_at_all():
-    for data in both({}):
-        assert inspect(data, "x").tensors == {}
+@pytest.mark.parametrize("value", [{}, OrderedDict()])
+def test_a_dictionary_without_tensors_is_no_adapters_weights(value):
+    for data in both(value):
+        with pytest.raises(
+            NotLoadableError, match="x: not loadable here: an empty dictionary, expected one of tensors"
+        ):
+            inspect(data, "x")
 
 
 def test_tensors_that_grow_beyond_the_file_are_refused():
