@@ -49,7 +49,7 @@ def agreed(trims: Sequence[Tensor], weights: Sequence[float], options: Options) 
         term = trim * weight
         agrees = torch.where(positive, term > 0, term < 0)
         total += torch.where(agrees, term, 0.0)
-        share += agrees * abs(weight)
+        share += agrees.to(share.dtype) * abs(weight)
     factor = 1.0 if options.scale is None else options.scale
     return torch.where(share > 0, factor * total / share, 0.0)
 
