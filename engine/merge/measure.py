@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from engine.merge.dtypes import LONG_NAMES
 from engine.merge.report import MergeReport, ModuleReport, ParentReport
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from engine.merge.parts import Parts
+    from engine.merge.plan import MergePlan
     from engine.merge.target import Target
 
 
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
 class Sums:
     """Squared norms and inner products, which add up over modules and over the groups of a convolution.
 
-    `target` ‖D‖², `kept` ‖D_k‖² before rounding, `error` ‖D - D_k‖² after it; per parent `inner` <D_k, D_i> and `own`
-    ‖D_i‖².
+    `target` ‖D‖², `kept` ‖D_k‖² before rounding, `error` ‖D - D_k‖² after it; per parent `inner` <D_k, D_i>, `own`
+    ‖D_i‖², and `weighted` ‖w_i·D_i‖², which only `spread` knows.
     """
 
     target: float
@@ -32,6 +34,7 @@ class Sums:
     error: float
     inner: tuple[float, ...]
     own: tuple[float, ...]
+    weighted: tuple[float, ...] = ()
 
 
 def measure(parts: Parts, target: Target, B: Tensor, A: Tensor, rounding: float) -> Sums:
@@ -77,15 +80,17 @@ def add(sums: Sequence[Sums]) -> Sums:
         error=math.fsum(one.error for one in sums),
         inner=tuple(map(math.fsum, zip(*(one.inner for one in sums), strict=True))),
         own=tuple(map(math.fsum, zip(*(one.own for one in sums), strict=True))),
+        weighted=tuple(map(math.fsum, zip(*(one.weighted for one in sums), strict=True))),
     )
 
 
-def spread(sums: Sums, places: Sequence[int], parents: int) -> Sums:
-    """The sums of a module that only the parents at `places` have, with zeros for the others."""
-    inner, own = [0.0] * parents, [0.0] * parents
+def spread(sums: Sums, places: Sequence[int], weights: Sequence[float]) -> Sums:
+    """The sums of a module that only the parents at `places` have, with zeros for the others; a weight for each."""
+    inner, own = [0.0] * len(weights), [0.0] * len(weights)
     for place, one, other in zip(places, sums.inner, sums.own, strict=True):
         inner[place], own[place] = one, other
-    return Sums(sums.target, sums.kept, sums.error, tuple(inner), tuple(own))
+    weighted = tuple(weight**2 * norm for weight, norm in zip(weights, own, strict=True))
+    return replace(sums, inner=tuple(inner), own=tuple(own), weighted=weighted)
 
 
 def module_report(
@@ -104,14 +109,15 @@ def module_report(
 
 
 def merge_report(
-    method: str, rank: int, dtype: str, measured: Sequence[tuple[ModuleReport, Sums]], weights: Sequence[float]
+    planned: MergePlan, measured: Sequence[tuple[ModuleReport, Sums]], weights: Sequence[float]
 ) -> MergeReport:
-    """The whole merge: all modules as one vector."""
+    """The whole merge: all modules as one vector; `weights` are the parents' own, whatever rules say."""
     total = add([sums for _, sums in measured])
     return MergeReport(
-        method=method,
-        rank=rank,
-        dtype=dtype,
+        method=planned.method,
+        options=planned.options.given(),
+        rank=planned.rank,
+        dtype=LONG_NAMES[planned.dtype],
         modules=len(measured),
         norm=math.sqrt(total.kept),
         energy_kept=_energy_kept(total),
@@ -131,7 +137,8 @@ def _relative_error(sums: Sums) -> float:
 
 def _parents(sums: Sums, weights: Sequence[float]) -> tuple[ParentReport, ...]:
     norms = [math.sqrt(own) for own in sums.own]
-    total = math.fsum(abs(weight) * norm for weight, norm in zip(weights, norms, strict=True))
+    parts = [math.sqrt(one) for one in sums.weighted]
+    total = math.fsum(parts)
     length = math.sqrt(sums.kept)
     return tuple(
         ParentReport(
@@ -139,7 +146,7 @@ def _parents(sums: Sums, weights: Sequence[float]) -> tuple[ParentReport, ...]:
             norm=norm,
             cosine=inner / (length * norm) if length and norm else None,
             retention=inner / norm**2 if norm else None,
-            share=abs(weight) * norm / total if total else None,
+            share=part / total if total else None,
         )
-        for weight, norm, inner in zip(weights, norms, sums.inner, strict=True)
+        for weight, norm, part, inner in zip(weights, norms, parts, sums.inner, strict=True)
     )

@@ -28,13 +28,14 @@ if TYPE_CHECKING:
     from engine.merge.plan import MergePlan, ModulePlan
     from engine.merge.report import ModuleReport
     from engine.merge.target import Target
+    from engine.merge.weights import Weight
 
 
 @dataclass(frozen=True, slots=True)
 class Writing:
     """One result: a weight for every source, and the open weights file."""
 
-    weights: Sequence[float]
+    weights: Sequence[Weight]
     writer: TensorWriter
 
 
@@ -49,7 +50,9 @@ def merge_module(
     return [_write(planned, module, groups, writing) for writing in writings]
 
 
-def spectrum(planned: MergePlan, module: ModulePlan, files: Sequence[FactorFile], weights: Sequence[float]) -> Spectrum:
+def spectrum(
+    planned: MergePlan, module: ModulePlan, files: Sequence[FactorFile], weights: Sequence[Weight]
+) -> Spectrum:
     """What the ranks of one module are worth, as far as its planned rank."""
     groups = enumerate(_groups(planned, module, files))
     targets = [_target(planned, module, group, parts, weights) for group, parts in groups]
@@ -70,9 +73,9 @@ def _groups(planned: MergePlan, module: ModulePlan, files: Sequence[FactorFile])
         yield Parts(parts, precise=precise)
 
 
-def _target(planned: MergePlan, module: ModulePlan, group: int, parts: Parts, weights: Sequence[float]) -> Target:
+def _target(planned: MergePlan, module: ModulePlan, group: int, parts: Parts, weights: Sequence[Weight]) -> Target:
     site = Site(
-        weights=[weights[piece.parent] for piece in module.pieces],
+        weights=[weights[piece.parent].of(module.name) for piece in module.pieces],
         rank=module.rank // module.groups,
         module=module.name,
         group=group,
@@ -103,9 +106,10 @@ def _write(
         spectrum = target.S.tolist()
     writing.writer.put(module.b_key, as_bytes(torch.cat([B for B, _ in factors])))
     writing.writer.put(module.a_key, as_bytes(torch.cat([A for _, A in factors])))
-    total = spread(add(sums), [piece.parent for piece in module.pieces], len(planned.sources))
+    weights = [weight.of(module.name) for weight in writing.weights]
+    total = spread(add(sums), [piece.parent for piece in module.pieces], weights)
     shown = spectrum if module.groups == 1 else None
-    return module_report(module.name, module.rank, shown, total, writing.weights), total
+    return module_report(module.name, module.rank, shown, total, weights), total
 
 
 def _refused(module: str, reason: str) -> RefusedError:

@@ -163,8 +163,8 @@ def _check_options(sources: Sequence[Source], method: str, rule: RankRule) -> No
         wanted = "" if row.most == row.fewest else "at least "
         raise OptionError(f"{method} merges {wanted}{row.fewest} adapter{'s' * (row.fewest > 1)}, not {count}")
     for source in sources:
-        if not math.isfinite(source.weight):
-            raise OptionError(f"weight {source.weight} of {source.path.name} is not a finite number")
+        if not source.weighting.is_finite:
+            raise OptionError(f"weight {source.weight} of {source.path.name} is not a finite number everywhere")
     if row.stacks and rule != RankRule("max") and rule != DEFAULT_RULE:
         raise OptionError(f"{method} is exact and its rank is the sum of the parents'; use svd for another rank")
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +43,13 @@ class ModuleReport:
 
 @dataclass(frozen=True, slots=True)
 class MergeReport:
-    """The whole merge, all modules taken together as one vector; `modules` counts `per_module`."""
+    """The whole merge, all modules taken together as one vector; `modules` counts `per_module`.
+
+    `options` are those that the method took, with the values it used.
+    """
 
     method: str
+    options: Mapping[str, object]
     rank: int
     dtype: str
     modules: int

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from engine.errors import DestinationError
 from engine.format.writer import TensorWriter, header_size
-from engine.merge.dtypes import LONG_NAMES
 from engine.merge.factors import FactorFile
 from engine.merge.measure import merge_report
 from engine.merge.module import Writing, merge_module, spectrum
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from engine.merge.ranks import RankRule
     from engine.merge.report import MergeReport, ModuleReport
     from engine.merge.source import Source
+    from engine.merge.weights import Weight
     from engine.merge.workers import Progress
 
 
@@ -55,13 +55,13 @@ def merge(
 
 def apply(planned: MergePlan, out: Path, *, jobs: int | None = None, progress: Progress | None = None) -> MergeReport:
     """Carries out `planned` as `merge` says. Whatever stops it, `out` is left as it was."""
-    weights = [source.weight for source in planned.sources]
+    weights = [source.weighting for source in planned.sources]
     return apply_grid(planned, [weights], [out], jobs=jobs, progress=progress)[0]
 
 
 def apply_grid(
     planned: MergePlan,
-    weights: Sequence[Sequence[float]],
+    weights: Sequence[Sequence[Weight]],
     outs: Sequence[Path],
     *,
     jobs: int | None = None,
@@ -84,12 +84,12 @@ def apply_grid(
             # Last, because a folder without it is no adapter.
             (out / "adapter_config.json").write_text(json.dumps(settled.config, indent=2) + "\n", encoding="utf-8")
     return [
-        merge_report(settled.method, settled.rank, LONG_NAMES[settled.dtype], modules, row)
+        merge_report(settled, modules, [weight.default for weight in row])
         for modules, row in zip(measured, weights, strict=True)
     ]
 
 
-def _settled(planned: MergePlan, weights: Sequence[float], files: Sequence[FactorFile], jobs: int | None) -> MergePlan:
+def _settled(planned: MergePlan, weights: Sequence[Weight], files: Sequence[FactorFile], jobs: int | None) -> MergePlan:
     """The plan with the ranks that its rule gives for the spectra of all modules."""
     found = each(planned.modules, lambda module: spectrum(planned, module, files, weights), jobs=jobs)
     spectra = {module.name: one for module, one in zip(planned.modules, found, strict=True)}
@@ -120,7 +120,7 @@ def _fresh_folder(out: Path) -> Iterator[None]:
 
 def _write_weights(
     planned: MergePlan,
-    weights: Sequence[Sequence[float]],
+    weights: Sequence[Sequence[Weight]],
     outs: Sequence[Path],
     files: Sequence[FactorFile],
     *,

@@ -5,13 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from engine.merge.weights import Weight
+
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from engine.merge.weights import WeightRule
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A parent: the adapter folder at `path`, taken `weight` times."""
+    """A parent: the adapter folder at `path`, taken `weight` times, or in the modules that `rules` fit as they say."""
 
     path: Path
     weight: float
+    rules: tuple[WeightRule, ...] = ()
+
+    @property
+    def weighting(self) -> Weight:
+        """The weight in every module."""
+        return Weight(self.weight, self.rules)

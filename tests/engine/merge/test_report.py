@@ -8,17 +8,23 @@ import pytest
 import torch
 
 from engine.merge import RankRule, Source, merge
+from engine.merge.weights import WeightRule
 from tests.engine.merge.factories import PREFIX, deltas, linear, weighted, write_adapter
+
+
+def diagonal_of(folder, modules):
+    """A parent whose ΔW of each module is the diagonal given, scaling 1."""
+    tensors = {}
+    for module, entries in modules.items():
+        tensors[f"{PREFIX}{module}.lora_A.weight"] = torch.eye(len(entries))
+        tensors[f"{PREFIX}{module}.lora_B.weight"] = torch.diag(torch.tensor(entries))
+    rank = max(map(len, modules.values()))
+    return write_adapter(folder, tensors, r=rank, lora_alpha=rank)
 
 
 def diagonal(folder, module, *entries):
     """A parent whose ΔW of `module` is diag(entries), scaling 1."""
-    rank = len(entries)
-    tensors = {
-        f"{PREFIX}{module}.lora_A.weight": torch.eye(rank),
-        f"{PREFIX}{module}.lora_B.weight": torch.diag(torch.tensor(entries)),
-    }
-    return write_adapter(folder, tensors, r=rank, lora_alpha=rank)
+    return diagonal_of(folder, {module: list(entries)})
 
 
 def test_one_module_by_hand(tmp_path):
@@ -117,3 +123,21 @@ def test_json_is_the_contracts(tmp_path):
         "spectrum",
         "parents",
     }
+
+
+def test_weights_by_layer(tmp_path):
+    """Layer 0 takes b twice, layer 1 once: norms 2·3 and 1·4 of b beside a's 1·1 and 1·1."""
+    a = diagonal_of(tmp_path / "a", {"layers.0.q": [1.0, 0.0], "layers.1.q": [1.0, 0.0]})
+    b = diagonal_of(tmp_path / "b", {"layers.0.q": [0.0, 3.0], "layers.1.q": [0.0, 4.0]})
+    sources = [Source(a, 1.0), Source(b, 1.0, (WeightRule(2.0, layers=(0, 0)),))]
+
+    report = merge(sources, method="cat", out=tmp_path / "out")
+
+    merged = deltas(tmp_path / "out")
+    np.testing.assert_allclose(merged["layers.0.q"], np.diag([1.0, 6.0]))
+    np.testing.assert_allclose(merged["layers.1.q"], np.diag([1.0, 4.0]))
+    assert [parent.weight for parent in report.per_module[0].parents] == [1.0, 2.0]
+    assert [parent.share for parent in report.per_module[0].parents] == pytest.approx([1 / 7, 6 / 7])
+    own, other = math.sqrt(2), math.sqrt(36 + 16)
+    assert [parent.share for parent in report.parents] == pytest.approx([own / (own + other), other / (own + other)])
+    assert [parent.weight for parent in report.parents] == [1.0, 1.0]
