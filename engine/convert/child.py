@@ -5,6 +5,7 @@ Runs as a program of its own (process.py). The only module of this package that 
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -45,30 +46,26 @@ def _serve(request: dict[str, Any]) -> dict[str, Any]:
     _warm()
     source = _Source(request["source"])
     confine(memory=request["memory"], seconds=request["seconds"], output=request["output_size"])
-    loaded = torch.load(source, map_location="cpu", weights_only=True, mmap=False)  # type: ignore[arg-type] # a duck
+    loaded = torch.load(source, map_location="cpu", weights_only=True, mmap=False)
     _check(loaded, request["tensors"])
     for name, planned in request["tensors"].items():
         _write(request["output"], _bytes(loaded[name]), planned["offset"])
     return {"status": "done"}
 
 
-class _Source:
-    """A file by its descriptor, without `fileno`: torch then reads it through here alone, and tries no tar archive."""
+class _Source(io.BufferedReader):
+    """A file by its descriptor, which it does not tell: torch reads it through here alone, and tries no tar archive."""
 
     def __init__(self, descriptor: int) -> None:
-        self._file = os.fdopen(descriptor, "rb")
-        self._file.seek(0)
-        self.read = self._file.read
-        self.readline = self._file.readline
-        self.readinto = self._file.readinto
-        self.seek = self._file.seek
-        self.tell = self._file.tell
+        super().__init__(io.FileIO(descriptor))
+        self.seek(0)
+
+    def fileno(self) -> int:
+        raise io.UnsupportedOperation("fileno")
 
 
 def _warm() -> None:
     """Let torch import and set up everything that loading needs, while it still may."""
-    import io
-
     import numpy as np
     import torch
 
