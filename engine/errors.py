@@ -17,7 +17,7 @@ EngineError
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypedDict, Unpack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,11 +63,21 @@ class BaseError(UnreadableError):
     """A base model's folder cannot be read."""
 
 
-class NotLoadableError(UnreadableError):
-    """A pickle asks for more than tensors, or its loading was stopped.
+class Spot(TypedDict, total=False):
+    """Where in a pickle something is wrong: an opcode, a global as `module.name`, a byte within `part`, which is a
+    member of the zip; without `part` of the file itself.
+    """
 
-    `opcode`, `name` (a global as `module.name`) and `position` (a byte within `part`) are None where they do not apply.
-    `hint` is what to do instead.
+    opcode: str
+    name: str | None
+    position: int
+    part: str
+
+
+class NotLoadableError(UnreadableError):
+    """A pickle asks for more than tensors, or its loading was stopped; `hint` is what to do instead.
+
+    What does not apply of opcode, name, position and part is None.
     """
 
     hint = (
@@ -75,23 +85,12 @@ class NotLoadableError(UnreadableError):
         " then adapters push DIR NAME"
     )
 
-    def __init__(
-        self,
-        path: Path | str,
-        reason: str,
-        *,
-        opcode: str | None = None,
-        name: str | None = None,
-        position: int | None = None,
-        part: str | None = None,
-    ) -> None:
-        places = (None if position is None else f"byte {position}", part)
+    def __init__(self, path: Path | str, reason: str, **spot: Unpack[Spot]) -> None:
+        self.opcode, self.name = spot.get("opcode"), spot.get("name")
+        self.position, self.part = spot.get("position"), spot.get("part")
+        places = (None if self.position is None else f"byte {self.position}", self.part)
         where = " of ".join(place for place in places if place)
         super().__init__(path, f"not loadable here: {reason}" + (f" ({where})" if where else ""))
-        self.opcode = opcode
-        self.name = name
-        self.position = position
-        self.part = part
 
 
 class PatternError(EngineError):
@@ -149,7 +148,7 @@ class OutdatedError(EngineError):
 
 
 class ConfinementError(EngineError):
-    """The process that opens a pickle cannot be locked in on such a machine, so none is opened; `hint` says where it can."""
+    """The process that opens a pickle cannot be locked in on such a machine; `hint` says where it can."""
 
     exit_code = 2
     hint = "run adapters convert on Linux on x86-64 or ARM64, in a container that allows seccomp, and push its folder"

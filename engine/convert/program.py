@@ -84,7 +84,7 @@ class _Program:
     def placed(self, refusal: Refusal, step: Instruction) -> Refusal:
         """The refusal with the opcode, the global and the byte it is about."""
         called = self.called if step.opcode == "REDUCE" else None
-        name = refusal.name or (str(called) if called else None)
+        name = refusal.spot.get("name") or (str(called) if called else None)
         subject = f"opcode {step.opcode}" + (f" of {name}" if name else "")
         return Refusal(f"{subject}: {refusal.reason}", opcode=step.opcode, name=name, position=step.position)
 

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Unpack
+
+if TYPE_CHECKING:
+    from engine.errors import Spot
+
 
 class Refusal(Exception):  # noqa: N818 - carries a verdict, which becomes a NotLoadableError where the path is known
-    """`position` is a byte within `part`, a member of the zip or the file itself."""
+    """A reason, and the spot as far as it is known."""
 
-    def __init__(
-        self,
-        reason: str,
-        *,
-        opcode: str | None = None,
-        name: str | None = None,
-        position: int | None = None,
-        part: str | None = None,
-    ) -> None:
+    def __init__(self, reason: str, **spot: Unpack[Spot]) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.opcode = opcode
-        self.name = name
-        self.position = position
-        self.part = part
+        self.spot = spot

@@ -61,14 +61,7 @@ def inspect(data: memoryview, path: Path | str) -> PickledWeights:
     try:
         return _inspect(data)
     except Refusal as refusal:
-        raise NotLoadableError(
-            path,
-            refusal.reason,
-            opcode=refusal.opcode,
-            name=refusal.name,
-            position=refusal.position,
-            part=refusal.part,
-        ) from None
+        raise NotLoadableError(path, refusal.reason, **refusal.spot) from None
 
 
 def _inspect(data: memoryview) -> PickledWeights:
@@ -102,7 +95,7 @@ def _one_pickle(data: memoryview) -> tuple[Any, dict[str, Storage]]:
     try:
         found = follow(tape)
     except Refusal as refusal:
-        refusal.part = PICKLE
+        refusal.spot["part"] = PICKLE
         raise
     if tape.position != len(data):
         raise Refusal("more than one pickle", position=tape.position, part=PICKLE)

@@ -16,7 +16,6 @@ from engine.format.tensors import TensorInfo
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
-    from types import TracebackType
 
 ORDER = {dtype: place for place, dtype in enumerate(reversed(BITS))}
 ALIGNMENT = 8
@@ -52,9 +51,7 @@ class TensorWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
 
 
