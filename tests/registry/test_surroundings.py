@@ -8,29 +8,21 @@ from registry.surroundings import surrounding_actor, surrounding_claims
 
 COMMIT = "deadbeef" * 5
 
-# As each system documents it; the best known first, so that a row hides all rows below it.
-COMMITS = [
-    "WANDB_GIT_COMMIT",
-    "GITHUB_SHA",
-    "CI_COMMIT_SHA",
-    "GIT_COMMIT",
-    "BUILD_SOURCEVERSION",
-    "CIRCLE_SHA1",
-    "BUILDKITE_COMMIT",
-    "BITBUCKET_COMMIT",
-]
-RUNS = [
-    "WANDB_RUN_ID",
-    "MLFLOW_RUN_ID",
-    "SLURM_JOB_ID",
-    "GITHUB_RUN_ID",
-    "CI_JOB_ID",
-    "BUILD_TAG",
-    "BUILD_BUILDID",
-    "CIRCLE_WORKFLOW_ID",
-    "BUILDKITE_BUILD_ID",
-    "BITBUCKET_BUILD_NUMBER",
-]
+# Each system's own variables for the commit and the run, as its manual names them. A system counts before all below it.
+SYSTEMS = {
+    "Weights & Biases": ("WANDB_GIT_COMMIT", "WANDB_RUN_ID"),
+    "MLflow": (None, "MLFLOW_RUN_ID"),
+    "Slurm": (None, "SLURM_JOB_ID"),
+    "GitHub Actions": ("GITHUB_SHA", "GITHUB_RUN_ID"),
+    "GitLab CI": ("CI_COMMIT_SHA", "CI_JOB_ID"),
+    "Jenkins": ("GIT_COMMIT", "BUILD_TAG"),
+    "Azure Pipelines": ("BUILD_SOURCEVERSION", "BUILD_BUILDID"),
+    "CircleCI": ("CIRCLE_SHA1", "CIRCLE_WORKFLOW_ID"),
+    "Buildkite": ("BUILDKITE_COMMIT", "BUILDKITE_BUILD_ID"),
+    "Bitbucket": ("BITBUCKET_COMMIT", "BITBUCKET_BUILD_NUMBER"),
+}
+COMMITS = [commit for commit, _ in SYSTEMS.values() if commit]
+RUNS = [run for _, run in SYSTEMS.values()]
 ACTORS = ["ADAPTERS_ACTOR", "GITHUB_ACTOR", "GITLAB_USER_LOGIN", "BUILDKITE_BUILD_CREATOR"]
 
 

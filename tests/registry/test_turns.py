@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -24,19 +25,32 @@ def never():
     return False
 
 
-def holding(lock, *, exclusive=True):
-    """A process that holds the lock until it is killed; returned once it does."""
+@contextmanager
+def holding(lock):
+    """A process that holds the lock until it is killed, at the end of the block at the latest."""
     held = FORK.Event()
 
     def hold():
-        with turn(lock, ready=never, notice=print) if exclusive else in_use(lock):
+        with turn(lock, ready=never, notice=print):
             held.set()
             time.sleep(600)
 
     process = FORK.Process(target=hold)
     process.start()
-    assert held.wait(60)
-    return process
+    try:
+        assert held.wait(60)
+        yield process
+    finally:
+        process.kill()
+        process.join()
+
+
+def heard_in(lock, seconds):
+    """What is told to one who waits this long in vain for the lock."""
+    heard, end = [], time.monotonic() + seconds
+    with turn(lock, ready=lambda: time.monotonic() > end, notice=heard.append):
+        pass
+    return heard
 
 
 def is_free(lock):
@@ -45,18 +59,14 @@ def is_free(lock):
 
 
 def test_a_turn_is_taken_by_one_process_at_a_time(lock):
-    holder = holding(lock)
-    assert not is_free(lock)
-    holder.kill()
-    holder.join()
-
+    with holding(lock):
+        assert not is_free(lock)
     assert is_free(lock)
 
 
 def test_a_killed_holder_is_followed_at_once(lock):
-    holder = holding(lock)
-    os.kill(holder.pid, signal.SIGKILL)
-    holder.join()
+    with holding(lock):
+        pass
     heard = []
 
     with turn(lock, ready=never, notice=heard.append):
@@ -71,36 +81,26 @@ def test_users_share_and_keep_prune_away(lock):
 
 
 def test_a_wait_ends_when_what_is_waited_for_is_there(lock):
-    holder = holding(lock)
     answers = iter([False, False, True])
 
-    with turn(lock, ready=lambda: next(answers), notice=print):
+    with holding(lock), turn(lock, ready=lambda: next(answers), notice=print):
         assert not is_free(lock)  # it is still the holder's
-    holder.kill()
-    holder.join()
 
 
 def test_a_long_wait_is_told_once(lock, monkeypatch):
     monkeypatch.setattr(turns, "TELL_AFTER_S", 0.02)
-    holder, heard = holding(lock), []
-    end = time.monotonic() + 0.3
 
-    with turn(lock, ready=lambda: time.monotonic() > end, notice=heard.append):
-        pass
-    holder.kill()
-    holder.join()
-    assert heard == ["another process is fetching this version: waiting for it"]
+    with holding(lock):
+        assert heard_in(lock, 0.3) == ["another process is fetching this version: waiting for it"]
 
 
 class TestAStoppedHolder:
     @pytest.fixture
     def stopped(self, lock, monkeypatch):
         monkeypatch.setattr(turns, "SILENCE_S", 0.3)
-        holder = holding(lock)
-        os.kill(holder.pid, signal.SIGSTOP)
-        yield holder
-        holder.kill()
-        holder.join()
+        with holding(lock) as holder:
+            os.kill(holder.pid, signal.SIGSTOP)
+            yield holder
 
     def test_its_turn_is_taken_over_after_the_silence(self, stopped, lock):
         heard = []
@@ -130,14 +130,9 @@ class TestAStoppedHolder:
 def test_a_slow_holder_that_shows_life_is_waited_for(lock, monkeypatch):
     monkeypatch.setattr(turns, "SILENCE_S", 0.5)
     monkeypatch.setattr(turns, "BEAT_S", 0.05)
-    holder, heard = holding(lock), []
-    end = time.monotonic() + 2
 
-    with turn(lock, ready=lambda: time.monotonic() > end, notice=heard.append):
-        pass
-    holder.kill()
-    holder.join()
-    assert [text for text in heard if "silent" in text] == []
+    with holding(lock):
+        assert [text for text in heard_in(lock, 2) if "silent" in text] == []
 
 
 def test_a_lock_whose_file_was_removed_is_not_taken_for_the_new_one(lock):
