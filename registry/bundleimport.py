@@ -27,7 +27,7 @@ from registry.publish import Published, record
 from registry.push import check_allowed
 from registry.recordrows import keep_record
 from registry.recordscan import refuse_record
-from registry.redraft import adopt_base, errors_among, parents_here, redraft
+from registry.redraft import errors_among, on_base, parents_here, redraft
 from registry.refs import Name, parse_name
 from registry.results import ImportedVersion, ImportResult
 from registry.staging import StagedFile
@@ -189,16 +189,15 @@ def _record_one(session: Session, handle: Handle, one: _Planned, notes: list[str
     here = session.scalar(select(Version).where(Version.adapter_id == adapter.id, Version.digest == one.draft.manifest))
     draft = replace(one.draft, actor=handle.settings.actor)
     if here is not None:  # labels that are here stay as they are
-        tags, metrics = labels_of(session, [here.id]).tags[here.id], labels_of(session, [here.id]).metrics[here.id]
+        labels = labels_of(session, [here.id])
         draft = replace(
             draft,
-            tags={key: value for key, value in draft.tags.items() if key not in tags},
-            metrics={key: value for key, value in draft.metrics.items() if key not in metrics},
+            tags={key: value for key, value in draft.tags.items() if key not in labels.tags[here.id]},
+            metrics={key: value for key, value in draft.metrics.items() if key not in labels.metrics[here.id]},
         )
     taken = set(session.scalars(select(Alias.name).where(Alias.adapter_id == adapter.id)))
     draft = replace(draft, aliases=tuple(alias for alias in one.source.aliases if alias not in taken))
-    if one.base is not None and wanted.base is not None:
-        draft = replace(draft, base_id=adopt_base(session, one.base, wanted.base.name))
+    draft = on_base(session, draft, wanted, one.base)
     published = record(session, draft, write_record=handle.store.put_bytes, number=wanted.number)
     if published.number != wanted.number:
         notes.append(f"{one.source.ref} is {draft.name}@{published.number} here")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from registry.errors import ConflictError
 from registry.models import Adapter, Document, File, LineageEdge, Version
 from registry.newest import mark_newest
 from registry.recordrows import record_path
-from registry.redraft import adopt_base, parents_here
+from registry.redraft import on_base, parents_here
 from registry.refs import parse_name
 from registry.results import FileEntry, StoreFinding
 from registry.versionrows import (
@@ -63,10 +63,7 @@ def restore(session: Session, plan: Plan, *, actor: str | None) -> None:
     """Make a version as its record tells, or add the rows that it lacks; a row that is there stays as it is."""
     record = plan.kept.best.record
     adapter = locked_adapter(session, parse_name(record.name))
-    if plan.base is not None and record.base is not None:
-        draft = replace(plan.draft, base_id=adopt_base(session, plan.base, record.base.name))
-    else:
-        draft = plan.draft
+    draft = on_base(session, plan.draft, record, plan.base)
     mine = select(Version).where(Version.adapter_id == adapter.id, Version.number == record.number)
     version = session.scalar(mine.with_for_update())
     if version is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
@@ -52,8 +53,23 @@ def redraft(
     )
 
 
-def adopt_base(session: Session, facts: BaseFacts, name: str | None) -> int:
-    """The row of a base that a record or a bundle tells of. A name that means another base here keeps its meaning."""
+def on_base(session: Session, draft: VersionDraft, record: VersionRecord, facts: BaseFacts | None) -> VersionDraft:
+    """The draft for the base that its record tells of, made known here where it is not."""
+    if facts is None or record.base is None:
+        return draft
+    return replace(draft, base_id=_adopted(session, facts, record.base.name))
+
+
+def parents_here(session: Session, parents: tuple[ParentRecord, ...]) -> tuple[Parent, ...]:
+    """The parents with their rows: the very version that was meant, else any that holds the content."""
+    return tuple(
+        Parent(one.digest, one.relation, one.weight, _parent_id(session, one))  # type: ignore[arg-type]  # checked on reading
+        for one in parents
+    )
+
+
+def _adopted(session: Session, facts: BaseFacts, name: str | None) -> int:
+    """The row of a base. A name that means another base here keeps its meaning."""
     known = _known_base(session, facts)
     if known is None or (known.fingerprint is None and facts.fingerprint is not None):
         free = name is not None and _may_be_name(session, name, known)
@@ -64,14 +80,6 @@ def adopt_base(session: Session, facts: BaseFacts, name: str | None) -> int:
     if known is None:
         raise AssertionError
     return known.id
-
-
-def parents_here(session: Session, parents: tuple[ParentRecord, ...]) -> tuple[Parent, ...]:
-    """The parents with their rows: the very version that was meant, else any that holds the content."""
-    return tuple(
-        Parent(one.digest, one.relation, one.weight, _parent_id(session, one))  # type: ignore[arg-type]  # checked on reading
-        for one in parents
-    )
 
 
 def _parent_id(session: Session, parent: ParentRecord) -> int | None:
