@@ -17,11 +17,10 @@ from sqlalchemy import select
 from registry.archive import CHUNK, END, header, padding
 from registry.digests import digest_of, hex_of
 from registry.disk import CREATE, opened, reaching, sync_folder
-from registry.enclosures import base_bytes
 from registry.errors import ConflictError, CorruptError, UsageError
 from registry.listing import labels_of
-from registry.models import Base, File, LineageEdge, Version
-from registry.recordrows import compose, report_of
+from registry.models import File, LineageEdge, Version
+from registry.recordrows import compose
 from registry.refs import Ref
 from registry.resolve import find_adapter, resolve
 from registry.results import ExportResult
@@ -29,7 +28,7 @@ from registry.scratch import scratch_beside
 from registry.strictjson import SCHEMA, canonical_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from sqlalchemy.orm import Session
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from registry.blobs import BlobStore
     from registry.handle import Handle
     from registry.progress import Progress
+    from registry.record import VersionRecord
 
 INDEX = "bundle.json"
 LARGEST_INDEX = 32 << 20
@@ -94,13 +94,17 @@ def _plan(session: Session, refs: tuple[Ref, ...], *, parents: bool) -> _Content
             chosen[version.id] = version
             waiting += _parents(session, version.id) if parents else []
     held = [version for version in chosen.values() if version.deleted_at is None]
-    records = {version.id: compose(session, version) for version in chosen.values()}
-    contents.left_out = [_name(records[row]) for row, version in chosen.items() if version.deleted_at is not None]
+    records: dict[int, VersionRecord] = {}
+    for version in chosen.values():
+        records[version.id], enclosed = compose(session, version)
+        if version.deleted_at is not None:
+            contents.left_out.append(records[version.id].ref)
+        else:
+            _enclose(session, version, enclosed.values(), contents)
     labels = labels_of(session, [version.id for version in held])
     for version in sorted(held, key=lambda one: (records[one.id].name, one.number)):
         record = records[version.id]
-        _enclose(session, version, contents)
-        contents.refs.append(_name(record))
+        contents.refs.append(record.ref)
         contents.versions.append(
             {
                 "record": record.as_json(),
@@ -126,14 +130,12 @@ def _parents(session: Session, version_id: int) -> list[Version]:
     return list(session.scalars(select(Version).where(Version.id.in_(above)).order_by(Version.id)))
 
 
-def _enclose(session: Session, version: Version, contents: _Contents) -> None:
+def _enclose(session: Session, version: Version, made: Iterable[bytes], contents: _Contents) -> None:
     kept = select(File.sha256, File.size).where(File.version_id == version.id, File.role.in_(("file", "manifest")))
     for digest, size in session.execute(kept):
         contents.sizes[digest] = size
-    if version.base_id is not None:
-        contents.enclose(base_bytes(session.get_one(Base, version.base_id)))
-    if (report := report_of(session, version.id)) is not None:
-        contents.enclose(report)
+    for content in made:
+        contents.enclose(content)
 
 
 def _index(contents: _Contents) -> bytes:
@@ -188,7 +190,3 @@ def _put(temporary: Path, to: Path, *, force: bool) -> None:
         to.hardlink_to(temporary)  # unlike a rename, never over what came there meanwhile
     except FileExistsError:
         raise ConflictError(f"{to} exists already", hint="adapters export ... --force replaces a file") from None
-
-
-def _name(record: Any) -> str:
-    return f"{record.name}@{record.number}"

@@ -139,9 +139,9 @@ def _plan(source: BundledVersion, staged: Mapping[str, StagedFile], folder: Path
         refuse_record(found.path, found.size, f"{source.ref}/{entry.path}")
         (folder / entry.path).parent.mkdir(parents=True, exist_ok=True)
         (folder / entry.path).hardlink_to(found.path)
-    base = None if said.base is None else said.base.facts
-    facts = None if base is None else parse_base(_content(staged, base))
-    report = None if said.report is None else parse_report(_content(staged, said.report))
+    enclosed = {role: _content(staged, digest) for role, digest in said.enclosures.items()}
+    facts = parse_base(enclosed["base"]) if "base" in enclosed else None
+    report = parse_report(enclosed["report"]) if "report" in enclosed else None
     name = _renamed(said.name, names)
     draft = redraft(name, said, files, len(manifest), examined=examine(folder), base=facts, report=report)
     return _Planned(source, replace(draft, tags=source.tags, metrics=source.metrics), facts)

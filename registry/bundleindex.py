@@ -38,7 +38,7 @@ class BundledVersion:
     @property
     def ref(self) -> str:
         """What it was called where it comes from."""
-        return f"{self.record.name}@{self.record.number}"
+        return self.record.ref
 
 
 @dataclass(frozen=True, slots=True)

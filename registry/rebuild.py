@@ -66,7 +66,7 @@ def rebuild(handle: Handle, *, progress: Progress) -> Rebuilt:
     with handle.database.reading() as session:
         rows = existing(session)
     todo = [one for one in work.scan.versions if _is_missing(one, rows, work.scan)]
-    fresh = {_ref(one) for one in todo if (one.best.record.name, one.best.record.number) not in rows}
+    fresh = {one.ref for one in todo if (one.best.record.name, one.best.record.number) not in rows}
     done: list[Kept] = []
     for start in range(0, len(todo), _BATCH):
         progress("making versions", start, len(todo))
@@ -75,7 +75,7 @@ def rebuild(handle: Handle, *, progress: Progress) -> Rebuilt:
         progress("drawing edges", start, len(done))
         work.scan.findings += handle.database.write(partial(add_edges, batch=done[start : start + _BATCH]))
     handle.database.write(lambda session: reserve(session, work.scan.highest, actor=handle.settings.actor))
-    refs = [_ref(one) for one in done]
+    refs = [one.ref for one in done]
     return Rebuilt(
         tuple(ref for ref in refs if ref in fresh),
         tuple(ref for ref in refs if ref not in fresh),
@@ -90,7 +90,7 @@ def _is_missing(one: Kept, rows: dict[tuple[str, int], tuple[str, bool, int]], s
         return True
     digest, whole, edges = row
     if digest != record.manifest:
-        scan.find("record-disagrees", "error", _ref(one), f"the row says {digest}, its record {record.manifest}")
+        scan.find("record-disagrees", "error", one.ref, f"the row says {digest}, its record {record.manifest}")
         return False
     return not whole or edges < len({(parent.digest, parent.relation) for parent in record.parents})
 
@@ -121,7 +121,7 @@ def _digests(one: Kept) -> Iterator[str]:
     yield one.best.record.manifest
     yield from (record.digest for record in one.records)
     yield from (entry.sha256 for entry in one.files or ())
-    yield from filter(None, (one.best.record.report, one.best.record.base and one.best.record.base.facts))
+    yield from one.best.record.enclosures.values()
 
 
 def _still_there(work: _Work, one: Kept) -> Kept | None:
@@ -131,7 +131,7 @@ def _still_there(work: _Work, one: Kept) -> Kept | None:
     """
     exists = work.handle.store.exists
     if not exists(one.best.digest) or (one.files is not None and not exists(one.best.record.manifest)):
-        work.scan.find("lost-version", "error", _ref(one), "its number stays taken; its record or manifest just went")
+        work.scan.find("lost-version", "error", one.ref, "its number stays taken; its record or manifest just went")
         return None
     enclosed = {digest: size for digest, size in one.enclosed.items() if exists(digest)}
     records = tuple(record for record in one.records if record is one.best or exists(record.digest))
@@ -141,14 +141,14 @@ def _still_there(work: _Work, one: Kept) -> Kept | None:
 def _plan(work: _Work, one: Kept, folder: Path) -> Plan | None:
     """What the rows of a version should say; None with a finding where nothing can be made."""
     if one.files is None:  # the scan has named the manifest
-        work.scan.find("lost-version", "error", _ref(one), "its number stays taken; its manifest is lost")
+        work.scan.find("lost-version", "error", one.ref, "its number stays taken; its manifest is lost")
         return None
     try:
         base = _base_facts(work, one)
         examined = _examined(work, one, one.files, folder)
         draft = _draft(work, one, one.files, examined, base)
     except (EngineError, UsageError) as error:
-        work.scan.find("lost-version", "error", _ref(one), f"its number stays taken; {error}")
+        work.scan.find("lost-version", "error", one.ref, f"its number stays taken; {error}")
         return None
     _compare(work.scan, one, draft)
     return Plan(one, draft, base, held=examined is not None)
@@ -162,7 +162,7 @@ def _examined(work: _Work, one: Kept, files: tuple[FileEntry, ...], folder: Path
             work.handle.store.copy_to(entry.sha256, folder / entry.path)
     except CorruptError as error:
         if one.best.record.origin.deleted_at is None:
-            work.scan.find("lost-files", "error", _ref(one), f"comes back as deleted, without its files: {error}")
+            work.scan.find("lost-files", "error", one.ref, f"comes back as deleted, without its files: {error}")
         return None
     return examine(folder)
 
@@ -177,8 +177,7 @@ def _draft(
 
 
 def _base_facts(work: _Work, one: Kept) -> BaseFacts | None:
-    record = one.best.record
-    facts = None if record.base is None else record.base.facts
+    facts = one.best.record.enclosures.get("base")
     if facts is None:
         return None
     if facts not in work.bases:
@@ -191,7 +190,7 @@ def _enclosed(work: _Work, one: Kept, digest: str, parse: Callable[[bytes], T]) 
     try:
         return parse(work.handle.store.read_bytes(digest))
     except (CorruptError, UsageError) as error:
-        work.scan.find("lost-enclosure", "warning", _ref(one), str(error))
+        work.scan.find("lost-enclosure", "warning", one.ref, str(error))
         return None
 
 
@@ -199,8 +198,4 @@ def _compare(scan: Scan, one: Kept, draft: VersionDraft) -> None:
     said = one.best.record.summary
     if said is not None and said.tensors_digest != draft.tensors_digest:
         message = f"the record says tensors {said.tensors_digest}, the files hold {draft.tensors_digest}"
-        scan.find("record-disagrees", "warning", _ref(one), message)
-
-
-def _ref(one: Kept) -> str:
-    return f"{one.best.record.name}@{one.best.record.number}"
+        scan.find("record-disagrees", "warning", one.ref, message)

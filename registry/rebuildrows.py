@@ -77,7 +77,7 @@ def restore(session: Session, plan: Plan, *, actor: str | None) -> None:
     _keep_records(session, version, plan.kept)
     session.flush()
     mark_newest(session, adapter.id)
-    note(session, "rebuild", f"{record.name}@{record.number}", actor=actor, digest=version.digest)
+    note(session, "rebuild", record.ref, actor=actor, digest=version.digest)
 
 
 def add_edges(session: Session, batch: Sequence[Kept]) -> list[StoreFinding]:
@@ -92,8 +92,7 @@ def add_edges(session: Session, batch: Sequence[Kept]) -> list[StoreFinding]:
             try:
                 add_parents(session, version.id, (parent,))
             except ConflictError as error:
-                subject = f"{record.name}@{record.number}"
-                found.append(StoreFinding("lineage-circle", "warning", subject, f"{parent.digest}: {error}"))
+                found.append(StoreFinding("lineage-circle", "warning", record.ref, f"{parent.digest}: {error}"))
         _order_edges(session, version.id, [parent.digest for parent in record.parents])
     return found
 
@@ -135,11 +134,8 @@ def _keep_records(session: Session, version: Version, kept: Kept) -> None:
     """File rows of the records and of what the newest names, where the store has that."""
     best = kept.best.record
     known = [(record_path(one.record.sequence), "record", one.digest, one.size) for one in reversed(kept.records)]
-    facts = None if best.base is None else best.base.facts
-    for role, digest in (("base", facts), ("report", best.report)):
-        size = kept.enclosed.get(digest or "")
-        if digest is not None and size is not None:
-            known.append((f"/{role}", role, digest, size))
+    held = [(role, digest) for role, digest in best.enclosures.items() if digest in kept.enclosed]
+    known += [(f"/{role}", role, digest, kept.enclosed[digest]) for role, digest in held]
     know_blobs(session, [FileEntry(path, digest, size) for path, _, digest, size in known])
     for path, role, digest, size in known:
         row = insert_into(session, File).values(

@@ -120,6 +120,17 @@ class VersionRecord:
     origin: Origin = Origin()
     report: str | None = None
 
+    @property
+    def ref(self) -> str:
+        """What the version is called where the record was written."""
+        return f"{self.name}@{self.number}"
+
+    @property
+    def enclosures(self) -> dict[str, str]:
+        """Digests of the blobs that it names beside the manifest: the `base`'s facts and the `report`, where known."""
+        named = {"base": None if self.base is None else self.base.facts, "report": self.report}
+        return {role: digest for role, digest in named.items() if digest is not None}
+
     def as_json(self) -> dict[str, Any]:
         """The record as a JSON object. `kind` tells it from a manifest."""
         fields = asdict(self)

@@ -36,13 +36,9 @@ def keep_record(session: Session, version: Version, place: Place) -> None:
     """
     session.flush()
     sequence = next_sequence(session, version.id)
-    record = compose(session, version, sequence=sequence)
-    if record.base is not None and record.base.facts is not None:
-        content = base_bytes(session.get_one(Base, version.base_id))
-        _enclose(session, version.id, "base", content, place)
-    if record.report is not None:
-        content = report_of(session, version.id) or b""
-        _enclose(session, version.id, "report", content, place)
+    record, enclosed = compose(session, version, sequence=sequence)
+    for role, content in enclosed.items():
+        _enclose(session, version.id, role, content, place)
     content = record_bytes(record)
     entry = FileEntry(record_path(sequence), digest_of(content), len(content))
     # Its row is locked before its file is placed: gc may be at an equal record that an aborted push left behind.
@@ -52,27 +48,26 @@ def keep_record(session: Session, version: Version, place: Place) -> None:
     version.record_digest = entry.sha256
 
 
-def compose(session: Session, version: Version, *, sequence: int = 0) -> VersionRecord:
-    """The record that a version's rows make."""
+def compose(session: Session, version: Version, *, sequence: int = 0) -> tuple[VersionRecord, dict[str, bytes]]:
+    """The record that a version's rows make, and by role the blobs that it names."""
     adapter = session.get_one(Adapter, version.adapter_id)
-    report = report_of(session, version.id)
-    return VersionRecord(
+    base = None if version.base_id is None else base_bytes(session.get_one(Base, version.base_id))
+    named = {"base": base, "report": report_bytes(_documents(session, version.id))}
+    enclosed = {role: content for role, content in named.items() if content is not None}
+    digests = {role: digest_of(content) for role, content in enclosed.items()}
+    record = VersionRecord(
         name=f"{adapter.namespace}/{adapter.name}",
         number=version.number,
         manifest=version.digest,
         parents=_parents(session, version.id),
-        base=_base(session, version),
+        base=_base(session, version, digests.get("base")),
         recipe=_recipe(session, version),
         sequence=sequence,
         summary=_summary(version),
         origin=_origin(version),
-        report=None if report is None else digest_of(report),
+        report=digests.get("report"),
     )
-
-
-def report_of(session: Session, version_id: int) -> bytes | None:
-    """The blob of a merge's report; None where the version has none."""
-    return report_bytes(_documents(session, version_id))
+    return record, enclosed
 
 
 def record_path(sequence: int) -> str:
@@ -124,11 +119,11 @@ def _parents(session: Session, version_id: int) -> tuple[ParentRecord, ...]:
     )
 
 
-def _base(session: Session, version: Version) -> BaseRecord | None:
+def _base(session: Session, version: Version, facts: str | None) -> BaseRecord | None:
     if version.base_id is None:
         return None if version.base_name is None else BaseRecord(version.base_name)
     base = session.get_one(Base, version.base_id)
-    return BaseRecord(version.base_name, base.fingerprint, base.layout, digest_of(base_bytes(base)))
+    return BaseRecord(version.base_name, base.fingerprint, base.layout, facts)
 
 
 def _recipe(session: Session, version: Version) -> dict[str, object] | None:

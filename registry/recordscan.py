@@ -54,6 +54,11 @@ class Kept:
     manifest_size: int = 0
     enclosed: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def ref(self) -> str:
+        """What it is called."""
+        return self.best.record.ref
+
 
 @dataclass(slots=True)
 class Scan:
@@ -167,7 +172,7 @@ def _trusted(found: list[FoundRecord], manifests: dict[str, tuple[FileEntry, ...
             del waiting[digest]
             changed = True
     for digest in sorted(refused | waiting.keys()):
-        claim = _ref(records[digest].record)
+        claim = records[digest].record.ref
         scan.find("record-as-file", "warning", digest, f"not followed: a pushed file that says it is {claim}")
     return [one for one in found if one.digest in trusted]
 
@@ -192,10 +197,10 @@ def _groups(trusted: list[FoundRecord], scan: Scan) -> list[list[FoundRecord]]:
     chosen = []
     for group in groups:
         best = group[0].record
-        holder = taken.setdefault((best.name, best.manifest), _ref(best))
-        if holder != _ref(best):
+        holder = taken.setdefault((best.name, best.manifest), best.ref)
+        if holder != best.ref:
             scan.find(
-                "same-content", "warning", group[0].digest, f"not followed: {_ref(best)} has the content of {holder}"
+                "same-content", "warning", group[0].digest, f"not followed: {best.ref} has the content of {holder}"
             )
         else:
             chosen.append(group)
@@ -206,14 +211,9 @@ def _kept(group: list[FoundRecord], manifests: dict[str, tuple[FileEntry, ...]],
     best = group[0]
     for other in group[1:]:
         if other.record.manifest != best.record.manifest:
-            text = f"{_ref(best.record)} is {best.record.manifest}; this says {other.record.manifest}"
+            text = f"{best.record.ref} is {best.record.manifest}; this says {other.record.manifest}"
             scan.find("rival-record", "warning", other.digest, f"not followed: {text}")
     same = tuple(one for one in group if one.record.manifest == best.record.manifest)
-    manifest, base = best.record.manifest, best.record.base
-    named = filter(None, (best.record.report, base and base.facts))
+    manifest, named = best.record.manifest, best.record.enclosures.values()
     enclosed = {digest: scan.blobs[digest] for digest in named if digest in scan.blobs}
     return Kept(best, same, manifests.get(manifest), scan.blobs.get(manifest, 0), enclosed)
-
-
-def _ref(record: VersionRecord) -> str:
-    return f"{record.name}@{record.number}"

@@ -128,7 +128,7 @@ def _facts(
 
 def _summary(record: VersionRecord) -> dict[str, Any]:
     if record.summary is None:
-        raise UsageError(f"{record.name}@{record.number}: its files are gone and its record has no summary")
+        raise UsageError(f"{record.ref}: its files are gone and its record has no summary")
     return {key: getattr(record.summary, key) for key in record.summary.__dataclass_fields__}
 
 
