@@ -17,6 +17,7 @@ from registry.newest import mark_newest
 from registry.recordrows import record_path
 from registry.redraft import on_base, parents_here
 from registry.refs import parse_name
+from registry.resolve import numbered
 from registry.results import FileEntry, StoreFinding
 from registry.versionrows import (
     MANIFEST_PATH,
@@ -85,7 +86,7 @@ def add_edges(session: Session, batch: Sequence[Kept]) -> list[StoreFinding]:
     found = []
     for one in batch:
         record = one.best.record
-        version = _version(session, record.name, record.number)
+        version = numbered(session, parse_name(record.name), record.number)
         if version is None or not record.parents:
             continue
         for parent in parents_here(session, record.parents):
@@ -150,12 +151,6 @@ def _order_edges(session: Session, version_id: int, digests: list[str]) -> None:
     for position, digest in enumerate(digests):
         mine = (LineageEdge.child_id == version_id, LineageEdge.parent_digest == digest)
         session.execute(update(LineageEdge).where(*mine).values(position=position))
-
-
-def _version(session: Session, name: str, number: int) -> Version | None:
-    wanted = parse_name(name)
-    mine = (Adapter.namespace == wanted.namespace, Adapter.name == wanted.name, Version.number == number)
-    return session.scalar(select(Version).join(Adapter, Adapter.id == Version.adapter_id).where(*mine))
 
 
 def _has(role: str) -> ColumnElement[bool]:

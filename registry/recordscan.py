@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from registry.errors import CorruptError, IntakeError, UsageError
 from registry.manifest import parse_manifest
@@ -18,7 +19,7 @@ from registry.record import parse_record
 from registry.results import StoreFinding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from registry.blobs import BlobStore, StoredBlob
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 LARGEST = 1 << 20
 _THREADS = 8
 _AHEAD = 256
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +107,21 @@ def refuse_record(path: Path, size: int, subject: str) -> None:
 
 def _records(store: BlobStore, scan: Scan, progress: Progress) -> list[FoundRecord]:
     found = []
-    with ThreadPoolExecutor(_THREADS) as threads:
-        blobs = _small(store, scan)
-        # In slices, so that no more than one of them waits in memory.
-        while batch := list(islice(blobs, _AHEAD)):
-            progress("reading records", len(scan.blobs), len(scan.blobs) + len(batch))
-            for blob, content in zip(batch, threads.map(lambda one: _read(store, one), batch), strict=True):
-                if isinstance(content, CorruptError):
-                    scan.find("wrong-bytes", "error", blob.digest, f"expected {blob.digest}, found {content.actual}")
-                elif looks_like_record(content):
-                    found += _parsed(blob, content, scan)
+    for done, (blob, content) in enumerate(_beside(partial(_read, store), _small(store, scan))):
+        progress("reading records", done, len(scan.blobs))
+        if isinstance(content, CorruptError):
+            scan.find("wrong-bytes", "error", blob.digest, f"expected {blob.digest}, found {content.actual}")
+        elif looks_like_record(content):
+            found += _parsed(blob, content, scan)
     return found
+
+
+def _beside(work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
+    """Each item with what `work` makes of it in threads; in slices, so that no more than one waits in memory."""
+    waiting = iter(items)
+    with ThreadPoolExecutor(_THREADS) as threads:
+        while batch := list(islice(waiting, _AHEAD)):
+            yield from zip(batch, threads.map(work, batch), strict=True)
 
 
 def _small(store: BlobStore, scan: Scan) -> Iterator[StoredBlob]:
@@ -141,12 +148,19 @@ def _parsed(blob: StoredBlob, content: bytes, scan: Scan) -> list[FoundRecord]:
 
 def _manifests(store: BlobStore, scan: Scan, found: list[FoundRecord]) -> dict[str, tuple[FileEntry, ...]]:
     known: dict[str, tuple[FileEntry, ...]] = {}
-    for digest in sorted({one.record.manifest for one in found}):
-        try:
-            known[digest] = parse_manifest(store.read_bytes(digest))
-        except (CorruptError, UsageError) as error:
-            scan.find("lost-manifest", "error", digest, f"a record names it as a manifest: {error}")
+    for digest, files in _beside(partial(_manifest, store), sorted({one.record.manifest for one in found})):
+        if isinstance(files, tuple):
+            known[digest] = files
+        else:
+            scan.find("lost-manifest", "error", digest, f"a record names it as a manifest: {files}")
     return known
+
+
+def _manifest(store: BlobStore, digest: str) -> tuple[FileEntry, ...] | CorruptError | UsageError:
+    try:
+        return parse_manifest(store.read_bytes(digest))
+    except (CorruptError, UsageError) as error:
+        return error
 
 
 def _trusted(found: list[FoundRecord], manifests: dict[str, tuple[FileEntry, ...]], scan: Scan) -> list[FoundRecord]:

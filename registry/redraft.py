@@ -12,7 +12,8 @@ from registry.draft import Parent, RecipeDraft, VersionDraft
 from registry.enclosures import Report
 from registry.errors import UsageError
 from registry.examine import documents, named_base
-from registry.models import Adapter, Base, Version
+from registry.models import Base, Version
+from registry.resolve import numbered
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -84,15 +85,9 @@ def _adopted(session: Session, facts: BaseFacts, name: str | None) -> int:
 
 def _parent_id(session: Session, parent: ParentRecord) -> int | None:
     if parent.place is not None:
-        name, number = parent.place
-        exact = (
-            select(Version.id)
-            .join(Adapter, Adapter.id == Version.adapter_id)
-            .where(Adapter.namespace == name.namespace, Adapter.name == name.name)
-            .where(Version.number == number, Version.digest == parent.digest)
-        )
-        if (row := session.scalar(exact)) is not None:
-            return row
+        exact = numbered(session, *parent.place)
+        if exact is not None and exact.digest == parent.digest:
+            return exact.id
     return session.scalar(select(Version.id).where(Version.digest == parent.digest).order_by(Version.id).limit(1))
 
 

@@ -59,9 +59,14 @@ def newest_of(session: Session, name: Name) -> Version | None:
     return session.scalar(_NEWEST, _parts(name))
 
 
+def numbered(session: Session, name: Name, number: int) -> Version | None:
+    """The version of a number, deleted or not."""
+    return session.scalar(_NUMBERED, {**_parts(name), "number": number})
+
+
 def _pick(session: Session, ref: Ref) -> Version | None:
     if ref.number is not None:
-        return session.scalar(_NUMBERED, {**_parts(ref.name), "number": ref.number})
+        return numbered(session, ref.name, ref.number)
     if ref.alias is not None:
         return session.scalar(_ALIASED, {**_parts(ref.name), "alias": ref.alias})
     return newest_of(session, ref.name)
