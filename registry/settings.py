@@ -39,13 +39,21 @@ class Settings:
     namespace: str = "local"
     output: str = "human"
     hub_endpoint: str | None = None
-    actor: str | None = field(default=None, compare=False)
+    acting: str | None = field(default=None, compare=False)
+    actor_problem: str | None = field(default=None, compare=False)
     surroundings: Mapping[str, Claim] = field(default_factory=dict, compare=False)
     color: bool = field(default=True, compare=False)
     push: PushDefaults = field(default_factory=PushDefaults, compare=False)
     chosen: Chosen = field(default_factory=Chosen, compare=False)
     files: tuple[ConfigFile, ...] = field(default=(), compare=False)
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def actor(self) -> str | None:
+        """Who is written beside what is done; UsageError where that cannot be stored. Who only reads never asks."""
+        if self.actor_problem is not None:
+            raise UsageError(self.actor_problem, hint="unset ADAPTERS_ACTOR, or set it to a name")
+        return self.acting
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -91,7 +99,7 @@ def load_settings(
 ) -> Settings:
     """Settings from flags, environment, the nearest adapters.toml at or above `folder`, the user's file, defaults."""
     env = os.environ if environ is None else environ  # noqa: TID251 (this is the one place)
-    actor = _actor(env)
+    actor, problem = _actor(env)
     files = _files(env, folder or _here())
     which = choose(files, flag=context, variable=env.get("ADAPTERS_CONTEXT"))
     flags = {"home": home, "database_url": database_url, "store_url": store_url}
@@ -112,7 +120,8 @@ def load_settings(
         namespace=pick(None, "ADAPTERS_NAMESPACE", "namespace") or "local",
         output=chosen,
         hub_endpoint=env.get("HF_ENDPOINT") or None,
-        actor=None if actor is None else actor.value,
+        acting=None if actor is None else actor.value,
+        actor_problem=problem,
         surroundings=first(_who(actor), surrounding_claims(env), *(file.provenance for file in files)),
         color=not env.get("NO_COLOR") and env.get("TERM") != "dumb",
         push=next((file.push for file in files if file.push != PushDefaults()), PushDefaults()),
@@ -177,11 +186,14 @@ def _who(actor: Claim | None) -> dict[str, Claim]:
     return {} if actor is None else {"pushed_by": actor}
 
 
-def _actor(env: Mapping[str, str]) -> Claim | None:
+def _actor(env: Mapping[str, str]) -> tuple[Claim | None, str | None]:
+    """Who is at work, and what is wrong with how the environment says it."""
     try:
-        return surrounding_actor(env) or Claim(getpass.getuser()[:LONGEST], "user name")
+        return surrounding_actor(env) or Claim(getpass.getuser()[:LONGEST], "user name"), None
+    except UsageError as error:
+        return None, str(error)
     except (KeyError, OSError):  # a container may run under a user id without a name
-        return None
+        return None, None
 
 
 def _with_driver(url: str | None) -> str | None:

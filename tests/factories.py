@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 
-def make_settings(home: Path | str, **fields: Any) -> Settings:
+def make_settings(home: Path | str, *, actor: str | None = None, **fields: Any) -> Settings:
     """Settings for a registry at `home`."""
-    return Settings(home=Path(home), **fields)
+    return Settings(home=Path(home), acting=actor, **fields)
 
 
 def open_database(settings: Settings) -> Database:

@@ -165,10 +165,54 @@ def test_a_sidecar_that_is_a_link_is_not_followed(shell, work):
         shell.refused("push", "./two", "team/sql", code=2, named="adapters.provenance.json: cannot be read")
 
 
-def test_an_actor_that_cannot_be_stored_is_refused(shell, monkeypatch):
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("push", "./two", "team/sql"),
+        ("alias", "set", "team/sql@1", "prod2"),
+        ("tag", "set", "team/sql", "a=b"),
+        ("metric", "set", "team/sql", "a=1"),
+        ("alias", "rm", "team/sql", "prod"),
+        ("gc",),
+    ],
+)
+def test_an_actor_that_cannot_be_stored_is_refused_where_one_is_written(shell, monkeypatch, words):
     monkeypatch.setenv("ADAPTERS_ACTOR", "a\x1b[31m")
 
-    shell.refused("push", "./two", "team/sql", code=2, named="ADAPTERS_ACTOR")
+    with shell.nothing_changed():
+        shell.refused(*words, code=2, named="ADAPTERS_ACTOR 'a\\x1b[31m': expected at most 256 printable characters")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("list",),
+        ("show", "team/sql"),
+        ("log", "team/sql"),
+        ("pull", "team/sql", "--to", "./out"),
+        ("verify", "team/sql"),
+        ("fsck",),
+        ("doctor",),
+        ("check", "./two"),
+        ("context", "show"),
+        ("cache", "prune"),
+    ],
+)
+def test_an_actor_that_cannot_be_stored_is_nothing_to_who_only_reads(shell, monkeypatch, words):
+    monkeypatch.setenv("ADAPTERS_ACTOR", "a\x1b[31m")
+
+    code, _, err = shell(*words)
+
+    assert code == 0, err
+    assert "ADAPTERS_ACTOR" not in err
+
+
+def test_doctor_warns_of_an_actor_that_cannot_be_stored(shell, monkeypatch):
+    monkeypatch.setenv("ADAPTERS_ACTOR", "a\x1b[31m")
+    checks = {check["name"]: check for check in json.loads(shell.say("doctor", "--format", "json"))["checks"]}
+
+    assert checks["settings"]["status"] == "warning"
+    assert "ADAPTERS_ACTOR 'a\\x1b[31m': expected at most 256" in checks["settings"]["detail"]
 
 
 def test_a_variable_that_is_no_commit_is_passed_over(bare, work, monkeypatch):
