@@ -66,7 +66,7 @@ def _counts(session: Session) -> dict[str, Any]:
 
 
 def _settings(settings: Settings) -> dict[str, Any]:
-    """Which file and context say where the registry is; a password in one is a warning, so is an actor that no row takes."""
+    """Which file and context say where the registry is; warned of: a password there, an actor that no row takes."""
     named = f"context {settings.chosen.name} of " if settings.chosen.name else ""
     told = (
         f"{named}{settings.chosen.source}" if settings.chosen.source else "no adapters.toml says where the registry is"
