@@ -64,16 +64,34 @@ def grouped(module: ModulePlan, files: Sequence[FactorFile]) -> Iterator[list[Pa
     """The parts of each group of `module`: B (rows, r) and A (r, columns), kernels laid flat.
 
     In a grouped convolution output channels of group g see only the g-th share of A's ranks, so every group is a sum
-    of its own: A is split by ranks, B (out, r/groups) by output channels. Everything else is one group.
+    of its own: A is split by ranks, B (out, r/groups) by output channels. A bare parameter is a sum for each expert.
+    Everything else is one group.
     """
     pieces = []
     for piece in module.pieces:
         file, facts = files[piece.parent], piece.module
         A = file.read(facts.a_key).flatten(1).chunk(module.groups)
-        B = file.read(facts.b_key).flatten(1).chunk(module.groups)
-        pieces.append((A, B, facts.scaling))
+        B = file.read(facts.b_key).flatten(1)
+        shares = B.reshape(len(B), -1, module.groups).unbind(2) if module.experts else B.chunk(module.groups)
+        pieces.append((A, shares, facts.scaling))
     for group in range(module.groups):
         yield [Part(B[group], A[group], scaling) for A, B, scaling in pieces]
+
+
+def padded(B: Tensor, A: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The factors with zeros up to `rank`."""
+    missing = rank - B.shape[1]
+    if missing <= 0:
+        return B, A
+    return torch.nn.functional.pad(B, (0, missing)), torch.nn.functional.pad(A, (0, 0, 0, missing))
+
+
+def joined(module: ModulePlan, factors: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """B and A of the whole module from those of its groups, the inverse of `grouped` but for kernels."""
+    A = torch.cat([a for _, a in factors])
+    if module.experts:
+        return torch.stack([b for b, _ in factors], 2).flatten(1), A
+    return torch.cat([b for b, _ in factors]), A
 
 
 def as_bytes(tensor: Tensor) -> memoryview:

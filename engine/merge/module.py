@@ -10,7 +10,7 @@ import torch
 
 from engine.errors import RefusedError
 from engine.merge.dtypes import LONG_NAMES, SIZES
-from engine.merge.factors import TORCH_DTYPES, as_bytes, grouped
+from engine.merge.factors import TORCH_DTYPES, as_bytes, grouped, joined, padded
 from engine.merge.measure import add, measure, module_report, rounding_error, spread
 from engine.merge.methods import METHODS, Site
 from engine.merge.parts import Parts
@@ -96,7 +96,7 @@ def _write(
     spectrum: list[float] | None = None
     for group, parts in enumerate(groups):
         target = _target(planned, module, group, parts, writing.weights)
-        B, A = target.factors(module.rank // module.groups)
+        B, A = padded(*target.factors(module.rank // module.groups), module.rank // module.groups)
         rounded = B.to(dtype), A.to(dtype)
         rounding = rounding_error(B, A, *rounded)
         if not math.isfinite(rounding):
@@ -104,12 +104,13 @@ def _write(
         factors.append(rounded)
         sums.append(measure(parts, target, B, A, rounding))
         spectrum = target.S.tolist()
-    writing.writer.put(module.b_key, as_bytes(torch.cat([B for B, _ in factors])))
-    writing.writer.put(module.a_key, as_bytes(torch.cat([A for _, A in factors])))
+    whole_b, whole_a = joined(module, factors)
+    writing.writer.put(module.b_key, as_bytes(whole_b))
+    writing.writer.put(module.a_key, as_bytes(whole_a))
     weights = [weight.of(module.name) for weight in writing.weights]
     total = spread(add(sums), [piece.parent for piece in module.pieces], weights)
     shown = spectrum if module.groups == 1 else None
-    return module_report(module.name, module.rank, shown, total, weights), total
+    return module_report(module.name, module.declared_rank, shown, total, weights), total
 
 
 def _refused(module: str, reason: str) -> RefusedError:

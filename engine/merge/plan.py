@@ -13,6 +13,7 @@ from engine.merge.copies import Copy, gather
 from engine.merge.dtypes import parse_dtype, widest
 from engine.merge.methods import METHODS
 from engine.merge.options import Options, complete
+from engine.merge.parameters import disagreements, evened, experts, resolved
 from engine.merge.ranks import RankRule
 from engine.merge.refusals import refusal, refusals
 from engine.merge.result_config import Adapted, result_config
@@ -41,13 +42,20 @@ class Piece:
 class ModulePlan:
     """One module of the result, seen as `groups` independent sums of B (rows, r) times A (r, columns).
 
-    `rank` is A's first dimension in the result; only grouped convolutions have more than one group.
+    `rank` is A's first dimension in the result; only grouped convolutions and bare parameters (`experts`: the groups
+    are the experts) have more than one group.
     """
 
     name: str
     rank: int
     groups: int
     pieces: tuple[Piece, ...]
+    experts: bool = False
+
+    @property
+    def declared_rank(self) -> int:
+        """The rank that the result's config gives the module."""
+        return self.rank // self.groups if self.experts else self.rank
 
     @property
     def a_shape(self) -> tuple[int, ...]:
@@ -58,7 +66,7 @@ class ModulePlan:
     def b_shape(self) -> tuple[int, ...]:
         """The shape of B in the result."""
         b = self.pieces[0].module.b_shape
-        return (b[0], self.rank // self.groups, *b[2:])
+        return (b[0], self.rank if self.experts else self.rank // self.groups, *b[2:])
 
     @property
     def a_key(self) -> str:
@@ -91,12 +99,12 @@ class MergePlan:
     @property
     def rank(self) -> int:
         """The largest of the modules'."""
-        return max(module.rank for module in self.modules)
+        return max(module.declared_rank for module in self.modules)
 
     @property
     def config(self) -> dict[str, Any]:
         """The result's adapter_config.json."""
-        adapted = [Adapted(module.name, module.rank) for module in self.modules]
+        adapted = [Adapted(module.name, module.declared_rank, parameter=module.experts) for module in self.modules]
         return result_config([facts.config for facts in self.parents], adapted, self.saved)
 
     @property
@@ -110,8 +118,10 @@ class MergePlan:
 
     def with_ranks(self, ranks: Mapping[str, int]) -> MergePlan:
         """The same merge with these ranks of its modules."""
-        modules = tuple(replace(module, rank=ranks[module.name]) for module in self.modules)
-        return replace(self, modules=modules, rule=RankRule())
+        modules = (replace(module, rank=ranks[module.name]) for module in self.modules)
+        # Never more than a budget allows, never less than a share of the energy needs.
+        choose = max if self.rule.budget is None else min
+        return replace(self, modules=evened(modules, choose), rule=RankRule())
 
 
 def plan(
@@ -132,11 +142,12 @@ def plan(
     row = METHODS[method]
     complete_options = complete(options, row.defaults, method=method)
     wanted = None if dtype is None else parse_dtype(dtype)
-    parents = [read_adapter(source.path) for source in sources]
-    findings = list(refusals(parents))
+    parents, unclear = _read(sources)
+    findings = [*refusals(parents), *unclear]
     copies, saved, problems = gather(parents)
     findings += problems
     findings += _contradictions(parents)
+    findings += disagreements(parents)
     if findings:
         raise RefusedError(findings)
     limit = None if row.stacks else _limit(rule, parents)
@@ -147,12 +158,17 @@ def plan(
         dtype=wanted or widest(_dtypes(parents)),
         rule=rule,
         options=complete_options,
-        modules=tuple(
+        modules=evened(
             _module(name, pieces, limit, dense=row.dense) for name, pieces in sorted(_pieces(parents).items())
         ),
         copies=tuple(copies),
         saved=tuple(saved),
     )
+
+
+def _read(sources: Sequence[Source]) -> tuple[list[AdapterFacts], list[Finding]]:
+    found = [resolved(read_adapter(source.path)) for source in sources]
+    return [facts for facts, _ in found], [finding for _, findings in found for finding in findings]
 
 
 def _check_options(sources: Sequence[Source], method: str, rule: RankRule) -> None:
@@ -197,12 +213,16 @@ def _contradictions(parents: Sequence[AdapterFacts]) -> Iterator[Finding]:
         for module in broken:
             message = f"{name}: A {list(module.a_shape)} and B {list(module.b_shape)} do not multiply"
             yield refusal("merge-shapes", message, where=name)
-        for module in (piece.module for piece in pieces if piece.module.configured_rank != piece.module.a_shape[0]):
+        for module in (piece.module for piece in pieces if _of_another_rank(piece.module)):
             message = f"{name}: the config gives rank {module.configured_rank}, A is {list(module.a_shape)}"
             yield refusal("merge-shapes", message, where=name)
         if not broken and len({_shape(piece.module) for piece in pieces}) > 1:
             shapes = " and ".join(sorted({_in_words(piece.module) for piece in pieces}))
             yield refusal("merge-shapes", f"{name} has different shapes in the parents: {shapes}", where=name)
+
+
+def _of_another_rank(module: ModuleFacts) -> bool:
+    return module.kind != "parameter" and module.configured_rank != module.a_shape[0]
 
 
 def _fits(module: ModuleFacts) -> bool:
@@ -218,7 +238,11 @@ def _fits(module: ModuleFacts) -> bool:
 def _shape(module: ModuleFacts) -> tuple[object, ...]:
     """All that must agree between parents: everything but the rank."""
     a, b = module.a_shape, module.b_shape
-    return module.kind, a[1:], b[0], len(b), a[0] // b[1]
+    return module.kind, a[1:], b[0], len(b), _groups(module)
+
+
+def _groups(module: ModuleFacts) -> int:
+    return experts(module) if module.kind == "parameter" else module.a_shape[0] // module.b_shape[1]
 
 
 def _in_words(module: ModuleFacts) -> str:
@@ -227,13 +251,14 @@ def _in_words(module: ModuleFacts) -> str:
 
 def _module(name: str, pieces: Sequence[Piece], limit: int | None, *, dense: bool) -> ModulePlan:
     a, b = pieces[0].module.a_shape, pieces[0].module.b_shape
-    groups = a[0] // b[1]
-    rank = sum(piece.module.rank for piece in pieces)
+    groups, parameter = _groups(pieces[0].module), pieces[0].module.kind == "parameter"
+    rank = sum(piece.module.a_shape[0] for piece in pieces)
     if limit is not None:
         # Of each group, so that every group keeps the same number of singular values: B's layout asks for it.
-        most = min(b[0] // groups, math.prod(a[1:]), max(1, limit // groups))
+        rows, share = (b[0], limit) if parameter else (b[0] // groups, max(1, limit // groups))
+        most = min(rows, math.prod(a[1:]), share)
         rank = groups * (most if dense else min(most, rank // groups))
-    return ModulePlan(name, rank, groups, tuple(pieces))
+    return ModulePlan(name, rank, groups, tuple(pieces), experts=parameter)
 
 
 def _key(name: str, original: str, letter: str) -> str:

@@ -54,11 +54,6 @@ def _trainable_tokens(facts: AdapterFacts, lora: LoraSettings) -> Iterator[str]:
         yield "replaces embedding rows (trainable_token_indices)"
 
 
-def _target_parameters(facts: AdapterFacts, lora: LoraSettings) -> Iterator[str]:
-    if lora.target_parameters or any(module.kind == "parameter" for module in facts.modules):
-        yield "adapts bare parameters (target_parameters), whose names are not in the file"
-
-
 def _mutated_base(facts: AdapterFacts, lora: LoraSettings) -> Iterator[str]:
     start = lora.init_lora_weights
     if isinstance(start, str) and start.lower().startswith(CHANGING_INITS):
@@ -92,7 +87,6 @@ RULES: dict[str, Callable[[AdapterFacts, LoraSettings], Iterator[str]]] = {
     "merge-lora-bias": _lora_bias,
     "merge-bias": _bias,
     "merge-trainable-tokens": _trainable_tokens,
-    "merge-target-parameters": _target_parameters,
     "merge-mutated-base": _mutated_base,
     "merge-tensors": _tensors,
     "merge-values": _values,

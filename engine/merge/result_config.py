@@ -6,6 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from engine.format.keys import wrapped_path
+from engine.merge.parameters import leaves
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -22,10 +25,11 @@ ROOT_DEPTH = 3
 
 @dataclass(frozen=True, slots=True)
 class Adapted:
-    """A module of the result and its rank."""
+    """A module of the result and its rank; `parameter`: not the module is adapted but bare parameters it holds."""
 
     name: str
     rank: int
+    parameter: bool = False
 
 
 def result_config(parents: Sequence[AdapterConfig], modules: Sequence[Adapted], saved: Sequence[str]) -> dict[str, Any]:
@@ -33,9 +37,12 @@ def result_config(parents: Sequence[AdapterConfig], modules: Sequence[Adapted], 
 
     `saved` is the modules_to_save list. Keys left out have PEFT's defaults.
     """
-    ranks = {_target(module.name): module.rank for module in modules}
-    largest = max(ranks.values())
+    largest = max(module.rank for module in modules)
+    ranks = {_target(module.name): module.rank for module in modules if not module.parameter}
     smaller = {_pattern(name, ranks): rank for name, rank in ranks.items() if rank < largest}
+    named = _parameters(parents)
+    holders = {wrapped_path(module.name): module.rank for module in modules if module.parameter}
+    smaller |= {_holder_pattern(name, named): rank for name, rank in holders.items() if rank < largest}
     config = {
         "peft_type": "LORA",
         "base_model_name_or_path": next((name for parent in parents if (name := parent.base_model_name_or_path)), None),
@@ -44,6 +51,7 @@ def result_config(parents: Sequence[AdapterConfig], modules: Sequence[Adapted], 
         "rank_pattern": smaller,
         "alpha_pattern": dict(smaller),
         "target_modules": sorted(ranks),
+        "target_parameters": list(named) if holders else None,
         "exclude_modules": _excluded(parents, ranks),
         "modules_to_save": list(saved) or None,
         "use_rslora": False,
@@ -51,10 +59,22 @@ def result_config(parents: Sequence[AdapterConfig], modules: Sequence[Adapted], 
         "bias": "none",
         "init_lora_weights": True,
         "inference_mode": True,
-        "fan_in_fan_out": any(parent.lora.fan_in_fan_out for parent in parents if parent.lora),
+        # PEFT finds out for itself where it must transpose, and lets no parameter be adapted beside the flag.
+        "fan_in_fan_out": not holders and any(parent.lora.fan_in_fan_out for parent in parents if parent.lora),
         **{key: _agreed(parents, key) for key in SHARED},
     }
     return dict(sorted(config.items()))
+
+
+def _parameters(parents: Sequence[AdapterConfig]) -> tuple[str, ...]:
+    """The entries of target_parameters, which all parents that have them share."""
+    given = (parent.lora.target_parameters for parent in parents if parent.lora)
+    return next((tuple(sorted(names)) for names in given if names), ())
+
+
+def _holder_pattern(name: str, parameters: Sequence[str]) -> str:
+    """A rank_pattern key for every parameter that the module `name` holds and nothing else."""
+    return rf"^{re.escape(name)}\.(?:{'|'.join(map(re.escape, leaves(name, parameters)))})"
 
 
 def _target(name: str) -> str:

@@ -93,17 +93,6 @@ def test_starts_that_leave_the_base_alone_are_merged(tmp_path, start):
     assert planned.config["init_lora_weights"] is True
 
 
-def test_target_parameters(tmp_path):
-    folder = write_adapter(
-        tmp_path / "a",
-        {f"{PREFIX}experts.lora_A.weight": normal(1, 12, 8), f"{PREFIX}experts.lora_B.weight": normal(2, 10, 12)},
-        target_parameters=["experts.down"],
-        target_modules=[],
-    )
-
-    assert "merge-target-parameters" in {finding.rule for finding in refused(folder)}
-
-
 def test_other_types(tmp_path):
     folder = write_adapter(tmp_path / "a", {f"{PREFIX}one.ia3_l": normal(1, 12, 1)}, peft_type="IA3")
 
@@ -207,7 +196,7 @@ def test_all_reasons_are_given_at_once_and_nothing_is_written(tmp_path):
 
 def test_every_rule_is_planted():
     """The table and this file cannot drift apart."""
-    planted = {rule for rule, _, _ in PLANTED.values()} | {"merge-target-parameters"}
+    planted = {rule for rule, _, _ in PLANTED.values()}
 
     assert set(RULES) <= planted
 
