@@ -74,8 +74,11 @@ def _groups(planned: MergePlan, module: ModulePlan, files: Sequence[FactorFile])
 
 
 def _target(planned: MergePlan, module: ModulePlan, group: int, parts: Parts, weights: Sequence[Weight]) -> Target:
+    here = [weight.of(module.name) for weight in weights]
+    present = [piece.parent for piece in module.pieces]
     site = Site(
-        weights=[weights[piece.parent].of(module.name) for piece in module.pieces],
+        weights=[here[parent] for parent in present],
+        absent=[weight for parent, weight in enumerate(here) if parent not in present],
         rank=module.rank // module.groups,
         module=module.name,
         group=group,

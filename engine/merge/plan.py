@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from engine.compat.finding import Finding
     from engine.format.facts import AdapterFacts, ModuleFacts
     from engine.merge.source import Source
+    from engine.merge.weights import Weight
 
 
 DEFAULT_RULE = RankRule()
@@ -135,8 +136,8 @@ def plan(
     """Reads configs and headers of `sources` and decides the result.
 
     Raises OptionError for an unknown method, option or dtype, a rank beside a method that stacks, too few or too many
-    sources, or a weight that is not finite; UnreadableError or PatternError for a folder that is no adapter;
-    RefusedError, with every reason, for parents that cannot be merged.
+    sources, a weight that is not finite, or weights that the method cannot take; UnreadableError or PatternError for a
+    folder that is no adapter; RefusedError, with every reason, for parents that cannot be merged.
     """
     _check_options(sources, method, rule)
     row = METHODS[method]
@@ -151,7 +152,7 @@ def plan(
     if findings:
         raise RefusedError(findings)
     limit = None if row.stacks else _limit(rule, parents)
-    return MergePlan(
+    planned = MergePlan(
         method=method,
         sources=tuple(sources),
         parents=tuple(parents),
@@ -164,6 +165,16 @@ def plan(
         copies=tuple(copies),
         saved=tuple(saved),
     )
+    check_weights(planned, [source.weighting for source in sources])
+    return planned
+
+
+def check_weights(planned: MergePlan, weights: Sequence[Weight]) -> None:
+    """Raises OptionError where the method cannot take these weights, one a parent, in some module."""
+    check = METHODS[planned.method].check
+    if check is not None:
+        for row in {tuple(weight.of(module.name) for weight in weights): None for module in planned.modules}:
+            check(row)
 
 
 def _read(sources: Sequence[Source]) -> tuple[list[AdapterFacts], list[Finding]]:

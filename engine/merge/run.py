@@ -11,7 +11,7 @@ from engine.format.writer import TensorWriter, header_size
 from engine.merge.factors import FactorFile
 from engine.merge.measure import merge_report
 from engine.merge.module import Writing, merge_module, spectrum
-from engine.merge.plan import DEFAULT_RULE, NO_OPTIONS, plan
+from engine.merge.plan import DEFAULT_RULE, NO_OPTIONS, check_weights, plan
 from engine.merge.ranks import ranks
 from engine.merge.workers import each
 
@@ -70,10 +70,12 @@ def apply_grid(
     """Carries out `planned` once for each row of `weights`, one a parent, into the folder of `outs` at its place.
 
     Parents are read and factored once for all of them. A rule that measures is no rule for several results at once:
-    raises ValueError.
+    raises ValueError. Raises OptionError for a row that the method cannot take, before anything is made.
     """
     if planned.rule.measured and len(weights) > 1:
         raise ValueError("one rank rule of energy or budget for one result")
+    for row in weights:
+        check_weights(planned, row)
     with ExitStack() as stack:
         for out in outs:
             stack.enter_context(_fresh_folder(out))

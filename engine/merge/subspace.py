@@ -58,9 +58,15 @@ class Joint:
     size: int
 
     def gram(self) -> Tensor:
-        """The inner products <D_i, D_j> (parents, parents), Frobenius."""
+        """The inner products <D_i, D_j> (parents, parents), Frobenius.
+
+        Raises FloatingPointError where they overflow.
+        """
         flat = torch.stack([core.flatten() for core in self.cores])
-        return flat @ flat.T
+        products = flat @ flat.T
+        if not bool(products.isfinite().all()):
+            raise FloatingPointError("not all values are finite")
+        return products
 
 
 def span(stack: Tensor, *, precise: bool = False) -> Basis:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 class Site:
     """Where a method is at work: module and group, and the weights w_i of the parts there.
 
+    `absent` are the weights of the parents without this module, whose ΔW there is zero.
     `rank` is how many singular values the result will keep at most. `keys` are digests of the parents' tensors.
     `options` are complete.
     """
@@ -27,10 +28,12 @@ class Site:
     module: str = ""
     group: int = 0
     keys: Sequence[str] = ()
+    absent: Sequence[float] = ()
     options: Options = field(default_factory=Options)
 
 
 Combine = Callable[[Parts, Site], Target]
+Check = Callable[["Sequence[float]"], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,8 @@ class Method:
 
     `stacks`: the result has the sum of the parents' ranks and takes no other. `dense`: the result may have any rank up
     to min(m, n), not only up to the sum of the parents'. `fewest` and `most` parents are taken. `defaults` names the
-    options the method takes, with their values where none is given.
+    options the method takes, with their values where none is given. `check` raises OptionError for weights, of all
+    parents in one module and finite, that say nothing to the method.
     """
 
     combine: Combine
@@ -49,3 +53,4 @@ class Method:
     fewest: int = 1
     most: int | None = None
     defaults: Mapping[str, object] = field(default_factory=dict)
+    check: Check | None = None
