@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from registry.errors import UsageError
@@ -14,7 +18,7 @@ if TYPE_CHECKING:
 
     from registry.watch import WatchEvent
 
-_PATIENCE_S = 10.0  # how long an interrupted command may take to end
+_PATIENCE_S = 10.0  # how long an interrupted command may take to end, and how long one may run in any case
 
 
 def parse_command(text: str) -> tuple[str, ...]:
@@ -32,10 +36,11 @@ def parse_command(text: str) -> tuple[str, ...]:
     return words
 
 
-def run_hook(command: Sequence[str], event: WatchEvent) -> str | None:
-    """Run it to its end; None where it succeeded, else what went wrong in words.
+def run_hook(command: Sequence[str], event: WatchEvent, *, limit: float | None = None) -> str | None:
+    """Run it to its end, or for `limit` seconds; None where it succeeded, else what went wrong in words.
 
-    Its stdout goes to stderr, where it cannot be taken for events. When this process is interrupted, so is it.
+    Its stdout goes to stderr, where it cannot be taken for events. It has a session of its own: when this process is
+    interrupted, or the limit is over, it is ended with whatever it started. What it leaves running by itself stays.
     """
     told = {
         "ADAPTERS_EVENT": event.event,
@@ -47,11 +52,14 @@ def run_hook(command: Sequence[str], event: WatchEvent) -> str | None:
     }
     environment = environment_with({name: "" if value is None else str(value) for name, value in told.items()})
     try:
-        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=2)
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=2, start_new_session=True)
     except OSError as error:
         return f"{command[0]} could not be started: {error.strerror}"
     try:
-        code = process.wait()
+        code = process.wait(None if limit is None else max(limit, _PATIENCE_S))
+    except subprocess.TimeoutExpired:
+        _stop(process)
+        return f"{command[0]} was ended when the time was over"
     except BaseException:
         _stop(process)
         raise
@@ -61,9 +69,13 @@ def run_hook(command: Sequence[str], event: WatchEvent) -> str | None:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(_PATIENCE_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    """Asks the session to end, waits for its first process, and ends what is then left of it."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    end = time.monotonic() + _PATIENCE_S
+    # Looked at and not yet collected: as long as that is so nobody else gets its number.
+    while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None and time.monotonic() < end:
+        time.sleep(0.02)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

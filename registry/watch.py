@@ -169,7 +169,8 @@ class Watch:
         """Run the command for the last event; the seconds after which a failed run is tried again."""
         if not self._plan.command or self._last is None:
             return 0.0
-        problem = run_hook(self._plan.command, self._last)
+        left = None if self._end is None else self._end - self._clock()
+        problem = run_hook(self._plan.command, self._last, limit=left)
         if problem is None:
             self._failed_runs = 0
             return 0.0

@@ -44,7 +44,8 @@ def watch(
 
     CMD finds ADAPTERS_EVENT (current, moved, removed), ADAPTERS_WATCHED, ADAPTERS_REF, ADAPTERS_DIGEST, ADAPTERS_PATH
     and ADAPTERS_PREVIOUS_DIGEST in its environment; its output goes to stderr. One that fails is run again, later each
-    time, until it succeeds or a newer event comes. While database or store are away, watch says so and goes on.
+    time, until it succeeds or a newer event comes. When watch is interrupted CMD is ended with all that it started,
+    and so is one that still runs when --timeout is over. While database or store are away, watch says so and goes on.
 
     Exit code 3 where --timeout ends it while CMD fails, 7 where nothing could be reached before, 130 when interrupted.
     """
@@ -67,16 +68,20 @@ def watch(
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """A service manager's SIGTERM ends it as Control-C does: the command is ended too, and the exit code is 130."""
+    """A service manager's SIGTERM, or a terminal's SIGHUP, ends it as Control-C does: the command is ended too, and the
+    exit code is 130. One that is to be ignored (nohup) still is.
+    """
 
     def stop(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    handled = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) != signal.SIG_IGN]
+    before = {one: signal.signal(one, stop) for one in handled}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def _line(event: WatchEvent) -> str:

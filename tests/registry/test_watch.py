@@ -391,20 +391,64 @@ def test_json_is_one_document_a_line_and_each_is_out_at_once(team):
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_and_its_command(team, tmp_path, number):
-    (command,) = program(tmp_path, f"echo $$ > {tmp_path}/pid; exec sleep 300")
-    process = start(team, "--exec", command)
+def alive(pid):
+    """A zombie that nobody collects here is dead."""
+    with suppress(FileNotFoundError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def pids(path, count):
+    """The process ids that a command wrote down, waited for."""
     end = time.monotonic() + 60
-    while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip()):
+    while not path.exists() or len(path.read_text().split()) < count:
         assert time.monotonic() < end
         time.sleep(0.05)
+    return [int(pid) for pid in path.read_text().split()]
+
+
+def gone(pid):
+    end = time.monotonic() + 20
+    while alive(pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    return not alive(pid)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_and_its_command_with_all_that_it_started(team, tmp_path, number):
+    """Also what does not end when it is asked."""
+    stubborn = f"(trap '' TERM; echo $BASHPID >> {tmp_path}/pids; while :; do sleep 300; done) &"
+    (command,) = program(
+        tmp_path, f"exec bash -c '{stubborn.replace(chr(39), chr(34))} echo $$ >> {tmp_path}/pids; wait'"
+    )
+    process = start(team, "--exec", command)
+    started = pids(tmp_path / "pids", 2)
     process.send_signal(number)
     process.communicate(timeout=60)
 
     assert process.returncode == 130
-    with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "pid").read_text()), 0)
+    assert all(gone(pid) for pid in started)
+
+
+def test_a_command_that_runs_beyond_the_time_limit_is_ended_with_all_that_it_started(team, tmp_path, monkeypatch):
+    monkeypatch.setattr("registry.hook._PATIENCE_S", 0.5)
+    command = program(tmp_path, f"sleep 300 & echo $! > {tmp_path}/pids; wait")
+    told = []
+    _, watch = follow(team, Clock(*[nothing] * 9), timeout=0.4, once=True, command=command, notice=told)
+
+    assert watch.command_fails
+    assert "was ended when the time was over" in told[0]
+    assert gone(*pids(tmp_path / "pids", 1))
+
+
+def test_what_a_command_leaves_running_by_itself_stays(team, tmp_path):
+    """A script may start the very service that it reloads."""
+    command = program(tmp_path, f"sleep 300 > /dev/null 2>&1 & echo $! > {tmp_path}/pids")
+    follow(team, Clock(nothing), once=True, command=command)
+    (pid,) = pids(tmp_path / "pids", 1)
+
+    assert alive(pid)
+    os.kill(pid, signal.SIGKILL)
 
 
 def test_what_a_command_prints_is_no_event(team, tmp_path):
