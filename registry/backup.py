@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from registry.disk import READ, opened, reaching, sync_folder
-from registry.errors import ConflictError, CorruptError, UnavailableError, UsageError
+from registry.errors import CorruptError, UnavailableError, UsageError
+from registry.newfile import new_file
 from registry.results import BackupResult
-from registry.scratch import scratch_beside
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,19 +27,9 @@ def back_up(database: Database, to: Path, *, force: bool) -> BackupResult:
     """
     if database.file is None:
         raise UsageError(f"{database.label}: a PostgreSQL catalog is backed up by pg_dump", hint="docs/operations.md")
-    if os.path.lexists(to) and (not force or to.is_dir()):
-        raise ConflictError(f"{to} exists already", hint="adapters backup --force replaces a file")
-    with reaching(to.parent), scratch_beside(to) as folder:
-        temporary = folder / "catalog.db"
+    with new_file(to, force=force, command="backup") as temporary:
         versions = _copy(database.file, temporary)
-        with opened(temporary, READ) as descriptor:
-            os.fsync(descriptor)
-            size = os.fstat(descriptor).st_size
-        if force:
-            temporary.replace(to)
-        else:
-            _link(temporary, to)
-        sync_folder(to.parent)
+        size = temporary.stat().st_size
     return BackupResult(database=database.label, path=str(to), size=size, versions=versions)
 
 
@@ -56,10 +44,3 @@ def _copy(file: str, target: Path) -> int:
             return int(copy.execute("SELECT count(*) FROM versions").fetchone()[0])
     except sqlite3.Error as error:
         raise UnavailableError(f"database {file}: cannot be copied: {error}") from error
-
-
-def _link(temporary: Path, to: Path) -> None:
-    try:
-        to.hardlink_to(temporary)  # unlike a rename, never over what came there meanwhile
-    except FileExistsError:
-        raise ConflictError(f"{to} exists already", hint="adapters backup --force replaces a file") from None

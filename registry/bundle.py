@@ -16,15 +16,15 @@ from sqlalchemy import select
 
 from registry.archive import CHUNK, END, header, padding
 from registry.digests import digest_of, hex_of
-from registry.disk import CREATE, opened, reaching, sync_folder
-from registry.errors import ConflictError, CorruptError, UsageError
+from registry.disk import CREATE, opened
+from registry.errors import CorruptError, UsageError
 from registry.listing import labels_of
 from registry.models import File, LineageEdge, Version
+from registry.newfile import new_file
 from registry.recordrows import compose
 from registry.refs import Ref
 from registry.resolve import find_adapter, resolve
 from registry.results import ExportResult
-from registry.scratch import scratch_beside
 from registry.strictjson import SCHEMA, canonical_json
 
 if TYPE_CHECKING:
@@ -62,18 +62,13 @@ def export_bundle(
     handle: Handle, refs: tuple[Ref, ...], to: Path, *, parents: bool, force: bool, progress: Progress
 ) -> ExportResult:
     """Write versions to `to`, a bare name meaning all its versions that have files; ConflictError where it exists."""
-    if os.path.lexists(to) and (not force or to.is_dir()):
-        raise ConflictError(f"{to} exists already", hint="adapters export ... --force replaces a file")
     with handle.database.reading() as session:
         contents = _plan(session, refs, parents=parents)
     index = _index(contents)
     if len(index) > LARGEST_INDEX:
         raise UsageError(f"{len(contents.versions)} versions are too many for one bundle", hint="export fewer names")
-    with reaching(to.parent), scratch_beside(to) as folder:
-        temporary = folder / "bundle"
+    with new_file(to, force=force, command="export ...") as temporary:
         digest, size = _write(handle.store, contents, index, temporary, progress)
-        _put(temporary, to, force=force)
-        sync_folder(to.parent)
     return ExportResult(
         str(to), digest, size, tuple(contents.refs), len(contents.sizes), tuple(sorted(contents.left_out))
     )
@@ -161,8 +156,6 @@ def _write(store: BlobStore, contents: _Contents, index: bytes, path: Path, prog
             done += size
         put(END)
         progress("exporting", total, total)
-        file.flush()
-        os.fsync(descriptor)
         return f"sha256:{hashed.hexdigest()}", file.tell()
 
 
@@ -180,13 +173,3 @@ def _copy(store: BlobStore, contents: _Contents, digest: str, size: int, put: Ca
     if count != size or f"sha256:{hashed.hexdigest()}" != digest:
         actual = f"{count} bytes of sha256:{hashed.hexdigest()}"
         raise CorruptError(digest, expected=f"{size} bytes of {digest}", actual=actual)
-
-
-def _put(temporary: Path, to: Path, *, force: bool) -> None:
-    if force:
-        temporary.replace(to)
-        return
-    try:
-        to.hardlink_to(temporary)  # unlike a rename, never over what came there meanwhile
-    except FileExistsError:
-        raise ConflictError(f"{to} exists already", hint="adapters export ... --force replaces a file") from None

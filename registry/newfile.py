@@ -1,0 +1,40 @@
+"""One file for the caller: it gets its name when it is whole and durable, and in the place of no other by accident."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from registry.disk import READ, opened, reaching, sync_folder
+from registry.errors import ConflictError
+from registry.scratch import scratch_beside
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@contextmanager
+def new_file(to: Path, *, force: bool, command: str) -> Iterator[Path]:
+    """A temporary path beside `to`: the file that the block makes there becomes `to` when the block ends well.
+
+    ConflictError where something is at `to`, or comes there meanwhile; with `force` for a folder alone. `command` is
+    the one whose --force a hint names.
+    """
+    taken = ConflictError(f"{to} exists already", hint=f"adapters {command} --force replaces a file")
+    if os.path.lexists(to) and (not force or to.is_dir()):
+        raise taken
+    with reaching(to.parent), scratch_beside(to) as folder:
+        temporary = folder / "whole"
+        yield temporary
+        with opened(temporary, READ) as descriptor:
+            os.fsync(descriptor)
+        if force:
+            temporary.replace(to)
+        else:
+            try:
+                to.hardlink_to(temporary)  # unlike a rename, never over what came there meanwhile
+            except FileExistsError:
+                raise taken from None
+        sync_folder(to.parent)
