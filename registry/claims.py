@@ -138,10 +138,7 @@ def adopt(session: Session, who: Claimant, found: Sequence[StoredBlob]) -> Seque
     that a publish is just inserting makes this one wait for it, and lose.
     """
     hold_publishing(session)
-    digests = [blob.digest for blob in found]
-    named = select(LeaseBlob.digest).where(LeaseBlob.digest.in_(digests), leased(LeaseBlob.digest))
-    spared = set(session.scalars(named))
-    claimed = {"state": "deleting", "deleting_by": who.name, "deleting_until": now(session) + CLAIM}
+    spared, claimed = _leased_among(session, [blob.digest for blob in found]), _claimed(session, who)
     rows = [{"digest": blob.digest, "size": blob.size, **claimed} for blob in found if blob.digest not in spared]
     if not rows:
         return ()
@@ -152,10 +149,7 @@ def adopt(session: Session, who: Claimant, found: Sequence[StoredBlob]) -> Seque
 def unknown(session: Session, found: Sequence[StoredBlob]) -> list[StoredBlob]:
     """Those that no row and no lease names at this moment."""
     digests = [blob.digest for blob in found]
-    known = set(session.scalars(select(Blob.digest).where(Blob.digest.in_(digests))))
-    known.update(
-        session.scalars(select(LeaseBlob.digest).where(LeaseBlob.digest.in_(digests), leased(LeaseBlob.digest)))
-    )
+    known = _leased_among(session, digests).union(session.scalars(select(Blob.digest).where(Blob.digest.in_(digests))))
     return [blob for blob in found if blob.digest not in known]
 
 
@@ -166,9 +160,16 @@ def forget(session: Session, who: Claimant, digests: Sequence[str]) -> None:
 
 
 def _mark(session: Session, digests: Sequence[str], who: Claimant) -> Sequence[Sized]:
-    claimed = {"state": "deleting", "deleting_by": who.name, "deleting_until": now(session) + CLAIM}
-    taken = _change(digests).where(unneeded()).values(claimed).returning(Blob.digest, Blob.size)
+    taken = _change(digests).where(unneeded()).values(_claimed(session, who)).returning(Blob.digest, Blob.size)
     return [(digest, size) for digest, size in session.execute(taken)]
+
+
+def _claimed(session: Session, who: Claimant) -> dict[str, object]:
+    return {"state": "deleting", "deleting_by": who.name, "deleting_until": now(session) + CLAIM}
+
+
+def _leased_among(session: Session, digests: Sequence[str]) -> set[str]:
+    return set(session.scalars(select(LeaseBlob.digest).where(LeaseBlob.digest.in_(digests), leased(LeaseBlob.digest))))
 
 
 def _change(digests: Sequence[str]) -> Update:
