@@ -28,20 +28,11 @@ _PUBLISH_LOCK = 7_235_441_002
 PATIENCE = timedelta(seconds=90)
 
 
-def acquire(session: Session, digests: Iterable[str], ttl: timedelta, *, owner: str | None = None) -> str:
+def acquire(session: Session, digests: Iterable[str], ttl: timedelta, *, owner: str | None = None) -> str | None:
     """Protect digests from gc for `ttl` of the database's clock, whether or not they are known yet; the lease's id.
 
-    Brings condemned blobs back. BlobGoingError while gc is deleting one of them.
+    Brings condemned blobs back. None while gc is deleting one of them.
     """
-    wanted = sorted(set(digests))
-    lease = try_acquire(session, wanted, ttl, owner=owner)
-    if lease is None:
-        raise BlobGoingError(doomed(session, wanted)[0])
-    return lease
-
-
-def try_acquire(session: Session, digests: Iterable[str], ttl: timedelta, *, owner: str | None = None) -> str | None:
-    """Like `acquire`, but None while gc is deleting one of them."""
     wanted = sorted(set(digests))
     share_publishing(session)
     _revive(session, wanted)

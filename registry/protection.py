@@ -64,7 +64,7 @@ def await_deletion(handle: Handle, digests: Sequence[str]) -> None:
 
 def _acquire(handle: Handle, digests: Sequence[str], owner: str) -> str:
     def acquire(session: Session) -> str | None:
-        return leases.try_acquire(session, digests, LEASE, owner=owner)
+        return leases.acquire(session, digests, LEASE, owner=owner)
 
     while (lease := handle.database.write(acquire)) is None:
         await_deletion(handle, digests)

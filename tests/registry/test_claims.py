@@ -163,7 +163,7 @@ def test_no_lease_is_taken_while_blobs_without_rows_are_claimed(postgres_url):
             return other.connection().exec_driver_sql(held).scalar()
 
     assert database.write(adopting) == 1
-    assert database.write(lambda session: leases.try_acquire(session, [A], HOUR)) is None
+    assert database.write(lambda session: leases.acquire(session, [A], HOUR)) is None
     database.dispose()
 
 

@@ -63,26 +63,33 @@ def test_a_condemned_blob_comes_back(database):
     assert states(database) == {A: "live"}
 
 
-def test_a_blob_being_deleted_stops_the_lease(database, monkeypatch):
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
+def test_a_blob_being_deleted_stops_the_lease(database):
     put_blob(database, "deleting")
 
-    with pytest.raises(BusyError, match=f"blob {A} is being deleted by gc"):
-        database.write(lambda session: leases.acquire(session, [A], HOUR))
+    assert database.write(lambda session: leases.acquire(session, [A], HOUR)) is None
     assert states(database) == {A: "deleting"}
     assert protected(database) == set()
 
 
-def test_a_lease_waits_until_the_row_of_a_deleted_blob_is_gone(database, monkeypatch):
-    """gc drops the row while the push pauses between two tries."""
+def test_a_blob_being_deleted_is_not_kept(database, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    put_blob(database, "deleting")
+
+    with pytest.raises(BusyError, match=f"blob {A} is being deleted by gc"):
+        database.write(lambda session: leases.keep(session, [A]))
+    assert states(database) == {A: "deleting"}
+
+
+def test_a_publish_waits_until_the_row_of_a_deleted_blob_is_gone(database, monkeypatch):
+    """gc drops the row while the transaction pauses between two tries."""
     put_blob(database, "deleting")
 
     def gc_finishes(seconds):
         database.write(lambda session: session.execute(delete(Blob)))
 
     monkeypatch.setattr("time.sleep", gc_finishes)
+    database.write(lambda session: leases.keep(session, [A]))
 
-    assert len(database.write(lambda session: leases.acquire(session, [A], HOUR))) == 32
     assert states(database) == {}
 
 
