@@ -56,14 +56,14 @@ def _one(handle: Handle, target: str, given: BaseFacts | None, base_terms: str |
     if is_path(target):
         folder = Path(target).expanduser()
         files = [file.path for file in scan(folder).files]
-        licensing = folder_origin(folder).licensing(base_terms)
+        licensing, pushed_for = folder_origin(folder).licensing(base_terms), None
     else:
-        licensing = _recorded_licence(handle, target, base_terms)
+        licensing, pushed_for = _recorded(handle, target, base_terms)
         folder = pull(handle, handle.ref(target)).path
         files = sorted(path.name for path in folder.iterdir())
     examined = examine(folder)
     base, known = given, given is not None
-    name = _recorded_base(handle, target) or named_base(examined.facts)
+    name = pushed_for or named_base(examined.facts)
     if base is None and name is not None:
         with handle.database.reading() as session:
             row = bases.find(session, name)
@@ -72,15 +72,10 @@ def _one(handle: Handle, target: str, given: BaseFacts | None, base_terms: str |
     return [replace(finding, target=target) for finding in found]
 
 
-def _recorded_licence(handle: Handle, ref: str, base: str | None) -> Licensing:
-    """The licence that the catalog has, whoever said it."""
+def _recorded(handle: Handle, ref: str, base_terms: str | None) -> tuple[Licensing, str | None]:
+    """What the catalog has, whoever said it: the licence, and the base it was pushed for, which need not be the one in
+    its config.
+    """
     with handle.database.reading() as session:
-        return Licensing(resolve(session, handle.ref(ref)).licence, base)
-
-
-def _recorded_base(handle: Handle, target: str) -> str | None:
-    """The base that a version was pushed for, which need not be the one in its config."""
-    if is_path(target):
-        return None
-    with handle.database.reading() as session:
-        return resolve(session, handle.ref(target)).base_name
+        version = resolve(session, handle.ref(ref))
+        return Licensing(version.licence, base_terms), version.base_name
