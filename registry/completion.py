@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
     from registry.settings import Settings
 
-METHODS = ("cat", "linear", "svd")  # a test holds them equal to engine.merge's table, which needs torch to be read
+METHODS = (
+    *("cat", "linear", "svd", "resize", "slerp", "model_stock"),
+    *("ties", "dare_linear", "dare_ties", "magnitude_prune"),
+)  # a test holds them equal to engine.merge's table, which needs torch to be read
 _BUSY_S = 0.2  # how long a person waits at TAB for a writer to finish
 _PATIENCE_S = 1.0  # for a database server: its name, its connection and its answers together
 _CONNECT_S = 2  # the least that libpq takes; nobody waits for the thread that waits for it

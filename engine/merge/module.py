@@ -82,6 +82,8 @@ def _target(planned: MergePlan, module: ModulePlan, group: int, parts: Parts, we
         rank=module.rank // module.groups,
         module=module.name,
         group=group,
+        keys=[planned.digests[piece.parent] for piece in module.pieces] if planned.digests else (),
+        thresholds=[planned.thresholds[piece.parent] for piece in module.pieces] if planned.thresholds else (),
         options=planned.options,
     )
     try:

@@ -28,6 +28,14 @@ class Part:
         """Rows `start` to `stop` of D (stop - start, n), float32."""
         return (self.scaling * self.B[start:stop].float()) @ self.A.float()
 
+    def single(self) -> Part:
+        """The same D with the scaling in B and both factors float32, for many blocks in turn."""
+        return Part(self.scaling * self.B.float(), self.A.float(), 1.0)
+
+    def elements(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """The elements of D at these places, float32."""
+        return self.scaling * (self.B[rows].float() * self.A[:, columns].T.float()).sum(1)
+
 
 class Parts:
     """All parents of one module, or of one group of a convolution. A class because it keeps what is derived from them

@@ -11,7 +11,7 @@ from engine.errors import OptionError, RefusedError
 from engine.format.adapter import read_adapter
 from engine.merge.copies import Copy, gather
 from engine.merge.dtypes import parse_dtype, widest
-from engine.merge.methods import METHODS
+from engine.merge.methods import ALIASES, METHODS
 from engine.merge.options import Options, complete
 from engine.merge.parameters import disagreements, evened, experts, resolved
 from engine.merge.ranks import RankRule
@@ -85,6 +85,7 @@ class MergePlan:
     """A merge that will be carried out as it stands; `dtype` is safetensors' name of the result's.
 
     Where `rule` asks for measured ranks, those of `modules` are the most they may become. `options` are complete.
+    `digests` and `thresholds`, one a source, are there once a method's survey has found them.
     """
 
     method: str
@@ -96,6 +97,8 @@ class MergePlan:
     modules: tuple[ModulePlan, ...]
     copies: tuple[Copy, ...]
     saved: tuple[str, ...]
+    digests: tuple[str, ...] = ()
+    thresholds: tuple[float, ...] = ()
 
     @property
     def rank(self) -> int:
@@ -139,6 +142,7 @@ def plan(
     sources, a weight that is not finite, or weights that the method cannot take; UnreadableError or PatternError for a
     folder that is no adapter; RefusedError, with every reason, for parents that cannot be merged.
     """
+    method = ALIASES.get(method, method)
     _check_options(sources, method, rule)
     row = METHODS[method]
     complete_options = complete(options, row.defaults, method=method)

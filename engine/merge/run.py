@@ -10,6 +10,7 @@ from engine.errors import DestinationError
 from engine.format.writer import TensorWriter, header_size
 from engine.merge.factors import FactorFile
 from engine.merge.measure import merge_report
+from engine.merge.methods import METHODS
 from engine.merge.module import Writing, merge_module, spectrum
 from engine.merge.plan import DEFAULT_RULE, NO_OPTIONS, check_weights, plan
 from engine.merge.ranks import ranks
@@ -80,7 +81,9 @@ def apply_grid(
         for out in outs:
             stack.enter_context(_fresh_folder(out))
         files = [stack.enter_context(FactorFile(facts)) for facts in planned.parents]
-        settled = _settled(planned, weights[0], files, jobs) if planned.rule.measured else planned
+        survey = METHODS[planned.method].survey
+        known = survey(planned, files, jobs) if survey else planned
+        settled = _settled(known, weights[0], files, jobs) if planned.rule.measured else known
         measured = _write_weights(settled, weights, outs, files, jobs=jobs, progress=progress)
         for out in outs:
             # Last, because a folder without it is no adapter.

@@ -15,11 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A parent: the adapter folder at `path`, taken `weight` times, or in the modules that `rules` fit as they say."""
+    """A parent: the adapter folder at `path`, taken `weight` times, or in the modules that `rules` fit as they say.
+
+    `digest` is that of its tensors (engine.format.digest), where it is known; None is found when a method needs it.
+    """
 
     path: Path
     weight: float
     rules: tuple[WeightRule, ...] = ()
+    digest: str | None = None
 
     @property
     def weighting(self) -> Weight:

@@ -1,10 +1,19 @@
 """Merge methods: a table of pure functions from the parents of one module to the merged ΔW."""
 
+from engine.merge.methods.dare_linear import dare_linear
+from engine.merge.methods.dare_ties import dare_ties
+from engine.merge.methods.magnitude_prune import magnitude_prune
 from engine.merge.methods.model_stock import equal_weights, model_stock
 from engine.merge.methods.slerp import slerp, slerp_weights
 from engine.merge.methods.stacked import stacked
 from engine.merge.methods.svd import svd
 from engine.merge.methods.table import Method, Site
+from engine.merge.methods.ties import ties
+from engine.merge.survey import with_digests, with_thresholds
+
+_TRIM = {"density": 0.2, "trim": "global", "rescale": "none", "scale": 1.0, "seed": 0}
+_DROP = {"density": 0.5, "rescale": "density", "scale": 1.0, "seed": 0}
+_SIGNS = {"elect": "weighted", "majority_sign": "total"}
 
 METHODS = {
     "cat": Method(stacked, stacks=True, summary="exact: the parents' factors stacked, rank the sum of theirs"),
@@ -25,7 +34,38 @@ METHODS = {
         check=equal_weights,
         summary="the mean of the ΔW, shortened by how far they disagree",
     ),
+    "ties": Method(
+        ties,
+        dense=True,
+        defaults=_TRIM | _SIGNS,
+        survey=with_thresholds,
+        summary="the largest elements of each ΔW, averaged where they agree with the elected sign",
+    ),
+    "dare_linear": Method(
+        dare_linear,
+        dense=True,
+        defaults=_DROP,
+        survey=with_digests,
+        summary="elements of each ΔW dropped at random, the rest rescaled and summed",
+    ),
+    "dare_ties": Method(
+        dare_ties,
+        dense=True,
+        defaults=_DROP | _SIGNS,
+        survey=with_digests,
+        summary="elements of each ΔW dropped at random, the rest averaged where they agree with the elected sign",
+    ),
+    "magnitude_prune": Method(
+        magnitude_prune,
+        dense=True,
+        defaults=_TRIM,
+        survey=with_thresholds,
+        summary="the largest elements of each ΔW, summed",
+    ),
 }
 """Every method by name. A new one is a file here, a row here and a page in docs/methods."""
 
-__all__ = ["METHODS", "Method", "Site"]
+ALIASES = {f"{name}_svd": name for name in ("ties", "dare_linear", "dare_ties", "magnitude_prune")}
+"""PEFT's names of methods that work on the full ΔW, which here the names without _svd do too."""
+
+__all__ = ["ALIASES", "METHODS", "Method", "Site"]

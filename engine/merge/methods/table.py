@@ -13,13 +13,17 @@ from engine.merge.target import Target
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from engine.merge.factors import FactorFile
+    from engine.merge.plan import MergePlan
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
     """Where a method is at work: module and group, and the weights w_i of the parts there.
 
     `absent` are the weights of the parents without this module, whose ΔW there is zero.
-    `rank` is how many singular values the result will keep at most. `keys` are digests of the parents' tensors.
+    `rank` is how many singular values the result will keep at most. `keys` are digests of the parents' tensors and
+    `thresholds` the magnitudes below which their elements are dropped, both only for methods whose survey finds them.
     `options` are complete.
     """
 
@@ -29,11 +33,15 @@ class Site:
     group: int = 0
     keys: Sequence[str] = ()
     absent: Sequence[float] = ()
+    thresholds: Sequence[float] = ()
     options: Options = field(default_factory=Options)
 
 
 Combine = Callable[[Parts, Site], Target]
 Check = Callable[["Sequence[float]"], None]
+
+Survey = Callable[["MergePlan", "Sequence[FactorFile]", "int | None"], "MergePlan"]
+"""From a plan, the parents' open files and the number of threads to the plan with what all modules say together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +51,8 @@ class Method:
     `stacks`: the result has the sum of the parents' ranks and takes no other. `dense`: the result may have any rank up
     to min(m, n), not only up to the sum of the parents'. `fewest` and `most` parents are taken. `defaults` names the
     options the method takes, with their values where none is given. `check` raises OptionError for weights, of all
-    parents in one module and finite, that say nothing to the method.
+    parents in one module and finite, that say nothing to the method. `survey` is called once, before the
+    first module.
     """
 
     combine: Combine
@@ -54,3 +63,4 @@ class Method:
     most: int | None = None
     defaults: Mapping[str, object] = field(default_factory=dict)
     check: Check | None = None
+    survey: Survey | None = None

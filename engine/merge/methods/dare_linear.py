@@ -1,0 +1,21 @@
+"""`dare_linear`: elements dropped at random and the rest rescaled (Yu et al. 2023, arXiv 2311.03099), then summed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine.merge.methods.elements import drop, live, reduced, scale, summed
+from engine.merge.target import combination
+
+if TYPE_CHECKING:
+    from engine.merge.methods.table import Site
+    from engine.merge.parts import Parts
+    from engine.merge.target import Target
+
+
+def dare_linear(parts: Parts, site: Site) -> Target:
+    """λ·Σ w_i·D̃_i with masked D̃_i; exactly that sum where nothing is dropped."""
+    if site.options.density == 1:
+        return combination(parts.joint, [scale(site) * weight for weight in site.weights])
+    items, place = live(parts, site)
+    return reduced(items, parts.shape, place, drop(place), lambda kept: summed(kept, place))

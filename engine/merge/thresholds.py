@@ -1,0 +1,130 @@
+"""The exact magnitude at which a share of elements is kept, of matrices too large to sort or to hold.
+
+Magnitudes of float32 are ordered as their bit patterns are. A sample brackets the pattern sought; a pass over all
+elements counts those above the bracket and those of each pattern inside it, so that counts of several matrices add up
+to those of all together. Where the sample erred, another pass looks where it must be: the result is exact whatever the
+sample was, and memory is that of the counts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.merge.rows import row_blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from engine.merge.parts import Part
+
+Shape = tuple[int, int]
+
+LARGEST = 0x7F800000
+"""The pattern of infinity."""
+
+MAGNITUDE = 0x7FFFFFFF
+BINS = 1 << 20
+SAMPLE = 1 << 15
+SPREAD = 5.0
+"""Standard deviations of a sampled quantile on either side of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bracket:
+    """Patterns `low` to `high`, counted in bins of 2**`shift` patterns."""
+
+    low: int
+    high: int
+
+    @property
+    def shift(self) -> int:
+        """Patterns of a bin, as a power of two: as few as `BINS` allows."""
+        return max(0, (self.high - self.low).bit_length() - BINS.bit_length() + 1)
+
+    @property
+    def bins(self) -> int:
+        """How many bins there are."""
+        return ((self.high - self.low) >> self.shift) + 1
+
+
+@dataclass(slots=True)
+class Counts:
+    """Elements above a bracket, and in each of its bins (int64)."""
+
+    above: int
+    inside: Tensor
+
+    def add(self, other: Counts) -> None:
+        """Adds those of other elements."""
+        self.above += other.above
+        self.inside += other.inside
+
+
+def sample(part: Part, shape: Shape, *, size: int = SAMPLE) -> Tensor:
+    """The patterns of `size` elements of D (m, n) at places spread evenly at random; int32."""
+    generator = torch.Generator().manual_seed(shape[0] * shape[1])
+    rows, columns = (torch.randint(side, (size,), generator=generator) for side in shape)
+    device = part.A.device
+    return _patterns(part.elements(rows.to(device), columns.to(device)))
+
+
+def bracket(patterns: Tensor, weights: Tensor | None, density: float) -> Bracket:
+    """Where the threshold is to be expected from a sample, whose elements stand for `weights` elements each."""
+    ordered, order = patterns.sort(descending=True)
+    share = torch.ones_like(ordered, dtype=torch.float64) if weights is None else weights[order]
+    places = share.cumsum(0) / share.sum()
+    doubt = SPREAD * math.sqrt(density * (1 - density) * float(share.square().sum())) / float(share.sum())
+    first, last = (int(torch.searchsorted(places, density + off)) for off in (-doubt, doubt))
+    high = LARGEST if density <= doubt else int(ordered[min(first, len(ordered) - 1)])
+    low = 0 if last >= len(ordered) else int(ordered[last])
+    return Bracket(low, max(low, high))
+
+
+def counted(part: Part, shape: Shape, within: Bracket) -> Counts:
+    """One pass over D."""
+    above, inside = 0, torch.zeros(within.bins, dtype=torch.int64)
+    lean = part.single()
+    for start, stop in row_blocks(shape):
+        patterns = _patterns(lean.block(start, stop))
+        reached = patterns[patterns >= within.low]
+        counted_here = reached[reached <= within.high]
+        above += len(reached) - len(counted_here)
+        inside += torch.bincount((counted_here - within.low) >> within.shift, minlength=within.bins).cpu()
+    return Counts(above, inside)
+
+
+def narrowed(within: Bracket, counts: Counts, kept: int) -> Bracket:
+    """Where the pattern of the `kept`-th largest element is, given one pass; a single pattern where it is found."""
+    if kept <= counts.above:
+        return Bracket(within.high + 1, LARGEST)
+    running = counts.inside.flip(0).cumsum(0) + counts.above
+    place = int(torch.searchsorted(running, kept))
+    if place == within.bins:
+        return Bracket(0, within.low - 1)
+    low = within.low + ((within.bins - 1 - place) << within.shift)
+    return Bracket(low, min(low + (1 << within.shift) - 1, within.high))
+
+
+def search(start: Bracket, kept: int, passed: Callable[[Bracket], Counts]) -> float:
+    """The magnitude of the `kept`-th largest of all elements that `passed` counts."""
+    within = start
+    while within.low < within.high or within is start:
+        within = narrowed(within, passed(within), kept)
+    return float(torch.tensor(within.low, dtype=torch.int32).view(torch.float32))
+
+
+def threshold(part: Part, shape: Shape, density: float, kept: int) -> float:
+    """The magnitude of the `kept`-th largest element of one D, about the share `density` of all."""
+    if kept == math.prod(shape):
+        return 0.0
+    return search(bracket(sample(part, shape), None, density), kept, lambda within: counted(part, shape, within))
+
+
+def _patterns(values: Tensor) -> Tensor:
+    return values.contiguous().view(torch.int32) & MAGNITUDE
