@@ -12,18 +12,20 @@ from engine.merge.options import Options
 from engine.merge.parts import Part, Parts
 from engine.merge.plan import MergePlan, plan
 from engine.merge.ranks import RankRule
-from engine.merge.report import MergeReport, ModuleReport, ParentReport
+from engine.merge.report import Dominance, MergeReport, ModuleReport, PairReport, ParentReport
 from engine.merge.run import apply, apply_grid, merge
 from engine.merge.source import Source
 from engine.merge.target import Target
 
 __all__ = [
     "METHODS",
+    "Dominance",
     "MergePlan",
     "MergeReport",
     "Method",
     "ModuleReport",
     "Options",
+    "PairReport",
     "ParentReport",
     "Part",
     "Parts",

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 
 from engine.merge.dtypes import LONG_NAMES
-from engine.merge.report import MergeReport, ModuleReport, ParentReport
+from engine.merge.report import Dominance, MergeReport, ModuleReport, PairReport, ParentReport
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
+    from engine.merge.pairs import Pairs, PairSums
     from engine.merge.parts import Parts
     from engine.merge.plan import MergePlan
     from engine.merge.target import Target
@@ -23,38 +24,65 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """Squared norms and inner products, which add up over modules and over the groups of a convolution.
+    """Squared norms, inner products and counts, which add up over modules and over the groups of a convolution.
 
-    `target` ‖D‖², `kept` ‖D_k‖² before rounding, `error` ‖D - D_k‖² after it; per parent `inner` <D_k, D_i>, `own`
-    ‖D_i‖², and `weighted` ‖w_i·D_i‖², which only `spread` knows.
+    `target` ‖D‖², `kept` ‖D_k‖² before rounding, `lost` ‖D - D_k‖² before it, `rounding` what the cast cost; of the
+    factors' `nonzero` elements the cast made `zeroed` zero. Per parent `inner` <D_k, D_i>, `own` ‖D_i‖², whether it is
+    `present`, and `weighted` ‖w_i·D_i‖², which only `spread` knows; `pairs` by two places among the parents.
     """
 
     target: float
     kept: float
-    error: float
+    lost: float
+    rounding: float
+    nonzero: int
+    zeroed: int
     inner: tuple[float, ...]
     own: tuple[float, ...]
+    present: tuple[bool, ...]
+    pairs: Pairs
     weighted: tuple[float, ...] = ()
 
+    @property
+    def error(self) -> float:
+        """‖D - D_k‖² after rounding."""
+        return self.lost + self.rounding
 
-def measure(parts: Parts, target: Target, B: Tensor, A: Tensor, rounding: float) -> Sums:
-    """The sums of one module or group whose target became B (m, k) and A (k, n), float64; `rounding` is what the cast
-    cost, squared.
+
+def measure(parts: Parts, target: Target, exact: tuple[Tensor, Tensor], rounded: tuple[Tensor, Tensor]) -> Sums:
+    """The sums of one module or group whose target became the factors `exact` B (m, k) and A (k, n), float64, and then
+    `rounded`.
     """
-    if target.given is None:
-        kept = float(target.S[: B.shape[1]].square().sum())
-        lost = (
-            max(target.energy - kept, 0.0) if target.bound is not None else float(target.S[B.shape[1] :].square().sum())
-        )
-    else:
-        kept, lost = target.energy, 0.0
+    B, A = exact
+    kept, lost = _kept(target, B.shape[1])
     left = torch.split(B.T @ parts.stacked_b, parts.ranks, 1)  # each (k, r)
     right = torch.split(parts.stacked_a @ A.T, parts.ranks, 0)  # each (r, k)
     inner = tuple(
         part.scaling * float((one.T * other).sum()) for part, one, other in zip(parts.items, left, right, strict=True)
     )
-    own = tuple(float(core.square().sum()) for core in parts.joint.cores)
-    return Sums(target=target.energy, kept=kept, error=lost + rounding, inner=inner, own=own)
+    nonzero = sum(int(torch.count_nonzero(factor)) for factor in exact)
+    return Sums(
+        target=target.energy,
+        kept=kept,
+        lost=lost,
+        rounding=rounding_error(B, A, *rounded),
+        nonzero=nonzero,
+        zeroed=nonzero - sum(int(torch.count_nonzero(factor)) for factor in rounded),
+        inner=inner,
+        own=tuple(float(core.square().sum()) for core in parts.joint.cores),
+        present=(True,) * len(parts.items),
+        pairs=parts.pairs,
+    )
+
+
+def _kept(target: Target, rank: int) -> tuple[float, float]:
+    """‖D_k‖² and ‖D - D_k‖² before rounding."""
+    if target.given is not None:
+        return target.energy, 0.0
+    kept = float(target.S[:rank].square().sum())
+    if target.bound is not None:
+        return kept, max(target.energy - kept, 0.0)
+    return kept, float(target.S[rank:].square().sum())
 
 
 def rounding_error(B: Tensor, A: Tensor, rounded_b: Tensor, rounded_a: Tensor) -> float:
@@ -74,23 +102,38 @@ def rounding_error(B: Tensor, A: Tensor, rounded_b: Tensor, rounded_a: Tensor) -
 
 def add(sums: Sequence[Sums]) -> Sums:
     """The sums over several modules with the same parents, or over groups."""
+    pairs: dict[tuple[int, int], PairSums] = {}
+    for one in sums:
+        for key, pair in one.pairs.items():
+            pairs[key] = pairs[key] + pair if key in pairs else pair
     return Sums(
         target=math.fsum(one.target for one in sums),
         kept=math.fsum(one.kept for one in sums),
-        error=math.fsum(one.error for one in sums),
+        lost=math.fsum(one.lost for one in sums),
+        rounding=math.fsum(one.rounding for one in sums),
+        nonzero=sum(one.nonzero for one in sums),
+        zeroed=sum(one.zeroed for one in sums),
         inner=tuple(map(math.fsum, zip(*(one.inner for one in sums), strict=True))),
         own=tuple(map(math.fsum, zip(*(one.own for one in sums), strict=True))),
+        present=tuple(map(any, zip(*(one.present for one in sums), strict=True))),
+        pairs=dict(sorted(pairs.items())),
         weighted=tuple(map(math.fsum, zip(*(one.weighted for one in sums), strict=True))),
     )
 
 
 def spread(sums: Sums, places: Sequence[int], weights: Sequence[float]) -> Sums:
     """The sums of a module that only the parents at `places` have, with zeros for the others; a weight for each."""
-    inner, own = [0.0] * len(weights), [0.0] * len(weights)
+    inner, own, present = ([nothing] * len(weights) for nothing in (0.0, 0.0, False))
     for place, one, other in zip(places, sums.inner, sums.own, strict=True):
-        inner[place], own[place] = one, other
-    weighted = tuple(weight**2 * norm for weight, norm in zip(weights, own, strict=True))
-    return replace(sums, inner=tuple(inner), own=tuple(own), weighted=weighted)
+        inner[place], own[place], present[place] = one, other, True
+    return replace(
+        sums,
+        inner=tuple(inner),
+        own=tuple(own),
+        present=tuple(present),
+        pairs={(places[i], places[j]): pair for (i, j), pair in sums.pairs.items()},
+        weighted=tuple(weight**2 * norm for weight, norm in zip(weights, own, strict=True)),
+    )
 
 
 def module_report(
@@ -100,11 +143,8 @@ def module_report(
     return ModuleReport(
         name=name,
         rank=rank,
-        norm=math.sqrt(sums.kept),
-        energy_kept=_energy_kept(sums),
-        relative_error=_relative_error(sums),
         spectrum=None if spectrum is None else tuple(spectrum),
-        parents=_parents(sums, weights),
+        **_ratios(sums, weights),
     )
 
 
@@ -119,20 +159,75 @@ def merge_report(
         rank=planned.rank,
         dtype=LONG_NAMES[planned.dtype],
         modules=len(measured),
-        norm=math.sqrt(total.kept),
-        energy_kept=_energy_kept(total),
-        relative_error=_relative_error(total),
-        parents=_parents(total, weights),
+        **_ratios(total, weights),
         per_module=tuple(report for report, _ in measured),
     )
 
 
-def _energy_kept(sums: Sums) -> float:
-    return sums.kept / sums.target if sums.target else 1.0
+class _Ratios(TypedDict):
+    """The fields that a module's report and the whole merge's share."""
+
+    norm: float
+    target_norm: float
+    energy_kept: float
+    relative_error: float
+    truncation_error: float
+    rounding_error: float
+    swallowed: float
+    norm_inflation: float | None
+    dominance: Dominance | None
+    parents: tuple[ParentReport, ...]
+    pairs: tuple[PairReport, ...]
 
 
-def _relative_error(sums: Sums) -> float:
-    return math.sqrt(sums.error / sums.target) if sums.target else 0.0
+def _ratios(sums: Sums, weights: Sequence[float]) -> _Ratios:
+    parents = _parents(sums, weights)
+    return _Ratios(
+        norm=math.sqrt(sums.kept),
+        target_norm=math.sqrt(sums.target),
+        energy_kept=sums.kept / sums.target if sums.target else 1.0,
+        relative_error=_relative(sums.error, sums.target),
+        truncation_error=_relative(sums.lost, sums.target),
+        rounding_error=_relative(sums.rounding, sums.kept),
+        swallowed=sums.zeroed / sums.nonzero if sums.nonzero else 0.0,
+        norm_inflation=_norm_inflation(sums),
+        dominance=_dominance(parents),
+        parents=parents,
+        pairs=tuple(_pair(key, pair, sums.own) for key, pair in sums.pairs.items()),
+    )
+
+
+def _relative(error: float, whole: float) -> float:
+    return math.sqrt(error / whole) if whole else 0.0
+
+
+def _norm_inflation(sums: Sums) -> float | None:
+    norms = [math.sqrt(own) for own, present in zip(sums.own, sums.present, strict=True) if present]
+    mean = math.fsum(norms) / len(norms)
+    return math.sqrt(sums.kept) / mean if mean else None
+
+
+def _dominance(parents: Sequence[ParentReport]) -> Dominance | None:
+    """The first of the largest, where several are equal."""
+    shares = [parent.share for parent in parents if parent.share is not None]
+    return Dominance(shares.index(max(shares)), max(shares)) if len(shares) == len(parents) else None
+
+
+def _pair(places: tuple[int, int], sums: PairSums, own: Sequence[float]) -> PairReport:
+    product = math.sqrt(own[places[0]]) * math.sqrt(own[places[1]])
+    return PairReport(
+        parents=places,
+        columns_overlap=_share(sums.columns, sums.columns_most),
+        rows_overlap=_share(sums.rows, sums.rows_most),
+        cosine=max(-1.0, min(1.0, sums.inner / product)) if product else None,
+        sign_conflict=_share(sums.opposed, sums.both),
+        elements=sums.elements,
+    )
+
+
+def _share(part: float, whole: float) -> float | None:
+    """In [0, 1]; only rounding leaves it."""
+    return min(1.0, part / whole) if whole else None
 
 
 def _parents(sums: Sums, weights: Sequence[float]) -> tuple[ParentReport, ...]:

@@ -11,7 +11,7 @@ import torch
 from engine.errors import RefusedError
 from engine.merge.dtypes import LONG_NAMES, SIZES
 from engine.merge.factors import TORCH_DTYPES, as_bytes, grouped, joined, padded
-from engine.merge.measure import add, measure, module_report, rounding_error, spread
+from engine.merge.measure import add, measure, module_report, spread
 from engine.merge.methods import METHODS, Site
 from engine.merge.parts import Parts
 from engine.merge.ranks import Spectrum
@@ -103,11 +103,10 @@ def _write(
         target = _target(planned, module, group, parts, writing.weights)
         B, A = padded(*target.factors(module.rank // module.groups), module.rank // module.groups)
         rounded = B.to(dtype), A.to(dtype)
-        rounding = rounding_error(B, A, *rounded)
-        if not math.isfinite(rounding):
+        sums.append(measure(parts, target, (B, A), rounded))
+        if not math.isfinite(sums[-1].rounding):
             raise _refused(module.name, f"the result does not fit {LONG_NAMES[planned.dtype]}; choose a wider dtype")
         factors.append(rounded)
-        sums.append(measure(parts, target, B, A, rounding))
         spectrum = target.S.tolist()
     whole_b, whole_a = joined(module, factors)
     writing.writer.put(module.b_key, as_bytes(whole_b))

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from engine.merge.pairs import pair_sums
 from engine.merge.subspace import Joint, cores, span
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
+
+    from engine.merge.pairs import Pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,11 @@ class Parts:
         left, right = span(self.stacked_b, precise=self.precise), span(self.stacked_a.T, precise=self.precise)
         scalings = [part.scaling for part in self.items]
         return Joint(left, right, cores(left, right, self.ranks, scalings), max(self.shape))
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        """Every two of `items` side by side, by their places. Raises what `joint` does."""
+        return pair_sums(self)
 
 
 def _stacked(tensors: Sequence[Tensor], dim: int) -> Tensor:

@@ -25,20 +25,55 @@ class ParentReport:
 
 
 @dataclass(frozen=True, slots=True)
+class PairReport:
+    """Two parents before the merge; `parents` are their places among the parents, from 0.
+
+    `columns_overlap` and `rows_overlap` are the shared part of what their ΔW write to and read from (1: one holds the
+    other), `cosine` that of the angle between both ΔW, `sign_conflict` the share of elements with opposite signs among
+    those where neither is zero, of `elements` looked at. None where it would divide by zero.
+    """
+
+    parents: tuple[int, int]
+    columns_overlap: float | None
+    rows_overlap: float | None
+    cosine: float | None
+    sign_conflict: float | None
+    elements: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dominance:
+    """The largest `share` of any parent, and whose: `parent` is its place among the parents, from 0."""
+
+    parent: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
 class ModuleReport:
     """One module of the result.
 
-    `norm` is ‖D_k‖. `spectrum` are the singular values of the target D, largest first: all, or for methods on single
-    elements the largest ones. None for grouped convolutions.
+    `norm` is ‖D_k‖, `target_norm` ‖D‖. `truncation_error` is the relative error before rounding, `rounding_error` what
+    the result's dtype cost as a share of ‖D_k‖, `swallowed` the share of nonzero factor elements that it made zero.
+    `norm_inflation` is ‖D_k‖ over the mean ‖D_i‖ of the parents that have the module. `spectrum` are the singular
+    values of the target D, largest first: all, or for methods on single elements the largest ones. None for grouped
+    convolutions.
     """
 
     name: str
     rank: int
     norm: float
+    target_norm: float
     energy_kept: float
     relative_error: float
+    truncation_error: float
+    rounding_error: float
+    swallowed: float
+    norm_inflation: float | None
+    dominance: Dominance | None
     spectrum: tuple[float, ...] | None
     parents: tuple[ParentReport, ...]
+    pairs: tuple[PairReport, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +89,16 @@ class MergeReport:
     dtype: str
     modules: int
     norm: float
+    target_norm: float
     energy_kept: float
     relative_error: float
+    truncation_error: float
+    rounding_error: float
+    swallowed: float
+    norm_inflation: float | None
+    dominance: Dominance | None
     parents: tuple[ParentReport, ...]
+    pairs: tuple[PairReport, ...]
     per_module: tuple[ModuleReport, ...]
 
     def as_json(self) -> dict[str, Any]:
