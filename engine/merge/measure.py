@@ -123,7 +123,7 @@ def add(sums: Sequence[Sums]) -> Sums:
 
 def spread(sums: Sums, places: Sequence[int], weights: Sequence[float]) -> Sums:
     """The sums of a module that only the parents at `places` have, with zeros for the others; a weight for each."""
-    inner, own, present = ([nothing] * len(weights) for nothing in (0.0, 0.0, False))
+    inner, own, present = [0.0] * len(weights), [0.0] * len(weights), [False] * len(weights)
     for place, one, other in zip(places, sums.inner, sums.own, strict=True):
         inner[place], own[place], present[place] = one, other, True
     return replace(
