@@ -10,7 +10,7 @@ from registry.cli.command import Verb
 from registry.cli.findings import finding_lines
 from registry.cli.hub import import_account
 from registry.cli.output import emit, note
-from registry.cli.params import FilledPath, KeyValue, Reference, allow_option, once
+from registry.cli.params import FilledPath, KeyValue, Reference, allow_option, pairs_option
 from registry.cli.progress import bars
 from registry.cli.text import plural, printable, size, table
 from registry.hub.place import is_hub
@@ -55,14 +55,12 @@ def export(invocation: Invocation, names: tuple[str, ...], *, to: str, no_parent
     ],
 )
 @click.argument("source", type=FilledPath(), metavar="SOURCE")
-@click.option(
+@pairs_option(
     "--map",
     "names",
-    multiple=True,
-    type=KeyValue(),
-    callback=once,
+    kind=KeyValue(),
     metavar="OLD=NEW",
-    help="Call a namespace, or a namespace/name, of the bundle NEW here. Repeatable.",
+    text="Call a namespace, or a namespace/name, of the bundle NEW here.",
 )
 @allow_option
 @click.option("--into", metavar="NAMESPACE", help="From the Hub: the namespace here. Default: the account's name.")

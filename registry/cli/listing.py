@@ -8,7 +8,7 @@ import click
 
 from registry.cli.command import Verb
 from registry.cli.output import emit, note
-from registry.cli.params import KeyValue, Word, once
+from registry.cli.params import KeyValue, Word, pairs_option
 from registry.cli.text import moment, pairs, size, table
 
 if TYPE_CHECKING:
@@ -35,25 +35,9 @@ HEADER = ("REF", "TYPE", "RANK", "SIZE", "BASE", "ALIASES", "TAGS", "METRICS", "
 @click.option("--rank", metavar="LO..HI", help="Largest rank of a module, such as 8..32 or 16.")
 @click.option("--size", "size_", metavar="LO..HI", help="Bytes of all files, such as 1MB..1GB.")
 @click.option("--created", metavar="LO..HI", help="2026-01-01..2026-02-01, or 7d for the last 7 days.")
-@click.option(
-    "--tag",
-    "tags",
-    multiple=True,
-    type=KeyValue(),
-    callback=once,
-    metavar="KEY=VALUE",
-    help="With this label. Repeatable.",
-)
+@pairs_option("--tag", "tags", kind=KeyValue(), metavar="KEY=VALUE", text="With this label.")
 @click.option("--alias", type=Word(), metavar="ALIAS", help="Versions that this alias names; latest is built in.")
-@click.option(
-    "--metric",
-    "metrics",
-    multiple=True,
-    type=KeyValue(),
-    callback=once,
-    metavar="N=LO..HI",
-    help="By measurement. Repeatable.",
-)
+@pairs_option("--metric", "metrics", kind=KeyValue(), metavar="N=LO..HI", text="By measurement.")
 @click.option("--check", type=Word(), metavar="ENGINE=STATUS", help="By the outcome of a check.")
 @click.option("--licence", "--license", metavar="ID", help="Under this licence; none for versions without one.")
 @click.option("--git-commit", metavar="SHA", help="Made by this commit; its first digits will do.")

@@ -10,9 +10,12 @@ from registry.cli.output import note
 from registry.refs import is_path
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from click.shell_completion import CompletionItem
 
 _T = TypeVar("_T")
+_F = TypeVar("_F", bound="Callable[..., Any] | click.Command")
 
 
 class Word(click.ParamType[str]):
@@ -126,24 +129,13 @@ def once(_ctx: click.Context, param: click.Parameter, value: tuple[tuple[str, _T
     return found
 
 
-tag_option = click.option(
-    "--tag",
-    "tags",
-    multiple=True,
-    type=KeyValue(),
-    callback=once,
-    metavar="KEY=VALUE",
-    help="Label the version. Repeatable.",
-)
-metric_option = click.option(
-    "--metric",
-    "metrics",
-    multiple=True,
-    type=NameNumber(),
-    callback=once,
-    metavar="NAME=NUMBER",
-    help="A measurement. Repeatable.",
-)
+def pairs_option(*names: str, kind: click.ParamType[Any], metavar: str, text: str) -> Callable[[_F], _F]:
+    """An option that may be given again and again, once for each key."""
+    return click.option(*names, multiple=True, type=kind, callback=once, metavar=metavar, help=f"{text} Repeatable.")
+
+
+tag_option = pairs_option("--tag", "tags", kind=KeyValue(), metavar="KEY=VALUE", text="Label the version.")
+metric_option = pairs_option("--metric", "metrics", kind=NameNumber(), metavar="NAME=NUMBER", text="A measurement.")
 alias_option = click.option(
     "--alias",
     "aliases",
