@@ -20,6 +20,7 @@ import click
 import pytest
 
 from registry.cli.root import VERBS, root
+from tests import commands
 
 ROOT = Path(__file__).parent.parent
 FENCE = re.compile(r"^```console(?P<flags>[^\n]*)\n(?P<body>.*?)^```", re.DOTALL | re.MULTILINE)
@@ -38,19 +39,7 @@ class Step:
     code: int = 0
 
 
-def _commands() -> list[tuple[str, click.Command]]:
-    context = click.Context(root)
-    found: list[tuple[str, click.Command]] = [("", root)]
-    for verb in VERBS:
-        command = root.get_command(context, verb)
-        assert command is not None
-        found.append((verb, command))
-        if isinstance(command, click.Group):
-            found += [(f"{verb} {name}", member) for name, member in command.commands.items()]
-    return found
-
-
-COMMANDS = _commands()
+COMMANDS = [("", root), *commands.COMMANDS]
 LEAVES = [(name, command) for name, command in COMMANDS if not isinstance(command, click.Group)]
 
 

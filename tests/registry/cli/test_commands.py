@@ -23,6 +23,7 @@ from registry.results import (
     RegistryStatus,
     VerifyResult,
 )
+from tests.commands import COMMANDS
 from tests.registry.cli.stub import AT, DIGEST, Adapters, moved, pushed, version
 
 BASE = BaseInfo(("gpt2",), DIGEST, DIGEST, "GPT2LMHeadModel", "gpt2", "F32", None, 148, 124_439_808, None, 2)
@@ -216,21 +217,6 @@ def test_a_command_line_asks_one_thing(adapters: Adapters, form: str, case: tupl
 
     assert outcome.calls == [(method, args, kwargs)]
     assert (outcome.code, outcome.err.replace("note: no versions match\n", "")) == (0, "")
-
-
-def _commands() -> list[tuple[str, click.Command]]:
-    context = click.Context(root)
-    found: list[tuple[str, click.Command]] = []
-    for verb in VERBS:
-        command = root.get_command(context, verb)
-        assert command is not None
-        found.append((verb, command))
-        if isinstance(command, click.Group):
-            found += [(f"{verb} {name}", member) for name, member in command.commands.items()]
-    return found
-
-
-COMMANDS = _commands()
 
 
 def test_the_verbs_of_this_release_are_all_there():
