@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import aliased
 
 from registry.errors import NotFoundError
+from registry.listing import ORIGIN
 from registry.models import Adapter, AliasMove, Version
 from registry.results import LogEntry
 
@@ -35,18 +37,21 @@ def log(session: Session, name: Name) -> tuple[LogEntry, ...]:
 
 def _versions(session: Session, adapter_id: int, name: Name) -> tuple[list[LogEntry], list[LogEntry]]:
     rows = session.execute(
-        select(Version.number, Version.pushed_by, Version.message, Version.created_at, Version.deleted_at)
+        select(Version.number, Version.message, Version.created_at, Version.deleted_at, *ORIGIN.values())
         .where(Version.adapter_id == adapter_id)
         .order_by(Version.number)
     ).all()
-    pushes = [_of_version(name, row.number, "push", row.created_at, (row.pushed_by, row.message)) for row in rows]
+    pushes = [replace(_of_version(name, row.number, "push", row.created_at), **_told(row)) for row in rows]
     gone = sorted((row.deleted_at, row.number) for row in rows if row.deleted_at is not None)
     return pushes, [_of_version(name, number, "rm", at) for at, number in gone]
 
 
-def _of_version(
-    name: Name, number: int, action: str, at: datetime, told: tuple[str | None, str | None] = (None, None)
-) -> LogEntry:
+def _told(row: Any) -> dict[str, Any]:
+    origin = {field: getattr(row, field) for field in ORIGIN}
+    return {"actor": origin.pop("pushed_by"), "message": row.message, **origin}
+
+
+def _of_version(name: Name, number: int, action: str, at: datetime) -> LogEntry:
     return LogEntry(
         kind="version",
         ref=f"{name}@{number}",
@@ -54,8 +59,8 @@ def _of_version(
         alias=None,
         action=action,
         from_version=None,
-        actor=told[0],
-        message=told[1],
+        actor=None,
+        message=None,
         at=at,
     )
 

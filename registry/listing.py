@@ -50,6 +50,14 @@ FEW = 2000
 _STEPS = {"sqlite": 4, "postgresql": 1}  # of a walk that take as long as fetching and sorting one candidate
 _SPARE = 200  # so few candidates are fetched whatever a walk would cost
 _SHAPES = 256  # statements kept; a service that lists asks in a few shapes
+# What a version was made from, by the names under which it is shown.
+ORIGIN = {
+    "pushed_by": Version.pushed_by,
+    "git_commit": Version.git_commit,
+    "run_id": Version.run_id,
+    "data_digest": Version.data_digest,
+    "licence": Version.licence,
+}
 _NO_TEXT, _NO_NUMBER = (cast(null(), type_) for type_ in (Tag.value.type, Metric.value.type))
 # One statement for all three: most of the time that they take apart is the way to the database and back.
 _LABELS = union_all(
@@ -226,7 +234,7 @@ def _with_facts(page: Select[Any], shape: Shape) -> Select[Any]:
     page_id, *keys = rows.c
     facts = (Version.id, Adapter.namespace, Adapter.name, Version.number, Version.digest, base_label())
     more = (Version.peft_type, Version.rank, Version.size, Version.created_at)
-    columns: tuple[Any, ...] = (*facts, *more, *keys)
+    columns: tuple[Any, ...] = (*facts, *more, *ORIGIN.values(), *keys)
     return (
         select(*columns)
         .select_from(rows)
@@ -237,7 +245,8 @@ def _with_facts(page: Select[Any], shape: Shape) -> Select[Any]:
 
 
 def _info(row: Row[*tuple[Any, ...]], labels: Labels, mark: str) -> VersionInfo:
-    version_id, namespace, own_name, number, digest, base, peft_type, rank, size, created_at, *key = row
+    version_id, namespace, own_name, number, digest, base, peft_type, rank, size, created_at, *rest = row
+    origin, key = rest[: len(ORIGIN)], rest[len(ORIGIN) :]
     name = f"{namespace}/{own_name}"
     return VersionInfo(
         ref=f"{name}@{number}",
@@ -253,4 +262,5 @@ def _info(row: Row[*tuple[Any, ...]], labels: Labels, mark: str) -> VersionInfo:
         metrics=labels.metrics[version_id],
         created_at=created_at,
         cursor=encode_cursor(mark, key),
+        **dict(zip(ORIGIN, origin, strict=True)),
     )

@@ -57,6 +57,11 @@ class VersionInfo:
     created_at: datetime
     cursor: str | None = None
     deleted: bool = False
+    pushed_by: str | None = None
+    git_commit: str | None = None
+    run_id: str | None = None
+    data_digest: str | None = None
+    licence: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +130,9 @@ class VersionDetail:
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """A version or an alias move, in the order they happened."""
+    """A version or an alias move, in the order they happened. Only a push has what it was made from: commit, run, data
+    and licence; its `actor` is who pushed it.
+    """
 
     kind: str  # "version" or "alias"
     ref: str | None
@@ -136,6 +143,10 @@ class LogEntry:
     actor: str | None
     message: str | None
     at: datetime
+    git_commit: str | None = None
+    run_id: str | None = None
+    data_digest: str | None = None
+    licence: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

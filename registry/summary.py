@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
-from registry.listing import base_label, labels_of
+from registry.listing import ORIGIN, base_label, labels_of
 from registry.models import Adapter, Version
 from registry.results import VersionInfo
 
@@ -26,6 +26,7 @@ _FACTS = (
     Version.deleted_at,
     Adapter.namespace,
     Adapter.name,
+    *ORIGIN.values(),
 )
 
 
@@ -49,6 +50,7 @@ def summaries(session: Session, ids: Sequence[int]) -> tuple[VersionInfo, ...]:
             metrics=labels.metrics.get(row.id, {}),
             created_at=row.created_at,
             deleted=row.deleted_at is not None,
+            **{name: getattr(row, name) for name in ORIGIN},
         )
         for row in (rows[version_id] for version_id in ids)
     )

@@ -37,6 +37,24 @@ def test_flags_are_kept_with_their_source(bare):
     }
 
 
+def test_a_list_and_a_log_tell_it_to_scripts(bare):
+    """Also for deleted versions' neighbours; a move of an alias was made from nothing."""
+    bare.say("push", "./one", "team/sql", "--licence", "mit", "--git-commit", COMMIT, "--run-id", "r-7",
+        "--data-digest", "dvc:3f2a", "--alias", "prod")  # fmt: skip
+    bare.say("push", "./two", "team/other")
+    told = {"git_commit": COMMIT, "run_id": "r-7", "data_digest": "dvc:3f2a", "licence": "mit"}
+    rows = json.loads(bare.say("list", "--format", "json"))
+    push, move = json.loads(bare.say("log", "team/sql", "--format", "json"))
+    weights = "./one/adapter_model.safetensors"
+    found = {row["ref"]: row for row in (*rows, *json.loads(bare.say("which", weights, "--format", "json")))}
+
+    assert [{name: row[name] for name in told} for row in rows] == [dict.fromkeys(told), told]
+    assert [row["pushed_by"] for row in rows] == ["ann", "ann"]
+    assert {name: push[name] for name in told} == told
+    assert (push["actor"], [move[name] for name in told]) == ("ann", [None] * 4)
+    assert {name: found["team/sql@1"][name] for name in told} == told
+
+
 def test_people_see_who_said_it(bare):
     (bare.home.parent / "work/one/README.md").write_text("---\nlicense: mit\n---\n")
     bare.say("push", "./one", "team/sql", "--run-id", "r-7")

@@ -47,6 +47,11 @@ def test_list_as_json_holds_the_fields_of_the_contract(adapters: Adapters):
             "created_at": "2026-03-04T05:06:07Z",
             "cursor": None,
             "deleted": False,
+            "pushed_by": None,
+            "git_commit": None,
+            "run_id": None,
+            "data_digest": None,
+            "licence": None,
         }
     ]
 
