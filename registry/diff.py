@@ -121,6 +121,9 @@ def _module(one: _Side, other: _Side, compared: Compared) -> ModuleDiff:
         columns=None if found is None else _space(found.columns),
         rows=None if found is None else _space(found.rows),
         reason=compared.reason,
+        shares=None if found is None else found.shares,
+        sign_conflict=None if found is None else found.signs.conflict,
+        elements=None if found is None else found.signs.elements,
     )
 
 
@@ -218,4 +221,7 @@ def _summary(
         columns_overlap=None if whole is None else whole.columns.overlap,
         rows_overlap=None if whole is None else whole.rows.overlap,
         most_different=tuple(module.name for module in ranked[:_MOST] if module.relative),
+        shares=None if whole is None else whole.shares,
+        sign_conflict=None if whole is None else whole.signs.conflict,
+        elements=None if whole is None else whole.signs.elements,
     )

@@ -41,7 +41,8 @@ class SpaceDiff:
 class ModuleDiff:
     """One module: facts that differ, norms of both ΔW, ‖ΔW₁ - ΔW₂‖ also as a share of the larger norm, cosine, and the
     spaces of B·A (columns are outputs, rows inputs). `same` means the same bytes and facts. `reason` says why the
-    numbers are null.
+    numbers are null. `shares` are each norm's of both, `sign_conflict` the share of opposite signs among elements where
+    neither is zero, of `elements` looked at: as a merge's report defines them.
     """
 
     name: str
@@ -54,6 +55,9 @@ class ModuleDiff:
     columns: SpaceDiff | None
     rows: SpaceDiff | None
     reason: str | None = None
+    shares: tuple[float, float] | None = None
+    sign_conflict: float | None = None
+    elements: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,9 @@ class DiffSummary:
     columns_overlap: float | None
     rows_overlap: float | None
     most_different: tuple[str, ...]
+    shares: tuple[float, float] | None = None
+    sign_conflict: float | None = None
+    elements: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

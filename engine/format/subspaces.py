@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from engine.format.signs import Signs, all_signs, compare_signs
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -45,7 +47,7 @@ class Spaces:
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """Two matrices side by side: Frobenius norms, ‖D₁ - D₂‖_F, <D₁, D₂>_F, and their spaces.
+    """Two matrices side by side: Frobenius norms, ‖D₁ - D₂‖_F, <D₁, D₂>_F, their spaces and their signs.
 
     `columns` are the spaces that B·A maps onto (outputs), `rows` those it reads from (inputs).
     """
@@ -55,6 +57,7 @@ class Contrast:
     inner: float
     columns: Spaces
     rows: Spaces
+    signs: Signs
 
     @property
     def relative(self) -> float:
@@ -66,6 +69,12 @@ class Contrast:
         """The cosine of the angle between both matrices as vectors; None where one is zero."""
         product = self.norms[0] * self.norms[1]
         return max(-1.0, min(1.0, self.inner / product)) if product else None
+
+    @property
+    def shares(self) -> tuple[float, float] | None:
+        """Each norm as a share of both: what a merge with equal weights reports; None where both are zero."""
+        total = sum(self.norms)
+        return (self.norms[0] / total, self.norms[1] / total) if total else None
 
 
 def contrast(pairs: Iterable[tuple[Block, Block]]) -> Contrast | None:
@@ -90,6 +99,7 @@ def together(parts: Sequence[Contrast]) -> Contrast:
         inner=math.fsum(one.inner for one in parts),
         columns=_joined([one.columns for one in parts]),
         rows=_joined([one.rows for one in parts]),
+        signs=all_signs([one.signs for one in parts]),
     )
 
 
@@ -115,6 +125,7 @@ def _of_block(left: Block, right: Block) -> Contrast | None:
         inner=float(np.vdot(one, other)),
         columns=_spaces(columns_1, columns_2, noise),
         rows=_spaces(rows_1, rows_2, noise),
+        signs=compare_signs(left, right),
     )
 
 

@@ -11,7 +11,7 @@ from registry.cli.command import Verb
 from registry.cli.output import emit
 from registry.cli.params import Reference
 from registry.cli.progress import bars
-from registry.cli.text import fields, number, plural, table
+from registry.cli.text import fields, number, percent, plural, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,7 +40,8 @@ def diff(invocation: Invocation, left: str, right: str, *, everything: bool, exi
     """Compare two adapters: config, modules, norms, subspaces, files.
 
     RELATIVE is the distance of both ΔW over the larger norm; COLUMNS and ROWS are the overlap of what they write to
-    and read from: 1 the same subspace, 0 orthogonal ones. Exit code 0 whether or not they differ.
+    and read from: 1 the same subspace, 0 orthogonal ones; SIGNS is the share of elements with opposite signs, of a
+    sample in large modules. A merge reports the same numbers of its parents. Exit code 0 whether or not they differ.
     """
     with bars(invocation) as progress:
         found = invocation.registry.diff(left, right, progress=progress)
@@ -63,6 +64,8 @@ def _lines(found: DiffResult, *, everything: bool) -> Iterator[str]:
             "norms": None if found.summary.norms is None else " ".join(number(norm) for norm in found.summary.norms),
             "relative": None if found.summary.relative is None else number(found.summary.relative),
             "cosine": None if found.summary.cosine is None else number(found.summary.cosine),
+            "shares": None if found.summary.shares is None else " ".join(map(percent, found.summary.shares)),
+            "sign conflict": None if found.summary.sign_conflict is None else percent(found.summary.sign_conflict),
         }
     )
     sections = (
@@ -106,7 +109,7 @@ def _modules(modules: Sequence[ModuleDiff], *, everything: bool) -> Iterator[str
     shown = _shown(modules, everything=everything)
     if not shown:
         return
-    header = ("MODULE", "CHANGE", "NORM LEFT", "NORM RIGHT", "RELATIVE", "COSINE", "COLUMNS", "ROWS")
+    header = ("MODULE", "CHANGE", "NORM LEFT", "NORM RIGHT", "RELATIVE", "COSINE", "COLUMNS", "ROWS", "SIGNS")
     rows = [
         (
             one.name,
@@ -117,6 +120,7 @@ def _modules(modules: Sequence[ModuleDiff], *, everything: bool) -> Iterator[str
             number(one.cosine),
             _overlap(one.columns),
             _overlap(one.rows),
+            percent(one.sign_conflict),
         )
         for one in shown
     ]

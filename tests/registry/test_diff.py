@@ -83,10 +83,14 @@ def test_the_numbers_of_each_module_and_of_all_together(home):
         assert module.relative == pytest.approx(np.linalg.norm(one - other) / max(module.norms), rel=1e-12)
         assert module.cosine == pytest.approx((one * other).sum() / np.prod(module.norms), rel=1e-10)
         assert module.columns.ranks == (2, 2)
+        assert (module.sign_conflict, module.elements) == (pytest.approx((one * other < 0).mean()), one.size)
+        assert module.shares == pytest.approx(np.array(module.norms) / sum(module.norms))
     one, other = (np.concatenate([pair[side].ravel() for pair in pairs.values()]) for side in (0, 1))
     assert found.summary.norms == pytest.approx((np.linalg.norm(one), np.linalg.norm(other)), rel=1e-12)
     assert found.summary.distance == pytest.approx(np.linalg.norm(one - other), rel=1e-12)
     assert found.summary.cosine == pytest.approx(one @ other / np.linalg.norm(one) / np.linalg.norm(other), rel=1e-10)
+    assert (found.summary.sign_conflict, found.summary.elements) == (pytest.approx((one * other < 0).mean()), one.size)
+    assert found.summary.shares == pytest.approx(np.array(found.summary.norms) / sum(found.summary.norms))
 
 
 def test_most_different_modules_come_first(home, tmp_path):
@@ -222,8 +226,20 @@ def test_a_person_sees_what_differs_most(home, tmp_path, capfd):
     assert ["tensors", "identical"] in lines
     assert ["lora_alpha", "4", "8"] in lines
     assert ["scaling", "2.0", "4.0", "2", "modules"] in lines
-    assert ["MODULE", "CHANGE", "NORM", "LEFT", "NORM", "RIGHT", "RELATIVE", "COSINE", "COLUMNS", "ROWS"] in lines
-    assert next(line for line in lines if line[:1] == [Q])[-4:] == ["0.5", "1", "1", "1"]
+    assert [
+        "MODULE",
+        "CHANGE",
+        "NORM",
+        "LEFT",
+        "NORM",
+        "RIGHT",
+        "RELATIVE",
+        "COSINE",
+        "COLUMNS",
+        "ROWS",
+        "SIGNS",
+    ] in lines
+    assert next(line for line in lines if line[:1] == [Q])[-6:] == ["0.5", "1", "1", "1", "0.00", "%"]
     assert ["adapter_config.json", "changed"] in lines
 
 

@@ -42,6 +42,7 @@ def assert_like(contrast, one, other):
     assert contrast.norms == pytest.approx((np.linalg.norm(one), np.linalg.norm(other)), rel=1e-12)
     assert contrast.distance == pytest.approx(np.linalg.norm(one - other), rel=1e-12)
     assert contrast.inner == pytest.approx((one * other).sum(), rel=1e-10)
+    assert contrast.signs.conflict == pytest.approx((one * other < 0).sum() / (one * other != 0).sum())
 
 
 def test_linear_layers_each_with_its_own_scaling(tmp_path):
