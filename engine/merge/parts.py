@@ -86,6 +86,12 @@ class Parts:
         """Every two of `items` side by side, by their places. Raises what `joint` does."""
         return pair_sums(self)
 
+    @property
+    def coordinates(self) -> list[tuple[Tensor, Tensor]]:
+        """For each part s·B (p, r) and Aᵀ (q, r) in the bases of the joint subspace."""
+        left, right = (torch.split(one.triangle, self.ranks, 1) for one in (self.joint.left, self.joint.right))
+        return [(part.scaling * b, a) for part, b, a in zip(self.items, left, right, strict=True)]
+
 
 def _stacked(tensors: Sequence[Tensor], dim: int) -> Tensor:
     """torch.cat in float64, each tensor converted where it will lie."""

@@ -1,7 +1,9 @@
 """Merge methods: a table of pure functions from the parents of one module to the merged ΔW."""
 
+from engine.merge.methods.core_ties import core_ties
 from engine.merge.methods.dare_linear import dare_linear
 from engine.merge.methods.dare_ties import dare_ties
+from engine.merge.methods.knots_ties import knots_ties
 from engine.merge.methods.magnitude_prune import magnitude_prune
 from engine.merge.methods.model_stock import equal_weights, model_stock
 from engine.merge.methods.slerp import slerp, slerp_weights
@@ -9,11 +11,13 @@ from engine.merge.methods.stacked import stacked
 from engine.merge.methods.svd import svd
 from engine.merge.methods.table import Method, Site
 from engine.merge.methods.ties import ties
+from engine.merge.methods.tsv_m import tsv_m
 from engine.merge.survey import with_digests, with_thresholds
 
 _TRIM = {"density": 0.2, "trim": "global", "rescale": "none", "scale": 1.0, "seed": 0}
 _DROP = {"density": 0.5, "rescale": "density", "scale": 1.0, "seed": 0}
 _SIGNS = {"elect": "weighted", "majority_sign": "total"}
+_SMALL = {"density": 0.2, "rescale": "none", "scale": 1.0, **_SIGNS}
 
 METHODS = {
     "cat": Method(stacked, stacks=True, summary="exact: the parents' factors stacked, rank the sum of theirs"),
@@ -34,6 +38,11 @@ METHODS = {
         check=equal_weights,
         summary="the mean of the ΔW, shortened by how far they disagree",
     ),
+    "tsv_m": Method(
+        tsv_m, defaults={"scale": 1.0}, summary="the parents' singular vectors, made orthogonal to one another"
+    ),
+    "knots_ties": Method(knots_ties, defaults=_SMALL, summary="TIES on the ΔW in the basis of their joint SVD"),
+    "core_ties": Method(core_ties, defaults=_SMALL, summary="TIES on small cores in a common basis of the factors"),
     "ties": Method(
         ties,
         dense=True,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from torch import Tensor
 
@@ -54,7 +54,7 @@ def agreed(trims: Sequence[Tensor], weights: Sequence[float], options: Options) 
     return torch.where(share > 0, factor * total / share, 0.0)
 
 
-def ties(matrices: Sequence[Tensor], weights: Sequence[float], options: Options) -> Tensor:
+def ties(matrices: Iterable[Tensor], weights: Sequence[float], options: Options) -> Tensor:
     """TIES of whole matrices of one shape, each trimmed by itself. `options` are complete, with a density."""
     density = 1.0 if options.density is None else options.density
     factor = 1 / density if options.rescale == "density" else 1.0
