@@ -15,13 +15,15 @@ from registry.blobs import StoreCheck
 from registry.bucket import refused_with
 from registry.clock import now
 from registry.database import insert_into
-from registry.errors import ConflictError, MissingBlobError
+from registry.errors import ConflictError, MissingBlobError, UnavailableError
 from registry.models import CatalogMeta, Lease, Version
+from registry.uploads import tells
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from obstore import PutResult
     from sqlalchemy.orm import Session
 
     from registry.bucket import Bucket
@@ -136,22 +138,38 @@ def _owner(bucket: Bucket) -> str | None:
 
 
 def _write(bucket: Bucket, mine: str) -> None:
-    """Only where there is none: whoever was first is read back by the caller."""
+    """Only where there is none: whoever was first is read back by the caller. UnavailableError where the store received
+    something else than was sent, which is taken away again: it would keep everybody out for ever.
+    """
     import obstore
     from obstore.exceptions import AlreadyExistsError, NotSupportedError
 
     content = json.dumps({"schema": 1, "registry": mine}).encode()
 
-    def write() -> None:
+    def write() -> PutResult | None:
         try:
-            obstore.put(bucket.client, MARKER, content, mode="create")
+            return obstore.put(bucket.client, MARKER, content, mode="create")
         except AlreadyExistsError as error:
             if refused_with(error) == 409:  # another is at it just now, and may yet fail
                 raise
         except NotSupportedError:
             obstore.put(bucket.client, MARKER, content)
+        return None
 
-    bucket.ask(write)
+    made = bucket.ask(write)
+    if made is not None and not tells(made["e_tag"], content):
+        _drop_garbled(bucket)
+
+
+def _drop_garbled(bucket: Bucket) -> None:
+    import obstore
+
+    try:
+        _owner(bucket)  # one that can be read may be another's, where the store ignores conditions
+    except ConflictError:
+        bucket.ask(lambda: obstore.delete(bucket.client, MARKER))
+        said = f"{bucket.label}: its {MARKER} did not arrive as it was sent, and was taken away"
+        raise UnavailableError(said, hint="run the same command again") from None
 
 
 def _other(bucket: Bucket, owner: str | None, catalog: Catalog) -> ConflictError:

@@ -218,8 +218,13 @@ class ObjectStore:
 
     def _place(self, file: StagedFile) -> None:
         key = _key(file.digest)
-        if not holds(self.bucket, key, file) and not upload(self.bucket, key, file):
+        if holds(self.bucket, key, file) or upload(self.bucket, key, file):
+            return
+        try:
             self.verify(file.digest)
+        except CorruptError as error:
+            error.hint = "it did not arrive as it was sent: run the same command again, which sends it anew"
+            raise
 
     def _check(self, digest: str, content: Content) -> Content:
         if content.digest != digest:

@@ -178,6 +178,7 @@ class TestLastingFaults:
             result = outcome(lambda: world.registry.push(other, "team/other"))
 
             assert result.exit_code == 6
+            assert "run the same command again" in result.hint
             world.proxy.clear()
             assert [info.ref for info in world.registry.list(all_versions=True)] == ["team/sql@1"]
 
@@ -195,6 +196,23 @@ class TestLastingFaults:
 
 
 class TestFirstUse:
+    def test_a_marker_that_arrived_garbled_does_not_keep_everybody_out(self, worlds, tmp_path):
+        with worlds("garbled") as world:
+            world.proxy.spoil = lambda body: body[::-1]
+            world.proxy.plan = lambda request: (
+                "spoiled-request"
+                if (request.method, request.path.rpartition("/")[2]) == ("PUT", "registry.json")
+                else None
+            )
+
+            error = outcome(world.push)
+
+            assert "its registry.json did not arrive as it was sent" in str(error)
+            assert (error.exit_code, error.hint) == (7, "run the same command again")
+            world.proxy.clear()
+            assert world.push().version == 1
+            world.is_right(tmp_path / "pulled")
+
     def test_a_clock_one_hour_off_is_named(self, worlds):
         with worlds("skewed") as world:
             world.proxy.headers["last-modified"] = "Sun, 22 Nov 2020 07:00:00 GMT"
