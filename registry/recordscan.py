@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 LARGEST = 1 << 20
 _THREADS = 8
 _AHEAD = 256
+_UNTOLD = datetime.min.replace(tzinfo=UTC)
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -86,8 +88,7 @@ def scan_records(store: BlobStore, progress: Progress) -> Scan:
     for one in trusted:
         name = one.record.name
         scan.highest[name] = max(scan.highest.get(name, 0), one.record.number)
-    scan.versions = [_kept(group, manifests, scan) for group in _groups(trusted, scan)]
-    scan.versions.sort(key=lambda one: (one.best.record.origin.created_at or "", one.best.record.number))
+    scan.versions = _in_order([_kept(group, manifests, scan) for group in _groups(trusted, scan)])
     return scan
 
 
@@ -231,3 +232,16 @@ def _kept(group: list[FoundRecord], manifests: dict[str, tuple[FileEntry, ...]],
     manifest, named = best.record.manifest, best.record.enclosures.values()
     enclosed = {digest: scan.blobs[digest] for digest in named if digest in scan.blobs}
     return Kept(best, same, manifests.get(manifest), scan.blobs.get(manifest, 0), enclosed)
+
+
+def _in_order(versions: list[Kept]) -> list[Kept]:
+    """By the catalog's clock, within its smallest step by the store's; an adapter's by number whatever clocks did."""
+    latest: dict[str, tuple[datetime, float]] = {}
+    order: dict[str, tuple[tuple[datetime, float], str, int]] = {}
+    for one in sorted(versions, key=lambda one: (one.best.record.name, one.best.record.number)):
+        record = one.best.record
+        said = datetime.fromisoformat(record.origin.created_at) if record.origin.created_at else _UNTOLD
+        made = (said if said.tzinfo else said.replace(tzinfo=UTC), min(found.mtime for found in one.records))
+        latest[record.name] = max(made, latest.get(record.name, made))
+        order[one.ref] = (latest[record.name], record.name, record.number)
+    return sorted(versions, key=lambda one: order[one.ref])

@@ -185,6 +185,33 @@ def test_versions_come_in_the_order_they_were_made(store):
     assert [name for name, _, _ in kept(scan_records(store, silent))] == ["team/c", "team/b", "team/a"]
 
 
+def test_within_one_second_the_store_tells_the_order(store):
+    """SQLite's clock steps by seconds; a number says nothing about another adapter's."""
+    made = Origin(created_at="2026-01-01T00:00:00Z")
+    for age, name in enumerate(("team/a", "team/c", "team/b")):
+        record(store, name, 1 + age, manifest(store, name), origin=made, age=age / 100)
+
+    assert [name for name, _, _ in kept(scan_records(store, silent))] == ["team/b", "team/c", "team/a"]
+
+
+def test_versions_of_one_adapter_stay_in_order_of_number_whatever_the_clocks_did(store):
+    moments = {1: ("2026-01-03T00:00:00Z", 0), 2: ("2026-01-01T00:00:00Z", 5), 3: ("2026-01-01T00:00:00Z", 9)}
+    for number, (moment, age) in moments.items():
+        origin = Origin(created_at=moment)
+        record(store, "team/a", number, manifest(store, str(number)), origin=origin, age=age)
+    record(store, "team/b", 1, manifest(store, "b"), origin=Origin(created_at="2026-01-02T00:00:00Z"))
+
+    found = [(name, number) for name, number, _ in kept(scan_records(store, silent))]
+    assert found == [("team/b", 1), ("team/a", 1), ("team/a", 2), ("team/a", 3)]
+
+
+def test_a_moment_with_a_fraction_comes_after_the_whole_second(store):
+    for name, moment in (("team/a", "2026-01-01T00:00:00.500000Z"), ("team/b", "2026-01-01T00:00:00Z")):
+        record(store, name, 1, manifest(store, name), origin=Origin(created_at=moment))
+
+    assert [name for name, _, _ in kept(scan_records(store, silent))] == ["team/b", "team/a"]
+
+
 def test_enclosures_that_the_store_lacks_are_not_promised(store):
     report = store.put_bytes(b"whatever")
     record(store, "team/a", 1, manifest(store, "one"), report=report)
