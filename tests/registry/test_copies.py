@@ -2,12 +2,16 @@
 
 import os
 import shutil
+import subprocess
+from contextlib import closing
 
 import pytest
 
 from registry import copies
 from registry.errors import ConflictError, CorruptError, UnavailableError
 from tests.registries import make_adapter, open_registry
+from tests.registry.places import needs
+from tests.registry.power.disks import disks
 
 
 @pytest.fixture
@@ -159,3 +163,46 @@ class TestLinks:
             assert not path.samefile(cached / path.name)
             assert path.stat().st_mode & 0o777 == 0o444
         assert content(tmp_path / "mine") == content(source)
+
+
+def extents(path):
+    """Where the bytes of a file lie on its disk."""
+    found = subprocess.run(["filefrag", "-v", path], capture_output=True, text=True, check=True).stdout
+    return [line.split()[3] for line in found.splitlines() if line.split()[0].rstrip(":").isdigit()]
+
+
+@pytest.fixture
+def reflinking():
+    """A registry with team/sql on a file system that lets files share blocks."""
+    needs("filefrag is not installed", shutil.which("filefrag") is not None, promised=False)
+    with disks("xfs") as (disk,):
+        disk.make()  # mkfs.xfs makes reflink=1 unless told otherwise
+        with disk.plugged_in(), closing(open_registry(disk.place / "home")) as opened:
+            opened.push(make_adapter(disk.place / "source"), "team/sql")
+            yield opened
+
+
+def test_a_clone_shares_its_blocks_until_one_side_is_edited(reflinking):
+    cached = reflinking.pull("team/sql")
+    mine = reflinking.pull("team/sql", to=reflinking.settings.home.parent / "mine")
+    weights, own = (place / "adapter_model.safetensors" for place in (cached, mine))
+    before = weights.read_bytes()
+
+    assert extents(own) == extents(weights) != []
+    assert own.stat().st_ino != weights.stat().st_ino and os.access(own, os.W_OK)
+    damage(own)
+    os.sync()
+    assert weights.read_bytes() == before
+    assert extents(own) != extents(weights)
+
+
+def test_a_clone_of_wrong_bytes_is_found_like_a_copy(reflinking):
+    """What is hashed is the clone itself."""
+    cached = reflinking.pull("team/sql")
+    mine = reflinking.settings.home.parent / "mine"
+    shutil.rmtree(reflinking.settings.blobs)
+    damage(cached / "adapter_model.safetensors")
+
+    with pytest.raises((CorruptError, UnavailableError)):
+        reflinking.pull("team/sql", to=mine)
+    assert not mine.exists()
