@@ -10,6 +10,10 @@ Each value is a claim with its source. The first source that says something coun
 | the card's front matter | `README.md` | licence |
 | the environment | the variable | pushed_by, git_commit, run_id |
 | `[provenance]` of adapters.toml | the file's name | git_commit, run_id, data_digest, licence |
+
+A card's `model-index` gives no metrics: trainers copy it on with the card, so its numbers may be another adapter's or
+the base's, and task, dataset and split would have to be pressed into one name. A metric here is one that somebody gave
+this version: by --metric, the sidecar, or `adapters metric set`. Records keep claims; who made them, the catalog does.
 """
 
 from __future__ import annotations

@@ -285,3 +285,13 @@ def test_metrics_of_a_sidecar_that_are_none_are_refused_by_the_files_name(tmp_pa
 
     with pytest.raises(UsageError, match=r"adapters\.provenance\.json: metric"):
         read_sidecar(tmp_path)
+
+
+def test_a_cards_model_index_gives_no_metrics(bare, work):
+    """Its numbers may be those of whatever the card was copied from."""
+    metric = "metrics: [{type: accuracy, value: 0.91}]"
+    index = f"model-index: [{{name: x, results: [{{task: {{type: t}}, {metric}}}]}}]"
+    (work / "one/README.md").write_text(f"---\nlicense: mit\n{index}\n---\n")
+    bare.say("push", "./one", "team/sql")
+
+    assert (shown(bare)["metrics"], shown(bare)["licence"]) == ({}, "mit")
