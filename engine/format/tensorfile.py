@@ -42,6 +42,10 @@ class TensorFile:
         for start in range(info.start, info.end, block):
             yield self._read(start, min(block, info.end - start))
 
+    def part(self, info: TensorInfo, start: int, size: int) -> memoryview:
+        """`size` bytes of the tensor from its byte `start` on; overwritten by the next read."""
+        return self._read(info.start + start, size)
+
     def whole(self, info: TensorInfo) -> memoryview:
         """All bytes of the tensor; overwritten by the next read."""
         return self._read(info.start, info.size)

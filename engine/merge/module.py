@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from engine.errors import RefusedError
 from engine.merge.dtypes import LONG_NAMES, SIZES
@@ -56,7 +56,8 @@ def spectrum(
     """What the ranks of one module are worth, as far as its planned rank."""
     groups = enumerate(_groups(planned, module, files))
     targets = [_target(planned, module, group, parts, weights) for group, parts in groups]
-    levels = torch.stack([target.S.square() for target in targets]).sum(0)
+    # A group of zeros, or one taken apart whole, may show another number of values than the rest.
+    levels = pad_sequence([target.S.square() for target in targets]).sum(1)
     size = math.prod(module.a_shape) + math.prod(module.b_shape)
     steps = module.rank // module.groups
     return Spectrum(

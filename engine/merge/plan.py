@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import OptionError, RefusedError
 from engine.format.adapter import read_adapter
-from engine.merge.copies import Copy, gather
+from engine.merge.biases import bias_findings, summed_biases
 from engine.merge.dtypes import parse_dtype, widest
 from engine.merge.methods import ALIASES, METHODS
 from engine.merge.options import Options, complete
+from engine.merge.others import gather, parse_other
 from engine.merge.parameters import disagreements, evened, experts, resolved
 from engine.merge.ranks import RankRule
 from engine.merge.refusals import refusal, refusals
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from engine.compat.finding import Finding
     from engine.format.facts import AdapterFacts, ModuleFacts
+    from engine.merge.carried import Carried
+    from engine.merge.others import Extras
     from engine.merge.source import Source
     from engine.merge.weights import Weight
 
@@ -95,8 +98,8 @@ class MergePlan:
     rule: RankRule
     options: Options
     modules: tuple[ModulePlan, ...]
-    copies: tuple[Copy, ...]
-    saved: tuple[str, ...]
+    others: tuple[Carried, ...]
+    extras: Extras
     digests: tuple[str, ...] = ()
     thresholds: tuple[float, ...] = ()
 
@@ -109,12 +112,12 @@ class MergePlan:
     def config(self) -> dict[str, Any]:
         """The result's adapter_config.json."""
         adapted = [Adapted(module.name, module.declared_rank, parameter=module.experts) for module in self.modules]
-        return result_config([facts.config for facts in self.parents], adapted, self.saved)
+        return result_config([facts.config for facts in self.parents], adapted, self.extras)
 
     @property
     def tensors(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Dtype and shape of every tensor of the result's weights."""
-        found = {copy.info.name: (copy.info.dtype, copy.info.shape) for copy in self.copies}
+        found = {one.name: (one.dtype, one.shape) for one in self.others}
         for module in self.modules:
             found[module.a_key] = (self.dtype, module.a_shape)
             found[module.b_key] = (self.dtype, module.b_shape)
@@ -135,12 +138,16 @@ def plan(
     rule: RankRule = DEFAULT_RULE,
     options: Options = NO_OPTIONS,
     dtype: str | None = None,
+    other: str = "refuse",
 ) -> MergePlan:
     """Reads configs and headers of `sources` and decides the result.
 
-    Raises OptionError for an unknown method, option or dtype, a rank beside a method that stacks, too few or too many
-    sources, a weight that is not finite, or weights that the method cannot take; UnreadableError or PatternError for a
-    folder that is no adapter; RefusedError, with every reason, for parents that cannot be merged.
+    `other` says what becomes of full copies, biases and token rows that several parents have: `average` (by weight),
+    `first` (the first such parent's) or `refuse`.
+
+    Raises OptionError for an unknown method, option, `other` or dtype, a rank beside a method that stacks, too few or
+    too many sources, a weight that is not finite, or weights that the method cannot take; UnreadableError or
+    PatternError for a folder that is no adapter; RefusedError, with every reason, for parents that cannot be merged.
     """
     method = ALIASES.get(method, method)
     _check_options(sources, method, rule)
@@ -149,32 +156,38 @@ def plan(
     wanted = None if dtype is None else parse_dtype(dtype)
     parents, unclear = _read(sources)
     findings = [*refusals(parents), *unclear]
-    copies, saved, problems = gather(parents)
+    others, extras, problems = gather(parents, parse_other(other))
     findings += problems
+    findings += bias_findings(parents, method, linear=row.linear)
     findings += _contradictions(parents)
     findings += disagreements(parents)
     if findings:
         raise RefusedError(findings)
     limit = None if row.stacks else _limit(rule, parents)
+    result_dtype = wanted or widest(_dtypes(parents))
+    modules = evened(_module(name, pieces, limit, dense=row.dense) for name, pieces in sorted(_pieces(parents).items()))
+    biases = summed_biases(parents, modules, result_dtype)
     planned = MergePlan(
         method=method,
         sources=tuple(sources),
         parents=tuple(parents),
-        dtype=wanted or widest(_dtypes(parents)),
+        dtype=result_dtype,
         rule=rule,
         options=complete_options,
-        modules=evened(
-            _module(name, pieces, limit, dense=row.dense) for name, pieces in sorted(_pieces(parents).items())
-        ),
-        copies=tuple(copies),
-        saved=tuple(saved),
+        modules=modules,
+        others=(*others, *biases),
+        extras=replace(extras, lora_bias=bool(biases)),
     )
     check_weights(planned, [source.weighting for source in sources])
     return planned
 
 
 def check_weights(planned: MergePlan, weights: Sequence[Weight]) -> None:
-    """Raises OptionError where the method cannot take these weights, one a parent, in some module."""
+    """Raises OptionError where the method cannot take these weights, one a parent, in some module, and RefusedError
+    where they add up to 0 and something has to be averaged.
+    """
+    for one in planned.others:
+        one.factors(weights)
     check = METHODS[planned.method].check
     if check is not None:
         for row in {tuple(weight.of(module.name) for weight in weights): None for module in planned.modules}:

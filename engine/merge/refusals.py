@@ -38,22 +38,6 @@ def _dora(facts: AdapterFacts, lora: LoraSettings) -> Iterator[str]:
         yield "is a DoRA adapter: its magnitude vectors rescale the base weights, so no sum of ΔW holds it"
 
 
-def _lora_bias(facts: AdapterFacts, lora: LoraSettings) -> Iterator[str]:
-    if lora.lora_bias or _holds(facts, "lora_bias"):
-        yield "trains a bias inside lora_B (lora_bias)"
-
-
-def _bias(facts: AdapterFacts, lora: LoraSettings) -> Iterator[str]:
-    del facts
-    if lora.bias != "none":
-        yield f"trains biases of the base (bias={lora.bias!r})"
-
-
-def _trainable_tokens(facts: AdapterFacts, lora: LoraSettings) -> Iterator[str]:
-    if lora.trainable_token_indices or _holds(facts, "tokens"):
-        yield "replaces embedding rows (trainable_token_indices)"
-
-
 def _mutated_base(facts: AdapterFacts, lora: LoraSettings) -> Iterator[str]:
     start = lora.init_lora_weights
     if isinstance(start, str) and start.lower().startswith(CHANGING_INITS):
@@ -84,9 +68,6 @@ def _values(facts: AdapterFacts, lora: LoraSettings) -> Iterator[str]:
 RULES: dict[str, Callable[[AdapterFacts, LoraSettings], Iterator[str]]] = {
     "merge-type": _variant,
     "merge-dora": _dora,
-    "merge-lora-bias": _lora_bias,
-    "merge-bias": _bias,
-    "merge-trainable-tokens": _trainable_tokens,
     "merge-mutated-base": _mutated_base,
     "merge-tensors": _tensors,
     "merge-values": _values,

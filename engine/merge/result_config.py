@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from engine.format.config import AdapterConfig
+    from engine.merge.others import Extras
 
 SHARED = ("auto_mapping", "layer_replication", "revision", "task_type")
 """Keys that survive when all parents that have them agree."""
@@ -32,10 +33,10 @@ class Adapted:
     parameter: bool = False
 
 
-def result_config(parents: Sequence[AdapterConfig], modules: Sequence[Adapted], saved: Sequence[str]) -> dict[str, Any]:
+def result_config(parents: Sequence[AdapterConfig], modules: Sequence[Adapted], extras: Extras) -> dict[str, Any]:
     """The config with which PEFT gives every module of `modules` its rank and scaling 1, and adapts nothing else.
 
-    `saved` is the modules_to_save list. Keys left out have PEFT's defaults.
+    `extras` is what the result holds besides factors. Keys left out have PEFT's defaults.
     """
     largest = max(module.rank for module in modules)
     ranks = {_target(module.name): module.rank for module in modules if not module.parameter}
@@ -51,18 +52,24 @@ def result_config(parents: Sequence[AdapterConfig], modules: Sequence[Adapted], 
         "rank_pattern": smaller,
         "alpha_pattern": dict(smaller),
         "target_modules": sorted(ranks),
-        "target_parameters": list(named) if holders else None,
         "exclude_modules": _excluded(parents, ranks),
-        "modules_to_save": list(saved) or None,
+        "modules_to_save": list(extras.saved) or None,
         "use_rslora": False,
         "lora_dropout": 0.0,
-        "bias": "none",
+        "bias": extras.bias,
         "init_lora_weights": True,
         "inference_mode": True,
         # PEFT finds out for itself where it must transpose, and lets no parameter be adapted beside the flag.
         "fan_in_fan_out": not holders and any(parent.lora.fan_in_fan_out for parent in parents if parent.lora),
         **{key: _agreed(parents, key) for key in SHARED},
     }
+    # Keys that older versions of PEFT do not know stand only where they say something.
+    newer = {
+        "target_parameters": list(named) if holders else None,
+        "trainable_token_indices": extras.tokens,
+        "lora_bias": extras.lora_bias,
+    }
+    config |= {key: value for key, value in newer.items() if value}
     return dict(sorted(config.items()))
 
 

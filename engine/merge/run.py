@@ -38,19 +38,20 @@ def merge(
     rule: RankRule = DEFAULT_RULE,
     options: Options = NO_OPTIONS,
     dtype: str | None = None,
+    other: str = "refuse",
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> MergeReport:
     """Merges the adapters `sources` into the new folder `out`, which PEFT loads.
 
     `rule` says how ranks are chosen; where it says nothing, methods that stack take the sum of the parents' and the
-    others the largest effective rank of any parent. `dtype` None is the parents' widest. `jobs` is the number of
-    threads, `progress` is called in this one with modules done, modules in all, and the last one's name.
+    others the largest effective rank of any parent. `dtype` None is the parents' widest. `other` is `plan`'s. `jobs` is
+    the number of threads, `progress` is called in this one with modules done, modules in all, and the last one's name.
 
     Raises what `plan` does; RefusedError also for values that are not finite, in a parent or after rounding to
     `dtype`; DestinationError where `out` is more than an empty folder, or cannot be made or written.
     """
-    planned = plan(sources, method=method, rule=rule, options=options, dtype=dtype)
+    planned = plan(sources, method=method, rule=rule, options=options, dtype=dtype, other=other)
     return apply(planned, out, jobs=jobs, progress=progress)
 
 
@@ -98,7 +99,7 @@ def _settled(planned: MergePlan, weights: Sequence[Weight], files: Sequence[Fact
     """The plan with the ranks that its rule gives for the spectra of all modules."""
     found = each(planned.modules, lambda module: spectrum(planned, module, files, weights), jobs=jobs)
     spectra = {module.name: one for module, one in zip(planned.modules, found, strict=True)}
-    fixed = header_size(planned.tensors) + sum(copy.info.size for copy in planned.copies)
+    fixed = header_size(planned.tensors) + sum(one.size for one in planned.others)
     return planned.with_ranks(ranks(planned.rule, spectra, fixed=fixed))
 
 
@@ -138,9 +139,9 @@ def _write_weights(
             Writing(row, stack.enter_context(TensorWriter(out / "adapter_model.safetensors", planned.tensors)))
             for row, out in zip(weights, outs, strict=True)
         ]
-        for copy in planned.copies:
+        for one in planned.others:
             for writing in writings:
-                writing.writer.put_blocks(copy.info.name, copy.blocks())
+                writing.writer.put_blocks(one.name, one.blocks(writing.weights))
         found = each(
             planned.modules,
             lambda module: merge_module(planned, module, files, writings),

@@ -20,10 +20,14 @@ _SIGNS = {"elect": "weighted", "majority_sign": "total"}
 _SMALL = {"density": 0.2, "rescale": "none", "scale": 1.0, **_SIGNS}
 
 METHODS = {
-    "cat": Method(stacked, stacks=True, summary="exact: the parents' factors stacked, rank the sum of theirs"),
-    "linear": Method(stacked, stacks=True, summary="exact: the weighted sum of the ΔW, in stacked factors as cat"),
-    "svd": Method(svd, summary="the best rank-N approximation of the weighted sum of the ΔW"),
-    "resize": Method(svd, most=1, summary="one adapter at another rank, energy or size"),
+    "cat": Method(
+        stacked, stacks=True, linear=True, summary="exact: the parents' factors stacked, rank the sum of theirs"
+    ),
+    "linear": Method(
+        stacked, stacks=True, linear=True, summary="exact: the weighted sum of the ΔW, in stacked factors as cat"
+    ),
+    "svd": Method(svd, linear=True, summary="the best rank-N approximation of the weighted sum of the ΔW"),
+    "resize": Method(svd, linear=True, most=1, summary="one adapter at another rank, energy or size"),
     "slerp": Method(
         slerp,
         fewest=2,

@@ -48,7 +48,8 @@ Survey = Callable[["MergePlan", "Sequence[FactorFile]", "int | None"], "MergePla
 class Method:
     """A row of the table; `summary` is help.
 
-    `stacks`: the result has the sum of the parents' ranks and takes no other. `dense`: the result may have any rank up
+    `stacks`: the result has the sum of the parents' ranks and takes no other. `linear`: the merged ΔW is Σ w_i·ΔW_i,
+    so whatever else is linear may be summed beside it. `dense`: the result may have any rank up
     to min(m, n), not only up to the sum of the parents'. `fewest` and `most` parents are taken. `defaults` names the
     options the method takes, with their values where none is given. `check` raises OptionError for weights, of all
     parents in one module and finite, that say nothing to the method. `survey` is called once, before the
@@ -58,6 +59,7 @@ class Method:
     combine: Combine
     summary: str
     stacks: bool = False
+    linear: bool = False
     dense: bool = False
     fewest: int = 1
     most: int | None = None

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from engine.errors import OptionError, RefusedError
 from engine.merge import RankRule, Source, merge, plan
-from engine.merge.copies import RULE
+from engine.merge.others import RULE
 from engine.merge.refusals import RULES
 from tests.engine.merge.factories import PREFIX, conv, embedding, linear, normal, write_adapter
 
@@ -30,14 +30,6 @@ def refused(*folders):
 
 PLANTED = {
     "dora": ("merge-dora", {"use_dora": True}, {ONE + "lora_magnitude_vector": normal(1, 12)}),
-    "lora-bias": ("merge-lora-bias", {"lora_bias": True}, {ONE + "lora_B.bias": normal(1, 12)}),
-    "bias": ("merge-bias", {"bias": "lora_only"}, {ONE + "base_layer.bias": normal(1, 12)}),
-    "bias-all": ("merge-bias", {"bias": "all"}, {PREFIX + "three.bias": normal(1, 12)}),
-    "tokens": (
-        "merge-trainable-tokens",
-        {"trainable_token_indices": [1, 2]},
-        {PREFIX + "emb.token_adapter.trainable_tokens_delta": normal(1, 2, 12)},
-    ),
     "alora": ("merge-type", {"alora_invocation_tokens": [5, 6], "task_type": "CAUSAL_LM"}, {}),
     "qalora": ("merge-type", {"use_qalora": True}, {}),
     "bdlora": ("merge-type", {"use_bdlora": {"nblocks": 2}}, {}),
@@ -185,12 +177,12 @@ def test_different_groups(tmp_path):
 
 def test_all_reasons_are_given_at_once_and_nothing_is_written(tmp_path):
     dora = write_adapter(tmp_path / "a", tensors(), use_dora=True, init_lora_weights="olora")
-    bias = write_adapter(tmp_path / "b", tensors(), bias="all")
+    bias = write_adapter(tmp_path / "b", tensors(), use_qalora=True)
 
     with pytest.raises(RefusedError) as caught:
         merge([Source(dora, 0.5), Source(bias, 0.5)], method="svd", out=tmp_path / "out")
 
-    assert [f.rule for f in caught.value.findings] == ["merge-dora", "merge-mutated-base", "merge-bias"]
+    assert [f.rule for f in caught.value.findings] == ["merge-dora", "merge-mutated-base", "merge-type"]
     assert not (tmp_path / "out").exists()
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from engine.format.config import parse_config
 from engine.merge.dtypes import parse_dtype, widest
+from engine.merge.others import Extras
 from engine.merge.result_config import Adapted, result_config
 
 
@@ -33,7 +34,7 @@ def rank(result, name):
 
 
 def test_smaller_ranks_are_patterns_with_scaling_one():
-    result = result_config([config()], [Adapted("a.q", 8), Adapted("b.q", 3)], [])
+    result = result_config([config()], [Adapted("a.q", 8), Adapted("b.q", 3)], Extras())
 
     assert (result["r"], result["lora_alpha"]) == (8, 8)
     assert result["rank_pattern"] == {"b.q": 3}
@@ -53,34 +54,34 @@ def test_smaller_ranks_are_patterns_with_scaling_one():
 )
 def test_every_pattern_meets_its_module_alone(modules):
     """Also for names that end in each other, or hold characters of regular expressions."""
-    result = result_config([config()], [Adapted(name, r) for name, r in modules.items()], [])
+    result = result_config([config()], [Adapted(name, r) for name, r in modules.items()], Extras())
 
     assert {name: rank(result, name) for name in modules} == modules
 
 
 def test_plain_targets_need_no_exclusion():
-    assert result_config([config()], [Adapted("q", 2), Adapted("inner.q", 2)], [])["exclude_modules"] is None
+    assert result_config([config()], [Adapted("q", 2), Adapted("inner.q", 2)], Extras())["exclude_modules"] is None
 
 
 @pytest.mark.parametrize(
     "parent", [{"target_modules": "q"}, {"exclude_modules": ["inner.q"]}, {"layers_to_transform": [0]}]
 )
 def test_short_names_spare_what_the_parents_spared(parent):
-    result = result_config([config(**parent)], [Adapted("q", 2), Adapted("deep.q", 2)], [])
+    result = result_config([config(**parent)], [Adapted("q", 2), Adapted("deep.q", 2)], Extras())
 
     assert targeted(result, ["q", "inner.q", "deep.q", "very.deep.q", "my_q"]) == ["q", "deep.q"]
 
 
 def test_long_names_are_targets_enough():
     name = "model.layers.0.self_attn.q_proj"
-    result = result_config([config(target_modules=".*q_proj")], [Adapted(name, 2)], [])
+    result = result_config([config(target_modules=".*q_proj")], [Adapted(name, 2)], Extras())
 
     assert result["exclude_modules"] is None
     assert result["target_modules"] == [name]
 
 
 def test_attention_is_targeted_by_its_wrapper():
-    result = result_config([config()], [Adapted("mha", 4), Adapted("mha.base_layer.out_proj", 4)], [])
+    result = result_config([config()], [Adapted("mha", 4), Adapted("mha.base_layer.out_proj", 4)], Extras())
 
     assert result["target_modules"] == ["mha"]
 
@@ -99,17 +100,21 @@ def test_attention_is_targeted_by_its_wrapper():
 )
 def test_keys_that_survive(key, values, expected):
     result = result_config(
-        [config(**{key: value}) if value is not None else config() for value in values], [Adapted("q", 2)], []
+        [config(**{key: value}) if value is not None else config() for value in values], [Adapted("q", 2)], Extras()
     )
 
     assert result[key] == expected
 
 
 def test_inference_settings():
-    result = result_config([config(lora_dropout=0.5, r=3, lora_alpha=7)], [Adapted("q", 2)], ["head"])
+    result = result_config([config(lora_dropout=0.5, r=3, lora_alpha=7)], [Adapted("q", 2)], Extras(saved=("head",)))
 
     assert (result["peft_type"], result["inference_mode"], result["bias"]) == ("LORA", True, "none")
-    assert (result["init_lora_weights"], result["lora_dropout"], result["modules_to_save"]) == (True, 0.0, ["head"])
+    assert (result["init_lora_weights"], result["lora_dropout"], result["modules_to_save"]) == (
+        True,
+        0.0,
+        ["head"],
+    )
 
 
 @pytest.mark.parametrize(
@@ -137,6 +142,8 @@ def test_the_excluded_modules_of_many_layers_are_one_expression():
     """Listed one by one, 600 names would be longer than any stored expression may be."""
     parent = parse_config(json.dumps({"peft_type": "LORA", "target_modules": r"blocks\.\d+\.q"}).encode())
 
-    excluded = result_config([parent], [Adapted(f"blocks.{layer}.q", 4) for layer in range(600)], [])["exclude_modules"]
+    excluded = result_config([parent], [Adapted(f"blocks.{layer}.q", 4) for layer in range(600)], Extras())[
+        "exclude_modules"
+    ]
 
     assert excluded == r"(?:.*\.(?:blocks\.\d+\.q))"
