@@ -27,6 +27,11 @@ class Part:
     A: Tensor
     scaling: float
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, n) of D."""
+        return self.B.shape[0], self.A.shape[1]
+
     def block(self, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop` of D (stop - start, n), float32."""
         return (self.scaling * self.B[start:stop].float()) @ self.A.float()
@@ -54,7 +59,7 @@ class Parts:
     @property
     def shape(self) -> tuple[int, int]:
         """(m, n) of every D_i."""
-        return self.items[0].B.shape[0], self.items[0].A.shape[1]
+        return self.items[0].shape
 
     @property
     def ranks(self) -> list[int]:

@@ -10,6 +10,7 @@ left then.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -41,6 +42,9 @@ FLOAT32_EPSILON = torch.finfo(torch.float32).eps
 NOTHING_LEFT = 1e-5
 """‖E‖/‖T‖ that float32 alone explains."""
 
+ORDINARY = 1e-15, 1e15
+"""Norms of matrices whose products, and the squares of those, neither overflow float32 nor vanish in it."""
+
 IDENTITY = Basis(torch.empty(0, 0, dtype=torch.float64), None, None)
 
 
@@ -57,7 +61,10 @@ def sketch(matrix: Tensor, rank: int, *, seed: int, steep: int = 0) -> Target:
     if 2 * width >= min(matrix.shape):
         return _whole(matrix)
     if total == 0:
-        return _target(matrix[:, :1].double(), torch.zeros(1), matrix[:1].double(), 0.0, None)
+        U, Vt = matrix[:, :1].double().expand(-1, width), matrix[:1].double().expand(width, -1)
+        return _target(U, torch.zeros(width), Vt, 0.0, None)
+    if not ORDINARY[0] < math.sqrt(total) < ORDINARY[1]:
+        return _times(sketch(matrix.div_(math.sqrt(total)), rank, seed=seed, steep=steep), math.sqrt(total))
     Q, Z, U, S, V = _iterated(matrix, rank, width, seed, total)
     for start, stop in row_blocks((matrix.shape[0], matrix.shape[1])):
         matrix[start:stop].addmm_(Q[start:stop], Z.T, alpha=-1)
@@ -117,6 +124,10 @@ def _whole(matrix: Tensor) -> Target:
 
 def _target(U: Tensor, S: Tensor, Vt: Tensor, total: float, bound: float | None) -> Target:
     return Target(IDENTITY, IDENTITY, U, S.to(U), Vt, energy=total, bound=bound)
+
+
+def _times(target: Target, factor: float) -> Target:
+    return replace(target, S=target.S * factor, energy=target.energy * factor**2)
 
 
 def _normal(matrix: Tensor, width: int, seed: int) -> Tensor:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from engine.merge.factors import FactorFile
     from engine.merge.parts import Part
     from engine.merge.plan import MergePlan, ModulePlan
-    from engine.merge.thresholds import Shape
 
 SAMPLE = 4096
 """Elements of each module in the sample."""
@@ -51,40 +50,38 @@ def with_thresholds(planned: MergePlan, files: Sequence[FactorFile], jobs: int |
     density = planned.options.density
     if planned.options.trim != "global" or density is None or density == 1:
         return planned
-    sizes = [0] * len(planned.sources)
-    for module in planned.modules:
-        for piece in module.pieces:
-            sizes[piece.parent] += math.prod(_shape(module)) * module.groups
-    kept = [count(size, density) for size in sizes]
-    found = _brackets(planned, files, density, jobs)
+    found, sizes = _brackets(planned, files, density, jobs)
+    kept = {place: count(size, density) for place, size in sizes.items()}
     pending = dict(found)
     while pending:
         counts = _pass(planned, files, pending, jobs)
         found |= {place: narrowed(pending[place], one, kept[place]) for place, one in counts.items()}
         pending = {place: found[place] for place in pending if found[place].low < found[place].high}
-    patterns = torch.tensor([found[place].low for place in range(len(sizes))], dtype=torch.int32)
+    patterns = torch.tensor([found[place].low for place in range(len(planned.sources))], dtype=torch.int32)
     return replace(planned, thresholds=tuple(patterns.view(torch.float32).tolist()))
 
 
-def _brackets(planned: MergePlan, files: Sequence[FactorFile], density: float, jobs: int | None) -> dict[int, Bracket]:
-    """Where each parent's threshold is to be expected, from a sample of every module."""
+def _brackets(
+    planned: MergePlan, files: Sequence[FactorFile], density: float, jobs: int | None
+) -> tuple[dict[int, Bracket], dict[int, int]]:
+    """Where each parent's threshold is to be expected, from a sample of every module, and its number of elements."""
 
-    def sampled(module: ModulePlan) -> list[tuple[int, Tensor]]:
-        shape = _shape(module)
-        return [(place, sample(part, shape, size=SAMPLE)) for place, part in _parts(module, files)]
+    def sampled(module: ModulePlan) -> list[tuple[int, int, Tensor]]:
+        drawn = ((place, part, sample(part, size=SAMPLE)) for place, part in _parts(module, files))
+        return [(place, math.prod(part.shape), one.cpu()) for place, part, one in drawn]
 
     patterns: dict[int, list[Tensor]] = {}
-    weights: dict[int, list[float]] = {}
-    for module, found in zip(planned.modules, each(planned.modules, sampled, jobs=jobs), strict=True):
-        for place, one in found:
-            patterns.setdefault(place, []).append(one.cpu())
-            weights.setdefault(place, []).append(math.prod(_shape(module)) / SAMPLE)
-    return {
-        place: bracket(
-            torch.cat(ones), torch.tensor(weights[place], dtype=torch.float64).repeat_interleave(SAMPLE), density
-        )
+    sizes: dict[int, list[int]] = {}
+    for found in each(planned.modules, sampled, jobs=jobs):
+        for place, size, one in found:
+            patterns.setdefault(place, []).append(one)
+            sizes.setdefault(place, []).append(size)
+    stands_for = {place: torch.tensor(ones, dtype=torch.float64) / SAMPLE for place, ones in sizes.items()}
+    brackets = {
+        place: bracket(torch.cat(ones), stands_for[place].repeat_interleave(SAMPLE), density)
         for place, ones in patterns.items()
     }
+    return brackets, {place: sum(ones) for place, ones in sizes.items()}
 
 
 def _pass(
@@ -97,7 +94,7 @@ def _pass(
     def add(module: ModulePlan) -> None:
         for place, part in _parts(module, files):
             if place in pending:
-                found = counted(part, _shape(module), pending[place])
+                found = counted(part, pending[place])
                 with lock:
                     totals[place].add(found)
 
@@ -108,8 +105,3 @@ def _pass(
 def _parts(module: ModulePlan, files: Sequence[FactorFile]) -> Iterator[tuple[int, Part]]:
     for parts in grouped(module, files):
         yield from zip((piece.parent for piece in module.pieces), parts, strict=True)
-
-
-def _shape(module: ModulePlan) -> Shape:
-    """(rows, columns) of the ΔW of one group."""
-    return module.b_shape[0] // module.groups, math.prod(module.a_shape[1:])

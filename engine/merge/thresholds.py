@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from engine.merge.methods.signs import count
 from engine.merge.rows import row_blocks
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from engine.merge.parts import Part
-
-Shape = tuple[int, int]
 
 LARGEST = 0x7F800000
 """The pattern of infinity."""
@@ -66,10 +65,10 @@ class Counts:
         self.inside += other.inside
 
 
-def sample(part: Part, shape: Shape, *, size: int = SAMPLE) -> Tensor:
-    """The patterns of `size` elements of D (m, n) at places spread evenly at random; int32."""
-    generator = torch.Generator().manual_seed(shape[0] * shape[1])
-    rows, columns = (torch.randint(side, (size,), generator=generator) for side in shape)
+def sample(part: Part, *, size: int = SAMPLE) -> Tensor:
+    """The patterns of `size` elements of D at places spread evenly at random; int32."""
+    generator = torch.Generator().manual_seed(math.prod(part.shape))
+    rows, columns = (torch.randint(side, (size,), generator=generator) for side in part.shape)
     device = part.A.device
     return _patterns(part.elements(rows.to(device), columns.to(device)))
 
@@ -86,11 +85,11 @@ def bracket(patterns: Tensor, weights: Tensor | None, density: float) -> Bracket
     return Bracket(low, max(low, high))
 
 
-def counted(part: Part, shape: Shape, within: Bracket) -> Counts:
+def counted(part: Part, within: Bracket) -> Counts:
     """One pass over D."""
     above, inside = 0, torch.zeros(within.bins, dtype=torch.int64)
     lean = part.single()
-    for start, stop in row_blocks(shape):
+    for start, stop in row_blocks(part.shape):
         patterns = _patterns(lean.block(start, stop))
         reached = patterns[patterns >= within.low]
         counted_here = reached[reached <= within.high]
@@ -119,11 +118,10 @@ def search(start: Bracket, kept: int, passed: Callable[[Bracket], Counts]) -> fl
     return float(torch.tensor(within.low, dtype=torch.int32).view(torch.float32))
 
 
-def threshold(part: Part, shape: Shape, density: float, kept: int) -> float:
-    """The magnitude of the `kept`-th largest element of one D, about the share `density` of all."""
-    if kept == math.prod(shape):
-        return 0.0
-    return search(bracket(sample(part, shape), None, density), kept, lambda within: counted(part, shape, within))
+def threshold(part: Part, density: float) -> float:
+    """The magnitude at which the share `density` of the elements of one D is kept."""
+    kept = count(math.prod(part.shape), density)
+    return search(bracket(sample(part), None, density), kept, lambda within: counted(part, within))
 
 
 def _patterns(values: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.merge.masks import mask, mask_key, mask_keys
-from engine.merge.methods.signs import count, trimmed
+from engine.merge.methods.signs import trimmed
 from engine.merge.rows import filled
 from engine.merge.sketch import sketch
 from engine.merge.thresholds import threshold
@@ -41,13 +41,12 @@ def live(parts: Parts, site: Site) -> tuple[list[Part], Site]:
     )
 
 
-def trim(items: Sequence[Part], shape: tuple[int, int], site: Site) -> Prune:
+def trim(items: Sequence[Part], site: Site) -> Prune:
     """Keeps the largest `density` of each D_i: of this module, or of all modules where the site has thresholds."""
     density, factor = _density(site), _factor(site)
     if density == 1:
         return lambda blocks, _: list(blocks)
-    kept = count(shape[0] * shape[1], density)
-    least = site.thresholds or [threshold(part, shape, density, kept) for part in items]
+    least = site.thresholds or [threshold(part, density) for part in items]
     return lambda blocks, _: [trimmed(block, one, factor=factor) for block, one in zip(blocks, least, strict=True)]
 
 

@@ -18,5 +18,5 @@ def magnitude_prune(parts: Parts, site: Site) -> Target:
     if site.options.density == 1:
         return combination(parts.joint, [scale(site) * weight for weight in site.weights])
     items, place = live(parts, site)
-    prune = trim(items, parts.shape, place)
+    prune = trim(items, place)
     return reduced(items, parts.shape, place, prune, lambda kept: summed(kept, place))

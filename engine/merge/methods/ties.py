@@ -16,5 +16,5 @@ if TYPE_CHECKING:
 def ties(parts: Parts, site: Site) -> Target:
     """The mean of the trimmed D_i over those parents that agree with the elected sign."""
     items, place = live(parts, site)
-    prune = trim(items, parts.shape, place)
+    prune = trim(items, place)
     return reduced(items, parts.shape, place, prune, lambda kept: agreed(kept, place.weights, place.options))

@@ -46,14 +46,10 @@ def trimmed(matrix, density, *, rescale=False):
 
 
 def disjoint_mean(pruned, weights, *, elect="weighted", majority_sign="total", scale=1.0):
-    """Element by element, in plain Python arithmetic."""
-    merged = np.zeros_like(pruned[0])
-    for place in np.ndindex(merged.shape):
-        values = [matrix[place] for matrix in pruned]
-        votes = [np.sign(value) if majority_sign == "frequency" else value for value in values]
-        counted = [np.sign(weight) if elect == "unweighted" else weight for weight in weights]
-        positive = sum(c * v for c, v in zip(counted, votes, strict=True)) >= 0
-        agreeing = [(w, v) for w, v in zip(weights, values, strict=True) if (w * v > 0 if positive else w * v < 0)]
-        if agreeing:
-            merged[place] = scale * sum(w * v for w, v in agreeing) / sum(abs(w) for w, _ in agreeing)
-    return merged
+    """The elected sign's weighted mean; a vote that is zero elects +, nobody agreeing gives zero."""
+    stack, w = np.stack(pruned), np.reshape(weights, (-1, 1, 1))
+    counted = np.sign(w) if elect == "unweighted" else w
+    positive = (counted * (np.sign(stack) if majority_sign == "frequency" else stack)).sum(0) >= 0
+    agreeing = np.sign(w * stack) == np.where(positive, 1, -1)
+    share = (np.abs(w) * agreeing).sum(0)
+    return scale * (w * stack * agreeing).sum(0) / np.where(share > 0, share, 1.0)
