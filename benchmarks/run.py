@@ -13,6 +13,7 @@ SCRIPTS = (
     "pull_warm.py",
     "merge_svd.py",
     "merge_llama.py",
+    "merge_methods.py",
     "catalog.py",
 )
 
