@@ -29,6 +29,7 @@ class Sums:
     `target` ‖D‖², `kept` ‖D_k‖² before rounding, `lost` ‖D - D_k‖² before it, `rounding` what the cast cost; of the
     factors' `nonzero` elements the cast made `zeroed` zero. Per parent `inner` <D_k, D_i>, `own` ‖D_i‖², whether it is
     `present`, and `weighted` ‖w_i·D_i‖², which only `spread` knows; `pairs` by two places among the parents.
+    `departure` is ‖D - Σ w_i·D_i‖² and ‖Σ w_i·D_i‖² where the method works on factors.
     """
 
     target: float
@@ -42,6 +43,7 @@ class Sums:
     present: tuple[bool, ...]
     pairs: Pairs
     weighted: tuple[float, ...] = ()
+    departure: tuple[float, float] | None = None
 
     @property
     def error(self) -> float:
@@ -72,6 +74,7 @@ def measure(parts: Parts, target: Target, exact: tuple[Tensor, Tensor], rounded:
         own=tuple(float(core.square().sum()) for core in parts.joint.cores),
         present=(True,) * len(parts.items),
         pairs=parts.pairs,
+        departure=target.departure,
     )
 
 
@@ -118,7 +121,13 @@ def add(sums: Sequence[Sums]) -> Sums:
         present=tuple(map(any, zip(*(one.present for one in sums), strict=True))),
         pairs=dict(sorted(pairs.items())),
         weighted=tuple(map(math.fsum, zip(*(one.weighted for one in sums), strict=True))),
+        departure=_departures([one.departure for one in sums]),
     )
+
+
+def _departures(found: Sequence[tuple[float, float] | None]) -> tuple[float, float] | None:
+    known = [one for one in found if one is not None]
+    return (math.fsum(one[0] for one in known), math.fsum(one[1] for one in known)) if known else None
 
 
 def spread(sums: Sums, places: Sequence[int], weights: Sequence[float]) -> Sums:
@@ -145,6 +154,7 @@ def module_report(
         rank=rank,
         spectrum=None if spectrum is None else tuple(spectrum),
         **_ratios(sums, weights),
+        cross_terms=_cross_terms(sums),
     )
 
 
@@ -161,6 +171,7 @@ def merge_report(
         modules=len(measured),
         **_ratios(total, weights),
         per_module=tuple(report for report, _ in measured),
+        cross_terms=_cross_terms(total),
     )
 
 
@@ -228,6 +239,12 @@ def _pair(places: tuple[int, int], sums: PairSums, own: Sequence[float]) -> Pair
 def _share(part: float, whole: float) -> float | None:
     """In [0, 1]; only rounding leaves it."""
     return min(1.0, part / whole) if whole else None
+
+
+def _cross_terms(sums: Sums) -> float | None:
+    if sums.departure is None or not sums.departure[1]:
+        return None
+    return math.sqrt(sums.departure[0] / sums.departure[1])
 
 
 def _parents(sums: Sums, weights: Sequence[float]) -> tuple[ParentReport, ...]:

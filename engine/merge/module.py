@@ -12,8 +12,9 @@ from engine.errors import RefusedError
 from engine.merge.dtypes import LONG_NAMES, SIZES
 from engine.merge.factors import TORCH_DTYPES, as_bytes, grouped, joined, padded
 from engine.merge.measure import add, measure, module_report, spread
-from engine.merge.methods import METHODS, Site
+from engine.merge.methods import Site
 from engine.merge.parts import Parts
+from engine.merge.peft.order import transposed
 from engine.merge.ranks import Spectrum
 from engine.merge.refusals import refusal
 
@@ -33,10 +34,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Writing:
-    """One result: a weight for every source, and the open weights file."""
+    """One result: a weight for every source, the open weights file, and what its modules draw from in turn."""
 
     weights: Sequence[Weight]
     writer: TensorWriter
+    random: torch.Generator | None = None
 
 
 def merge_module(
@@ -55,7 +57,7 @@ def spectrum(
 ) -> Spectrum:
     """What the ranks of one module are worth, as far as its planned rank."""
     groups = enumerate(_groups(planned, module, files))
-    targets = [_target(planned, module, group, parts, weights) for group, parts in groups]
+    targets = [_target(planned, module, group, parts, weights=weights) for group, parts in groups]
     # A group of zeros, or one taken apart whole, may show another number of values than the rest.
     levels = pad_sequence([target.S.square() for target in targets]).sum(1)
     size = math.prod(module.a_shape) + math.prod(module.b_shape)
@@ -74,7 +76,15 @@ def _groups(planned: MergePlan, module: ModulePlan, files: Sequence[FactorFile])
         yield Parts(parts, precise=precise)
 
 
-def _target(planned: MergePlan, module: ModulePlan, group: int, parts: Parts, weights: Sequence[Weight]) -> Target:
+def _target(
+    planned: MergePlan,
+    module: ModulePlan,
+    group: int,
+    parts: Parts,
+    *,
+    weights: Sequence[Weight],
+    random: torch.Generator | None = None,
+) -> Target:
     here = [weight.of(module.name) for weight in weights]
     present = [piece.parent for piece in module.pieces]
     site = Site(
@@ -86,9 +96,12 @@ def _target(planned: MergePlan, module: ModulePlan, group: int, parts: Parts, we
         keys=[planned.digests[piece.parent] for piece in module.pieces] if planned.digests else (),
         thresholds=[planned.thresholds[piece.parent] for piece in module.pieces] if planned.thresholds else (),
         options=planned.options,
+        random=random,
+        transposed=transposed(module, planned.parents),
+        inflation=planned.inflation,
     )
     try:
-        return METHODS[planned.method].combine(parts, site)
+        return planned.row.combine(parts, site)
     except FloatingPointError as error:
         raise _refused(module.name, f"{error}: a parent holds NaN, an infinity or numbers too large") from None
 
@@ -101,7 +114,7 @@ def _write(
     sums: list[Sums] = []
     spectrum: list[float] | None = None
     for group, parts in enumerate(groups):
-        target = _target(planned, module, group, parts, writing.weights)
+        target = _target(planned, module, group, parts, weights=writing.weights, random=writing.random)
         B, A = padded(*target.factors(module.rank // module.groups), module.rank // module.groups)
         rounded = B.to(dtype), A.to(dtype)
         sums.append(measure(parts, target, (B, A), rounded))

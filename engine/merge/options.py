@@ -54,7 +54,10 @@ def complete(options: Options, defaults: Mapping[str, object], *, method: str) -
             takes = ", ".join(defaults) or "none"
             raise OptionError(f"{method} takes no {_told(name)} (options it takes: {takes})")
         _check(name, value)
-    return replace(options, **{**defaults, **options.given()})  # type: ignore[arg-type] # names and types are the table's
+    given = {**defaults, **options.given()}
+    for name in (name for name, value in given.items() if value is None):
+        raise OptionError(f"{method} has no {_told(name)} of its own here: give one")
+    return replace(options, **given)  # type: ignore[arg-type] # names and types are the table's
 
 
 def _check(name: str, value: object) -> None:

@@ -11,10 +11,12 @@ from engine.errors import OptionError, RefusedError
 from engine.format.adapter import read_adapter
 from engine.merge.biases import bias_findings, summed_biases
 from engine.merge.dtypes import parse_dtype, widest
-from engine.merge.methods import ALIASES, METHODS
+from engine.merge.methods import ALIASES, find
 from engine.merge.options import Options, complete
 from engine.merge.others import gather, parse_other
 from engine.merge.parameters import disagreements, evened, experts, resolved
+from engine.merge.peft import limits
+from engine.merge.peft.order import natural
 from engine.merge.ranks import RankRule
 from engine.merge.refusals import refusal, refusals
 from engine.merge.result_config import Adapted, result_config
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from engine.compat.finding import Finding
     from engine.format.facts import AdapterFacts, ModuleFacts
     from engine.merge.carried import Carried
+    from engine.merge.methods import Method
     from engine.merge.others import Extras
     from engine.merge.source import Source
     from engine.merge.weights import Weight
@@ -88,7 +91,8 @@ class MergePlan:
     """A merge that will be carried out as it stands; `dtype` is safetensors' name of the result's.
 
     Where `rule` asks for measured ranks, those of `modules` are the most they may become. `options` are complete.
-    `digests` and `thresholds`, one a source, are there once a method's survey has found them.
+    `inflation` multiplies the result where PEFT's would be. `digests` and `thresholds`, one a source, are there once a
+    method's survey has found them.
     """
 
     method: str
@@ -100,8 +104,15 @@ class MergePlan:
     modules: tuple[ModulePlan, ...]
     others: tuple[Carried, ...]
     extras: Extras
+    semantics: str = "exact"
+    inflation: float = 1.0
     digests: tuple[str, ...] = ()
     thresholds: tuple[float, ...] = ()
+
+    @property
+    def row(self) -> Method:
+        """The method's row of the table that the semantics chooses."""
+        return find(self.method, self.semantics, parents=len(self.sources))
 
     @property
     def rank(self) -> int:
@@ -135,6 +146,7 @@ def plan(
     sources: Sequence[Source],
     *,
     method: str,
+    semantics: str = "exact",
     rule: RankRule = DEFAULT_RULE,
     options: Options = NO_OPTIONS,
     dtype: str | None = None,
@@ -145,14 +157,15 @@ def plan(
     `other` says what becomes of full copies, biases and token rows that several parents have: `average` (by weight),
     `first` (the first such parent's) or `refuse`.
 
-    Raises OptionError for an unknown method, option, `other` or dtype, a rank beside a method that stacks, too few or
-    too many sources, a weight that is not finite, or weights that the method cannot take; UnreadableError or
-    PatternError for a folder that is no adapter; RefusedError, with every reason, for parents that cannot be merged.
+    Raises OptionError for an unknown method, semantics, option, `other` or dtype, a rank beside a method that stacks,
+    too few or too many sources, a weight that is not finite, or weights that the method cannot take; UnreadableError
+    or PatternError for a folder that is no adapter; RefusedError, with every reason, for parents that cannot be merged.
     """
-    method = ALIASES.get(method, method)
-    _check_options(sources, method, rule)
-    row = METHODS[method]
-    complete_options = complete(options, row.defaults, method=method)
+    peft = semantics == "peft"
+    method = method if peft else ALIASES.get(method, method)
+    row = find(method, semantics, parents=len(sources))
+    _check_options(sources, method, semantics, rule)
+    complete_options = complete(options, find(method, semantics).defaults, method=method)
     wanted = None if dtype is None else parse_dtype(dtype)
     parents, unclear = _read(sources)
     findings = [*refusals(parents), *unclear]
@@ -163,9 +176,11 @@ def plan(
     findings += disagreements(parents)
     if findings:
         raise RefusedError(findings)
-    limit = None if row.stacks else _limit(rule, parents)
-    result_dtype = wanted or widest(_dtypes(parents))
-    modules = evened(_module(name, pieces, limit, dense=row.dense) for name, pieces in sorted(_pieces(parents).items()))
+    limit = limits.result_rank(row, parents, rule) if peft else _limit(rule, parents)
+    modules = _modules(parents, limit, row)
+    if peft:
+        limits.check(row, parents, modules, rule)
+    result_dtype = wanted or ("F32" if peft else widest(_dtypes(parents)))
     biases = summed_biases(parents, modules, result_dtype)
     planned = MergePlan(
         method=method,
@@ -177,6 +192,8 @@ def plan(
         modules=modules,
         others=(*others, *biases),
         extras=replace(extras, lora_bias=bool(biases)),
+        semantics=semantics,
+        inflation=limits.inflation(row, parents, rule) if peft else 1.0,
     )
     check_weights(planned, [source.weighting for source in sources])
     return planned
@@ -188,7 +205,7 @@ def check_weights(planned: MergePlan, weights: Sequence[Weight]) -> None:
     """
     for one in planned.others:
         one.factors(weights)
-    check = METHODS[planned.method].check
+    check = planned.row.check
     if check is not None:
         for row in {tuple(weight.of(module.name) for weight in weights): None for module in planned.modules}:
             check(row)
@@ -199,10 +216,8 @@ def _read(sources: Sequence[Source]) -> tuple[list[AdapterFacts], list[Finding]]
     return [facts for facts, _ in found], [finding for _, findings in found for finding in findings]
 
 
-def _check_options(sources: Sequence[Source], method: str, rule: RankRule) -> None:
-    if method not in METHODS:
-        raise OptionError(f"merge method {method!r}: expected one of {', '.join(METHODS)}")
-    row, count = METHODS[method], len(sources)
+def _check_options(sources: Sequence[Source], method: str, semantics: str, rule: RankRule) -> None:
+    row, count = find(method, semantics), len(sources)
     if count < row.fewest or (row.most is not None and count > row.most):
         wanted = "" if row.most == row.fewest else "at least "
         raise OptionError(f"{method} merges {wanted}{row.fewest} adapter{'s' * (row.fewest > 1)}, not {count}")
@@ -211,6 +226,8 @@ def _check_options(sources: Sequence[Source], method: str, rule: RankRule) -> No
             raise OptionError(f"weight {source.weight} of {source.path.name} is not a finite number everywhere")
     if row.stacks and rule != RankRule("max") and rule != DEFAULT_RULE:
         raise OptionError(f"{method} is exact and its rank is the sum of the parents'; use svd for another rank")
+    if semantics == "peft":
+        limits.check_rule(method, row, rule)
 
 
 def _limit(rule: RankRule, parents: Sequence[AdapterFacts]) -> int:
@@ -277,15 +294,20 @@ def _in_words(module: ModuleFacts) -> str:
     return f"{module.kind} A {list(module.a_shape)} B {list(module.b_shape)}"
 
 
-def _module(name: str, pieces: Sequence[Piece], limit: int | None, *, dense: bool) -> ModulePlan:
+def _modules(parents: Sequence[AdapterFacts], limit: int, row: Method) -> tuple[ModulePlan, ...]:
+    names = sorted(pieces := _pieces(parents), key=natural if row.ordered else None)
+    return evened(_module(name, pieces[name], limit, row) for name in names)
+
+
+def _module(name: str, pieces: Sequence[Piece], limit: int, row: Method) -> ModulePlan:
     a, b = pieces[0].module.a_shape, pieces[0].module.b_shape
     groups, parameter = _groups(pieces[0].module), pieces[0].module.kind == "parameter"
-    rank = sum(piece.module.a_shape[0] for piece in pieces)
-    if limit is not None:
+    rank = pieces[0].module.rank if row.same_rank else sum(piece.module.a_shape[0] for piece in pieces)
+    if not (row.stacks or row.same_rank):
         # Of each group, so that every group keeps the same number of singular values: B's layout asks for it.
         rows, share = (b[0], limit) if parameter else (b[0] // groups, max(1, limit // groups))
         most = min(rows, math.prod(a[1:]), share)
-        rank = groups * (most if dense else min(most, rank // groups))
+        rank = groups * (most if row.dense else min(most, rank // groups))
     return ModulePlan(name, rank, groups, tuple(pieces), experts=parameter)
 
 

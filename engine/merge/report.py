@@ -57,7 +57,8 @@ class ModuleReport:
     the result's dtype cost as a share of ‖D_k‖, `swallowed` the share of nonzero factor elements that it made zero.
     `norm_inflation` is ‖D_k‖ over the mean ‖D_i‖ of the parents that have the module. `spectrum` are the singular
     values of the target D, largest first: all, or for methods on single elements the largest ones. None for grouped
-    convolutions.
+    convolutions. `cross_terms` is ‖D - Σ w_i·D_i‖/‖Σ w_i·D_i‖ for PEFT's types that merge A and B apart (and its
+    `cat`), None elsewhere.
     """
 
     name: str
@@ -74,6 +75,7 @@ class ModuleReport:
     spectrum: tuple[float, ...] | None
     parents: tuple[ParentReport, ...]
     pairs: tuple[PairReport, ...]
+    cross_terms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ class MergeReport:
     parents: tuple[ParentReport, ...]
     pairs: tuple[PairReport, ...]
     per_module: tuple[ModuleReport, ...]
+    cross_terms: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """A JSON object with the same names."""

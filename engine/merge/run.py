@@ -6,11 +6,12 @@ import json
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+import torch
+
 from engine.errors import DestinationError
 from engine.format.writer import TensorWriter, header_size
 from engine.merge.factors import FactorFile
 from engine.merge.measure import merge_report
-from engine.merge.methods import METHODS
 from engine.merge.module import Writing, merge_module, spectrum
 from engine.merge.plan import DEFAULT_RULE, NO_OPTIONS, check_weights, plan
 from engine.merge.ranks import ranks
@@ -29,12 +30,15 @@ if TYPE_CHECKING:
     from engine.merge.weights import Weight
     from engine.merge.workers import Progress
 
+WEIGHTS = "adapter_model.safetensors"
+
 
 def merge(
     sources: Sequence[Source],
     *,
     method: str,
     out: Path,
+    semantics: str = "exact",
     rule: RankRule = DEFAULT_RULE,
     options: Options = NO_OPTIONS,
     dtype: str | None = None,
@@ -51,7 +55,7 @@ def merge(
     Raises what `plan` does; RefusedError also for values that are not finite, in a parent or after rounding to
     `dtype`; DestinationError where `out` is more than an empty folder, or cannot be made or written.
     """
-    planned = plan(sources, method=method, rule=rule, options=options, dtype=dtype, other=other)
+    planned = plan(sources, method=method, semantics=semantics, rule=rule, options=options, dtype=dtype, other=other)
     return apply(planned, out, jobs=jobs, progress=progress)
 
 
@@ -82,7 +86,7 @@ def apply_grid(
         for out in outs:
             stack.enter_context(_fresh_folder(out))
         files = [stack.enter_context(FactorFile(facts)) for facts in planned.parents]
-        survey = METHODS[planned.method].survey
+        survey = planned.row.survey
         known = survey(planned, files, jobs) if survey else planned
         settled = _settled(known, weights[0], files, jobs) if planned.rule.measured else known
         measured = _write_weights(settled, weights, outs, files, jobs=jobs, progress=progress)
@@ -136,7 +140,7 @@ def _write_weights(
     """The measures of every module, a list for each row of weights."""
     with ExitStack() as stack:
         writings = [
-            Writing(row, stack.enter_context(TensorWriter(out / "adapter_model.safetensors", planned.tensors)))
+            Writing(row, stack.enter_context(TensorWriter(out / WEIGHTS, planned.tensors)), _random(planned))
             for row, out in zip(weights, outs, strict=True)
         ]
         for one in planned.others:
@@ -145,7 +149,13 @@ def _write_weights(
         found = each(
             planned.modules,
             lambda module: merge_module(planned, module, files, writings),
-            jobs=jobs,
+            jobs=1 if planned.row.ordered else jobs,
             progress=progress,
         )
     return [list(one) for one in zip(*found, strict=True)]
+
+
+def _random(planned: MergePlan) -> torch.Generator | None:
+    """What the modules of one result draw from, one after the other, where the method is of that kind."""
+    seed = planned.options.seed
+    return torch.Generator().manual_seed(seed) if planned.row.ordered and seed is not None else None

@@ -23,7 +23,8 @@ class Target:
 
     `energy` is ‖D‖² (Frobenius), the rest included; no rest where `bound` is None. Else D was too large to take apart
     whole, and `bound` is a number that the error of the best rank-k result, times `bound`, exceeds ours.
-    `given` are factors B (m, k) and A (k, n) with B·A = D that the method wants kept as they are.
+    `given` are factors B (m, k) and A (k, n) with B·A = D that the method wants kept as they are. `departure` is
+    ‖D - Σ w_i·D_i‖² and ‖Σ w_i·D_i‖² of a method that works on factors and so adds cross terms.
     """
 
     left: Basis
@@ -34,6 +35,7 @@ class Target:
     energy: float
     bound: float | None = None
     given: tuple[Tensor, Tensor] | None = None
+    departure: tuple[float, float] | None = None
 
     def factors(self, rank: int) -> tuple[Tensor, Tensor]:
         """B (m, rank) and A (rank, n), float64: those given, or the best approximation in the Frobenius norm.

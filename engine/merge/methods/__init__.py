@@ -1,5 +1,8 @@
 """Merge methods: a table of pure functions from the parents of one module to the merged ΔW."""
 
+from collections.abc import Mapping
+
+from engine.errors import OptionError
 from engine.merge.methods.core_ties import core_ties
 from engine.merge.methods.dare_linear import dare_linear
 from engine.merge.methods.dare_ties import dare_ties
@@ -12,6 +15,7 @@ from engine.merge.methods.svd import svd
 from engine.merge.methods.table import Method, Site
 from engine.merge.methods.ties import ties
 from engine.merge.methods.tsv_m import tsv_m
+from engine.merge.peft import ROWS as PEFT
 from engine.merge.survey import with_digests, with_thresholds
 
 _TRIM = {"density": 0.2, "trim": "global", "rescale": "none", "scale": 1.0, "seed": 0}
@@ -81,4 +85,23 @@ METHODS = {
 ALIASES = {f"{name}_svd": name for name in ("ties", "dare_linear", "dare_ties", "magnitude_prune")}
 """PEFT's names of methods that work on the full ΔW, which here the names without _svd do too."""
 
-__all__ = ["ALIASES", "METHODS", "Method", "Site"]
+SEMANTICS: Mapping[str, Mapping[str, Method]] = {"exact": METHODS, "peft": PEFT}
+"""The tables by the word that chooses between them."""
+
+
+def find(method: str, semantics: str = "exact", *, parents: int = 2) -> Method:
+    """The row of `method` under `semantics` for so many parents.
+
+    Raises OptionError for names that are in no table.
+    """
+    if semantics not in SEMANTICS:
+        raise OptionError(f"semantics {semantics!r}: expected one of {', '.join(SEMANTICS)}")
+    rows = SEMANTICS[semantics]
+    if method not in rows:
+        under = "" if semantics == "exact" else f" under {semantics} semantics"
+        raise OptionError(f"merge method {method!r}{under}: expected one of {', '.join(rows)}")
+    # PEFT's own rule: one adapter is always merged by `linear`.
+    return rows["linear"] if semantics == "peft" and parents == 1 else rows[method]
+
+
+__all__ = ["ALIASES", "METHODS", "SEMANTICS", "Method", "Site", "find"]
