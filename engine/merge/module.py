@@ -21,7 +21,7 @@ from engine.merge.refusals import refusal
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from torch import Tensor
+    from torch import Generator, Tensor
 
     from engine.format.writer import TensorWriter
     from engine.merge.factors import FactorFile
@@ -38,7 +38,7 @@ class Writing:
 
     weights: Sequence[Weight]
     writer: TensorWriter
-    random: torch.Generator | None = None
+    random: Generator | None = None
 
 
 def merge_module(
@@ -83,7 +83,7 @@ def _target(
     parts: Parts,
     *,
     weights: Sequence[Weight],
-    random: torch.Generator | None = None,
+    random: Generator | None = None,
 ) -> Target:
     here = [weight.of(module.name) for weight in weights]
     present = [piece.parent for piece in module.pieces]

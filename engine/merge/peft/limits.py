@@ -23,6 +23,9 @@ RULE = "merge-peft"
 NARROWING = ("layers_to_transform", "layers_pattern", "exclude_modules")
 """Keys of the first parent that the result inherits, and by which it may lose modules of the others."""
 
+KEPT = {"embedding"}
+"""Roles of tensors that are the base's own, so that nothing is lost where PEFT leaves them out."""
+
 
 def check_rule(method: str, row: Method, rule: RankRule) -> None:
     """Raises OptionError for a rank rule that PEFT does not know."""
@@ -52,16 +55,19 @@ def inflation(row: Method, parents: Sequence[AdapterFacts], rule: RankRule) -> f
     return math.sqrt(result_rank(row, parents, rule)) if lora and lora.use_rslora else 1.0
 
 
-def check(row: Method, parents: Sequence[AdapterFacts], modules: Sequence[ModulePlan]) -> None:
+def check(row: Method, parents: Sequence[AdapterFacts], modules: Sequence[ModulePlan], rule: RankRule) -> None:
     """Raises RefusedError with every reason why PEFT raises, or gives what no one can use."""
-    findings = list(_refusals(row, parents, modules))
+    findings = list(_refusals(row, parents, modules, result_rank(row, parents, rule)))
     if findings:
         raise RefusedError(findings)
 
 
-def _refusals(row: Method, parents: Sequence[AdapterFacts], modules: Sequence[ModulePlan]) -> Iterator[Finding]:
-    if any("modules_to_save" in facts.others.values() for facts in parents):
-        yield refusal(RULE, "PEFT puts the base's own module in place of a trained copy (modules_to_save)")
+def _refusals(
+    row: Method, parents: Sequence[AdapterFacts], modules: Sequence[ModulePlan], rank: int
+) -> Iterator[Finding]:
+    for facts in parents:
+        for role in sorted(set(facts.others.values()) - KEPT):
+            yield refusal(RULE, f"PEFT would lose what {facts.path.name} holds besides factors ({role})")
     for name in sorted({module.name for facts in parents for module in facts.modules if module.kind == "parameter"}):
         yield refusal(RULE, f"{name}: PEFT merges no bare parameters (target_parameters)", where=name)
     if len(parents) == 1:
@@ -74,7 +80,7 @@ def _refusals(row: Method, parents: Sequence[AdapterFacts], modules: Sequence[Mo
         yield refusal(RULE, f"PEFT wants one rank of all parents here, not {', '.join(map(str, highest))}")
     yield from _dropped(parents)
     for module in modules:
-        for reason in _module(row, module):
+        for reason in _module(row, module, rank):
             yield refusal(RULE, f"{module.name}: {reason}", where=module.name)
 
 
@@ -87,7 +93,7 @@ def _dropped(parents: Sequence[AdapterFacts]) -> Iterator[Finding]:
         yield refusal(RULE, f"the result inherits {keys} of {first.path.name}, by which PEFT loses others' modules")
 
 
-def _module(row: Method, module: ModulePlan) -> Iterator[str]:
+def _module(row: Method, module: ModulePlan, rank: int) -> Iterator[str]:
     facts = [piece.module for piece in module.pieces]
     ranks = [one.rank for one in facts]
     if row.same_rank and len(set(ranks)) > 1:
@@ -95,11 +101,15 @@ def _module(row: Method, module: ModulePlan) -> Iterator[str]:
     if module.groups > 1:
         yield "PEFT joins the ranks of a grouped convolution without regard to its groups"
     elif not (row.same_rank or row.stacks):
-        yield from _decomposed(facts[0])
+        yield from _decomposed(facts[0], rank)
 
 
-def _decomposed(module: ModuleFacts) -> Iterator[str]:
+def _decomposed(module: ModuleFacts, rank: int) -> Iterator[str]:
     if module.kind in ("conv1d", "conv3d"):
         yield f"PEFT raises on the SVD of a {module.kind}"
-    if module.kind == "conv2d" and module.a_shape[2:] == (1, 1) and 1 in (module.a_shape[1], module.b_shape[0]):
+    if module.kind != "conv2d":
+        return
+    if module.a_shape[2:] == (1, 1) and 1 in (module.a_shape[1], module.b_shape[0]):
         yield "PEFT raises on the SVD of a 1x1 convolution with one channel"
+    elif rank > (most := min(module.b_shape[0], math.prod(module.a_shape[1:]))):
+        yield f"PEFT raises on rank {rank} of a convolution that has {most} singular values"
