@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from engine.compat.licence_rules import combine
-from registry import bases
+from registry.combination import Combination
 from registry.draft import Parent, RecipeDraft
-from registry.errors import FindingsError, UsageError
+from registry.errors import UsageError
+from registry.ingredients import base_doubts, check_weights, fetch, licences
 from registry.labels import check_texts
-from registry.operations import merge_adapters, tool_versions
+from registry.operations import Ingredient, merge_adapters, tool_versions
 from registry.progress import silent
 from registry.provenance import PARENTS, claims, first
-from registry.pull import pull
 from registry.push import PushRequest, check_allowed, push
-from registry.resolve import resolve
 from registry.results import MergeResult
+from registry.weighting import Weighting
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from sqlalchemy.orm import Session
-
     from engine.compat.finding import Finding
-    from engine.compat.licence_rules import Combined
     from registry.handle import Handle
+    from registry.ingredients import MergeParent
     from registry.progress import Progress
     from registry.provenance import Claim
     from registry.refs import Name, Ref
@@ -35,14 +31,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeRequest:
-    """What a caller wants merged. `weights` None is 1/n each; `rank` None the method's own default."""
+    """What a caller wants merged. `weights` are rows of one weight a parent: a result each, in this order; none is one
+    result with 1/n each. `jobs` None is the engine's own number of threads.
+    """
 
     refs: tuple[Ref, ...]
     into: Name
-    method: str
-    weights: tuple[float, ...] | None = None
-    rank: int | Literal["max"] | None = None
-    dtype: str | None = None
+    combination: Combination = Combination()
+    weights: tuple[tuple[Weighting, ...], ...] = ()
     aliases: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -50,54 +46,70 @@ class MergeRequest:
     allow: tuple[str, ...] = ()
     assume_same_base: bool = False
     dry_run: bool = False
+    jobs: int | None = None
     actor: str | None = None
     given: Mapping[str, Claim] = field(default_factory=dict)
     surroundings: Mapping[str, Claim] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """A parent, resolved and on disk."""
-
-    ref: str
-    version_id: int
-    digest: str
-    base: bases.BaseMention
-    weight: float
-    path: Path
-    licence: str | None
-
-
-def merge(handle: Handle, request: MergeRequest, *, progress: Progress = silent) -> MergeResult:
-    """Merge and publish; in a dry run, merge and tell.
+def merge(handle: Handle, request: MergeRequest, *, progress: Progress = silent) -> list[MergeResult]:
+    """Merge and publish, a version for each row of weights; in a dry run, merge and tell.
 
     Raises FindingsError where the parents' bases differ, engine.errors.RefusedError for what a merge cannot carry
     through, UsageError or engine.errors.OptionError for options that fit nothing.
     """
+    _check(request)
+    rows = request.weights or ((Weighting(1 / max(len(request.refs), 1)),) * len(request.refs),)
+    for row in rows:
+        check_weights(row, len(request.refs))
+    parents = fetch(handle, request.refs)
+    with handle.database.reading() as session:
+        doubts = base_doubts(session, parents, assume_same=request.assume_same_base)
+    combined = licences(parents, request.allow)
+    doubts += combined.findings
+    request = replace(request, given=first(request.given, claims({"licence": combined.licence}, PARENTS)))
+    with handle.store.staging() as staging:
+        outs = [staging.folder / f"merged-{place}" for place in range(len(rows))]
+        reports = merge_adapters(
+            [Ingredient(one.path, weight, one.tensors_digest) for one, weight in zip(parents, rows[0], strict=True)],
+            request.combination,
+            rows,
+            outs,
+            jobs=request.jobs,
+            progress=lambda done, total, name: progress(f"merging {name}", done, total),
+        )
+        results = [
+            _result(handle, request, parents, row, report, out, doubts, progress=progress)
+            for row, report, out in zip(rows, reports, outs, strict=True)
+        ]
+    return results
+
+
+def _check(request: MergeRequest) -> None:
     check_texts(request.tags, request.metrics, request.message)
     check_allowed(request.allow)
-    sources = _sources(handle, request)
-    with handle.database.reading() as session:
-        doubts = _base_doubts(session, request, sources)
-    combined = _licences(request, sources)
-    doubts += combined.findings
-    with handle.store.staging() as staging:
-        out = staging.folder / "merged"
-        report = merge_adapters(
-            [(source.path, source.weight) for source in sources],
-            method=request.method,
-            rank=request.rank,
-            dtype=request.dtype,
-            out=out,
-            progress=lambda done, total, _name: progress("merging modules", done, total),
-        )
-        spectra = {module["name"]: module["spectrum"] for module in report["per_module"] if module["spectrum"]}
-        report = _told(report, sources)
-        if request.dry_run:
-            return _dry(request, report, doubts)
-        given = first(request.given, claims({"licence": combined.licence}, PARENTS))
-        publication = _publication(replace(request, given=given), sources, report, spectra, out)
-        published = push(handle, publication, progress=progress)
+    if len(request.weights) > 1 and request.aliases:
+        raise UsageError("an alias names one version, and a grid of weights makes several: set it afterwards")
+    if len(request.weights) > 1 and (request.combination.energy or request.combination.budget):
+        raise UsageError("a grid of weights takes a rank: energy and budget choose other ranks for each row")
+
+
+def _result(
+    handle: Handle,
+    request: MergeRequest,
+    parents: Sequence[MergeParent],
+    row: Sequence[Weighting],
+    report: Mapping[str, Any],
+    out: Path,
+    doubts: tuple[Finding, ...],
+    *,
+    progress: Progress,
+) -> MergeResult:
+    told = _told(report, parents)
+    if request.dry_run:
+        return MergeResult(None, str(request.into), None, None, None, False, (), doubts, told)
+    publication = _publication(request, parents, row, report, out)
+    published = push(handle, replace(publication, report=told), progress=progress)
     return MergeResult(
         ref=published.ref,
         name=published.name,
@@ -107,73 +119,34 @@ def merge(handle: Handle, request: MergeRequest, *, progress: Progress = silent)
         created=published.created,
         left_out=published.left_out,
         findings=(*doubts, *published.findings),
-        report=report,
+        report=told,
         newest=published.newest,
         notes=published.notes,
     )
 
 
-def _sources(handle: Handle, request: MergeRequest) -> list[_Source]:
-    if not request.refs:
-        raise UsageError("nothing to merge: expected at least one adapter")
-    weights = (1 / len(request.refs),) * len(request.refs) if request.weights is None else request.weights
-    if len(weights) != len(request.refs):
-        raise UsageError(f"{len(weights)} weights for {len(request.refs)} adapters: expected one for each")
-    if not all(math.isfinite(weight) for weight in weights):
-        raise UsageError(f"weights {', '.join(map(str, weights))}: expected finite numbers")
-    with handle.database.reading() as session:
-        for ref in request.refs:
-            resolve(session, ref)  # all of them are known before the first is pulled
-    return [_source(handle, ref, weight) for ref, weight in zip(request.refs, weights, strict=True)]
-
-
-def _source(handle: Handle, ref: Ref, weight: float) -> _Source:
-    with handle.database.reading() as session:
-        version = resolve(session, ref)
-        found = f"{ref.name}@{version.number}"
-        mention = bases.BaseMention(found, version.base_name, version.base_id)
-        row, digest, licence = version.id, version.digest, version.licence
-        # The very version that is recorded as the parent, wherever an alias has moved to meanwhile.
-        exact = replace(ref, number=version.number, alias=None, latest=False, digest=digest)
-    return _Source(found, row, digest, mention, weight, pull(handle, exact).path, licence)
-
-
-def _base_doubts(session: Session, request: MergeRequest, sources: list[_Source]) -> tuple[Finding, ...]:
-    doubt = bases.same_base(session, [source.base for source in sources])
-    if doubt is None or (doubt.severity == "error" and request.assume_same_base):
-        return ()
-    if doubt.severity == "error":
-        raise FindingsError(tuple(source.ref for source in sources), [doubt])
-    return (doubt,)
-
-
-def _licences(request: MergeRequest, sources: list[_Source]) -> Combined:
-    """The result's licence; FindingsError where the parents' exclude each other and nobody allowed it."""
-    combined = combine([(source.ref, source.licence) for source in sources])
-    if any(one.severity == "error" and one.rule not in request.allow for one in combined.findings):
-        raise FindingsError(", ".join(source.ref for source in sources), combined.findings)
-    return combined
-
-
-def _told(report: Mapping[str, Any], sources: list[_Source]) -> dict[str, Any]:
+def _told(report: Mapping[str, Any], parents: Sequence[MergeParent]) -> dict[str, Any]:
     """The report with each parent named, and without the spectra, which are stored with the modules."""
-    parents = [
-        {"ref": source.ref, "digest": source.digest, **parent}
-        for source, parent in zip(sources, report["parents"], strict=True)
+    named = [
+        {"ref": parent.ref, "digest": parent.digest, **part}
+        for parent, part in zip(parents, report["parents"], strict=True)
     ]
     modules = [{key: value for key, value in one.items() if key != "spectrum"} for one in report["per_module"]]
-    return {**report, "parents": parents, "per_module": modules}
+    return {**report, "parents": named, "per_module": modules}
 
 
 def _publication(
     request: MergeRequest,
-    sources: list[_Source],
+    parents: Sequence[MergeParent],
+    row: Sequence[Weighting],
     report: Mapping[str, Any],
-    spectra: Mapping[str, Any],
     out: Path,
 ) -> PushRequest:
-    parents = [Parent(source.digest, "merged_from", source.weight, source.version_id) for source in sources]
-    named = next((source.base.name for source in sources if source.base.name), None)
+    edges = [
+        Parent(parent.digest, "merged_from", weight.default, parent.version_id)
+        for parent, weight in zip(parents, row, strict=True)
+    ]
+    named = next((parent.base.name for parent in parents if parent.base.name), None)
     return PushRequest(
         path=out,
         name=request.into,
@@ -182,28 +155,28 @@ def _publication(
         metrics=request.metrics,
         message=request.message,
         base=named,
-        parents=tuple(parents),
+        parents=tuple(edges),
         allow=request.allow,
-        recipe=RecipeDraft(request.method, _recipe(request, sources)),
-        report=report,
-        spectra=spectra,
+        recipe=RecipeDraft(request.combination.method, recipe_body(request.combination, parents, row, report)),
+        spectra={module["name"]: module["spectrum"] for module in report["per_module"] if module["spectrum"]},
         actor=request.actor,
         given=request.given,
         surroundings=request.surroundings,
     )
 
 
-def _recipe(request: MergeRequest, sources: list[_Source]) -> dict[str, Any]:
-    """Everything that determines the result; none of the three methods draws random numbers, so there is no seed."""
+def recipe_body(
+    combination: Combination, parents: Sequence[MergeParent], row: Sequence[Weighting], report: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Everything that determines the result: options with the values the method used, parents by digest, versions."""
+    used = {"lambda" if name == "scale" else name: value for name, value in report["options"].items()}
     return {
         "schema": 1,
-        "method": request.method,
-        "parameters": {"rank": request.rank, "dtype": request.dtype},
-        "parents": [{"digest": source.digest, "weight": source.weight} for source in sources],
-        "seed": None,
+        "method": combination.method,
+        "parameters": {**combination.parameters(), **used},
+        "parents": [
+            {"digest": parent.digest, "weight": weight.as_json()} for parent, weight in zip(parents, row, strict=True)
+        ],
+        "seed": used.get("seed"),
         "tool": tool_versions(),
     }
-
-
-def _dry(request: MergeRequest, report: Mapping[str, Any], doubts: tuple[Finding, ...]) -> MergeResult:
-    return MergeResult(None, str(request.into), None, None, None, False, (), doubts, report)

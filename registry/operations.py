@@ -5,7 +5,8 @@ Everything is imported inside the function that needs it, so that push, pull, li
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import MissingExtraError
 
@@ -15,27 +16,55 @@ if TYPE_CHECKING:
 
     from engine.convert.pickled import Converted
     from engine.format.facts import BaseFacts
+    from engine.merge import WeightRule
+    from registry.combination import Combination
+    from registry.weighting import Weighting
 
 _HEAVY = frozenset({"torch", "transformers", "bitsandbytes"})
 
 
+@dataclass(frozen=True, slots=True)
+class Ingredient:
+    """A parent of a merge: its folder, its weight, and the digest that names its tensors."""
+
+    path: Path
+    weight: Weighting
+    digest: str | None = None
+
+
 def merge_adapters(
-    parents: Sequence[tuple[Path, float]],
+    parents: Sequence[Ingredient],
+    combination: Combination,
+    weights: Sequence[Sequence[Weighting]],
+    outs: Sequence[Path],
     *,
-    method: str,
-    rank: int | Literal["max"] | None,
-    dtype: str | None,
-    out: Path,
+    jobs: int | None = None,
     progress: Callable[[int, int, str], None] | None = None,
-) -> dict[str, Any]:
-    """Merge adapter folders into the new folder `out`; the report of design section 6, spectra included."""
+) -> list[dict[str, Any]]:
+    """Merge adapter folders into the new folders `outs`, one for each row of `weights`; a report (design section 6)
+    each, spectra included.
+    """
     try:
-        from engine.merge import RankRule, Source, merge
+        from engine.merge import Options, RankRule, Source, Weight, apply_grid, plan
     except ModuleNotFoundError as error:
         raise _missing("merge", error) from None
-    sources = [Source(path=path, weight=weight) for path, weight in parents]
-    report = merge(sources, method=method, rule=RankRule(rank), dtype=dtype, out=out, progress=progress)
-    return report.as_json()
+    options = dict(combination.options)
+    planned = plan(
+        [Source(one.path, *_weight(one.weight)) for one in parents],
+        method=combination.method,
+        rule=RankRule(combination.rank, combination.energy, combination.budget),
+        options=Options(scale=options.pop("lambda", None), **options),
+        dtype=combination.dtype,
+    )
+    rows = [[Weight(*_weight(one)) for one in row] for row in weights]
+    return [one.as_json() for one in apply_grid(planned, rows, outs, jobs=jobs, progress=progress)]
+
+
+def _weight(weighting: Weighting) -> tuple[float, tuple[WeightRule, ...]]:
+    from engine.merge import WeightRule
+
+    rules = tuple(WeightRule(rule.weight, rule.modules, rule.layers) for rule in weighting.rules)
+    return weighting.default, rules
 
 
 def convert_pickled(source: int, out: Path, *, path: str) -> Converted:

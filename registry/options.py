@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from registry.draft import Relation
 from registry.errors import UsageError
@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
     from registry.handle import Handle
     from registry.merge import MergeRequest
+    from registry.mergespec import MergeSpec
     from registry.progress import Progress
     from registry.provenance import Claim
     from registry.push import PushRequest
+    from registry.weighting import Weighting
 
 
 class Labels(TypedDict, total=False):
@@ -47,12 +49,26 @@ class PushOptions(Labels, total=False):
 class MergeOptions(Labels, total=False):
     """What a merge may be given besides its parents and name."""
 
-    weights: Sequence[float] | None
-    combination: str
+    spec: str | Path | None
+    weights: Sequence[float | Mapping[str, Any]] | None
+    weights_grid: Sequence[Sequence[float]] | None
+    combination: str | None
     rank: int | Literal["max"] | None
+    energy: float | None
+    budget: int | str | None
     dtype: str | None
+    semantics: Literal["exact", "peft"] | None
+    other: Literal["average", "first", "refuse"] | None
+    density: float | None
+    trim: Literal["tensor", "global"] | None
+    rescale: Literal["density", "none"] | None
+    elect: Literal["weighted", "unweighted"] | None
+    majority_sign: Literal["total", "frequency"] | None
+    lambda_: float | None
+    seed: int | None
     dry_run: bool
     assume_same_base: bool
+    jobs: int | None
 
 
 def push_request(handle: Handle, path: str | Path, name: str, options: PushOptions) -> PushRequest:
@@ -86,15 +102,15 @@ def push_request(handle: Handle, path: str | Path, name: str, options: PushOptio
 def merge_request(handle: Handle, refs: Sequence[str], into: str, options: MergeOptions) -> MergeRequest:
     """Every text parsed; UsageError names what is malformed."""
     from registry.merge import MergeRequest
+    from registry.mergespec import MergeSpec
 
-    weights, surroundings = options.get("weights"), handle.settings.surroundings
+    surroundings = handle.settings.surroundings
+    spec = merge_spec(refs, options)
     return MergeRequest(
-        refs=tuple(handle.ref(ref) for ref in refs),
+        refs=tuple(handle.ref(ref) for ref in spec.refs),
         into=handle.name(into),
-        method=options.get("combination", "svd"),
-        weights=None if weights is None else tuple(map(float, weights)),
-        rank=options.get("rank"),
-        dtype=options.get("dtype"),
+        combination=spec.combination,
+        weights=_rows(spec, options.get("weights_grid")),
         aliases=tuple(parse_alias(alias) for alias in options.get("aliases", ())),
         tags=options.get("tags") or {},
         metrics=options.get("metrics") or {},
@@ -102,11 +118,64 @@ def merge_request(handle: Handle, refs: Sequence[str], into: str, options: Merge
         allow=tuple(options.get("allow", ())),
         assume_same_base=options.get("assume_same_base", False),
         dry_run=options.get("dry_run", False),
+        jobs=options.get("jobs"),
         actor=handle.settings.actor,
         given=_given(options),
         # The data and licence that a project trains with are not those of a merge.
         surroundings={name: claim for name, claim in surroundings.items() if name not in ("data_digest", "licence")},
     )
+
+
+def merge_spec(refs: Sequence[str], options: MergeOptions) -> MergeSpec:
+    """Parents, weights and method: from the file of `spec`, or from `refs` and the other options, never from both."""
+    from registry.mergespec import parse_spec, read_spec
+
+    said: dict[str, Any] = {name: value for name in _PARAMETERS if (value := options.get(name)) is not None}
+    path = options.get("spec")
+    if path is not None:
+        named = [*said, *(name for name in ("weights", "combination") if options.get(name) is not None)]
+        if refs or named:
+            also = "references" if refs else named[0].strip("_").replace("_", "-")
+            raise UsageError(f"a recipe file says all of parents, weights and method: give it or {also}, not both")
+        return read_spec(Path(path).expanduser())
+    weights = options.get("weights") or (None,) * len(refs)
+    if len(weights) != len(refs):
+        raise UsageError(f"{len(weights)} weights for {len(refs)} adapters: expected one for each")
+    parents = [{"ref": ref, "weight": weight} for ref, weight in zip(refs, weights, strict=True)]
+    if not parents:
+        raise UsageError("nothing to merge: expected at least one adapter")
+    said = {name.rstrip("_"): value for name, value in said.items()}
+    return parse_spec({"parents": parents, "method": options.get("combination") or "svd", "parameters": said})
+
+
+def _rows(spec: MergeSpec, grid: Sequence[Sequence[float]] | None) -> tuple[tuple[Weighting, ...], ...]:
+    from registry.weighting import parse_weighting
+
+    if grid is None:
+        return () if spec.weights is None else (spec.weights,)
+    if spec.weights is not None:
+        raise UsageError("weights and a grid of weights exclude each other: give one")
+    rows = tuple(tuple(parse_weighting(weight, where="weights grid") for weight in row) for row in grid)
+    if not rows:
+        raise UsageError("weights grid: expected at least one row")
+    return rows
+
+
+_PARAMETERS = (
+    "rank",
+    "energy",
+    "budget",
+    "dtype",
+    "semantics",
+    "other",
+    "density",
+    "trim",
+    "rescale",
+    "elect",
+    "majority_sign",
+    "lambda_",
+    "seed",
+)
 
 
 def _given(options: Labels, data_digest: str | None = None) -> dict[str, Claim]:
