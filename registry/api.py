@@ -370,12 +370,26 @@ class Registry(PullVerbs, HubVerbs):
             raise UsageError(f"{path[:120]!r}: expected a folder", hint=hint)
         return convert(Path(path).expanduser(), Path(to).expanduser(), progress=progress or silent)
 
-    def merge(self, refs: Sequence[str], *, into: str, **options: Unpack[MergeOptions]) -> MergeResult:
-        """Merge versions into the next version of `into`: `cat`, `linear` or `svd`, with a report of what was kept.
+    def merge(self, refs: Sequence[str] = (), *, into: str, **options: Unpack[MergeOptions]) -> MergeResult:
+        """Merge versions into the next version of `into`, with a report of what was kept.
 
-        The options are those of `adapters merge`: weights, combination, rank, dtype, dry_run, assume_same_base, and
-        what a push may be given.
+        The options are those of `adapters merge` (`lambda_` for its --lambda): `combination` and what that method
+        takes, weights (a number each, or rules by module and layer), rank, energy or budget, dtype, dry_run,
+        assume_same_base, jobs, and what a push may be given; or `spec`, a recipe file instead of refs and method.
         """
+        return self._merged(refs, into, options)[0]
+
+    def merge_grid(self, refs: Sequence[str], *, into: str, **options: Unpack[MergeOptions]) -> tuple[MergeResult, ...]:
+        """Merge once for each row of `weights_grid`, in order; the parents are read and factored once."""
+        return tuple(self._merged(refs, into, options))
+
+    def rerun(self, ref: str, *, jobs: int | None = None, progress: Progress = silent) -> RerunResult:
+        """Repeat the merge that made a version and compare the tensors; nothing is published."""
+        from registry.rerun import rerun
+
+        return rerun(self._handle, self._handle.ref(ref), jobs=jobs, progress=progress)
+
+    def _merged(self, refs: Sequence[str], into: str, options: MergeOptions) -> list[MergeResult]:
         from registry.merge import merge
         from registry.options import merge_request
 

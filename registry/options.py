@@ -145,7 +145,8 @@ def merge_spec(refs: Sequence[str], options: MergeOptions) -> MergeSpec:
     if not parents:
         raise UsageError("nothing to merge: expected at least one adapter")
     said = {name.rstrip("_"): value for name, value in said.items()}
-    return parse_spec({"parents": parents, "method": options.get("combination") or "svd", "parameters": said})
+    document = {"parents": parents, "method": options.get("combination") or "svd", "parameters": said}
+    return parse_spec(document, where="merge")
 
 
 def _rows(spec: MergeSpec, grid: Sequence[Sequence[float]] | None) -> tuple[tuple[Weighting, ...], ...]:

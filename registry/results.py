@@ -195,6 +195,19 @@ class MergeResult:
 
 
 @dataclass(frozen=True, slots=True)
+class RerunResult:
+    """A merge done again: whether its tensors are those of `ref`, both digests, and the packages whose version has
+    changed since (then, now), any of which may change bytes.
+    """
+
+    ref: str
+    same: bool
+    expected: str
+    found: str
+    changed: Mapping[str, tuple[str | None, str | None]]
+
+
+@dataclass(frozen=True, slots=True)
 class PullResult:
     """Where a version's files lie."""
 

@@ -16,6 +16,7 @@ from engine.merge.report import Dominance, MergeReport, ModuleReport, PairReport
 from engine.merge.run import apply, apply_grid, merge
 from engine.merge.source import Source
 from engine.merge.target import Target
+from engine.merge.weights import Weight, WeightRule
 
 __all__ = [
     "METHODS",
@@ -33,6 +34,8 @@ __all__ = [
     "Site",
     "Source",
     "Target",
+    "Weight",
+    "WeightRule",
     "apply",
     "apply_grid",
     "merge",
