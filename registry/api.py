@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         MergeResult,
         PushResult,
         RegistryStatus,
+        RerunResult,
         VerifyResult,
         VersionDetail,
         VersionInfo,
@@ -383,13 +384,13 @@ class Registry(PullVerbs, HubVerbs):
         """Merge once for each row of `weights_grid`, in order; the parents are read and factored once."""
         return tuple(self._merged(refs, into, options))
 
-    def rerun(self, ref: str, *, jobs: int | None = None, progress: Progress = silent) -> RerunResult:
+    def rerun(self, ref: str, *, jobs: int | None = None, progress: Progress | None = None) -> RerunResult:
         """Repeat the merge that made a version and compare the tensors; nothing is published."""
         from registry.rerun import rerun
 
-        return rerun(self._handle, self._handle.ref(ref), jobs=jobs, progress=progress)
+        return rerun(self._handle, self._handle.ref(ref), jobs=jobs, progress=progress or silent)
 
-    def _merged(self, refs: Sequence[str], into: str, options: MergeOptions) -> list[MergeResult]:
+    def _merged(self, refs: Sequence[str], into: str, options: MergeOptions) -> Sequence[MergeResult]:
         from registry.merge import merge
         from registry.options import merge_request
 

@@ -32,7 +32,7 @@ class MergeParent:
     ref: str
     version_id: int
     digest: str
-    tensors_digest: str
+    tensors_digest: str | None
     base: bases.BaseMention
     path: Path
     licence: str | None
@@ -58,7 +58,7 @@ def check_weights(row: Sequence[Weighting], parents: int) -> None:
 
 
 def base_doubts(session: Session, parents: Sequence[MergeParent], *, assume_same: bool) -> tuple[Finding, ...]:
-    """What is uncertain about the parents having one base; FindingsError where they differ and nobody said otherwise."""
+    """What is uncertain about the parents' bases being one; FindingsError where they differ and may not."""
     doubt = bases.same_base(session, [parent.base for parent in parents])
     if doubt is None or (doubt.severity == "error" and assume_same):
         return ()

@@ -102,7 +102,6 @@ def push_request(handle: Handle, path: str | Path, name: str, options: PushOptio
 def merge_request(handle: Handle, refs: Sequence[str], into: str, options: MergeOptions) -> MergeRequest:
     """Every text parsed; UsageError names what is malformed."""
     from registry.merge import MergeRequest
-    from registry.mergespec import MergeSpec
 
     surroundings = handle.settings.surroundings
     spec = merge_spec(refs, options)

@@ -39,6 +39,8 @@ def rerun(handle: Handle, ref: Ref, *, jobs: int | None = None, progress: Progre
         named = f"{ref.name}@{version.number}"
         expected = version.tensors_digest
         body = _body(session, version, named)
+        if expected is None:
+            raise UsageError(f"{named}: its tensors were never digested", hint=f"adapters verify {named}")
         refs = [_parent(session, version.id, parent["digest"], named) for parent in body["parents"]]
     parents = fetch(handle, refs)
     row = [parse_weighting(one["weight"], where=f"recipe of {named}") for one in body["parents"]]

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from registry.cli.command import Verb
+from registry.cli.merge_options import merge_options
 from registry.cli.output import emit, note
 from registry.cli.params import (
-    Rank,
     Reference,
-    Weights,
-    Word,
     alias_option,
     allow_option,
     commit_option,
@@ -24,12 +22,13 @@ from registry.cli.params import (
 from registry.cli.progress import bars
 from registry.cli.push import pushed_lines
 from registry.cli.text import fields, number, percent, table
+from registry.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from registry.cli.invocation import Invocation
-    from registry.results import MergeResult
+    from registry.results import MergeResult, RerunResult
 
 _WORST = 5  # modules shown to a person; `show --format json` has all
 
@@ -39,23 +38,18 @@ _WORST = 5  # modules shown to a person; `show --format json` has all
     examples=[
         "adapters merge team/sql team/chat --combination svd --into team/both",
         "adapters merge team/sql@3 team/chat@prod --weights 0.7,0.3 --combination cat --into team/both --alias canary",
-        "adapters merge team/a team/b --combination svd --rank 16 --into team/ab --dry-run",
+        "adapters merge team/a team/b --combination svd --energy 0.99 --into team/ab --dry-run",
+        "adapters merge team/a team/b --combination svd --weights-grid '0.7,0.3;0.5,0.5' --into team/ab",
+        "adapters merge --spec recipe.yaml --into team/ab",
+        "adapters merge --rerun team/ab@3",
     ],
 )
-@click.argument("refs", type=Reference(), nargs=-1, required=True, metavar="REF...")
-@click.option("--weights", type=Weights(), metavar="W,W", help="One number a REF, of any sign. Default: 1/n each.")
-@click.option(
-    "--combination", type=Word(), metavar="METHOD", default="svd", show_default=True, help="cat, linear or svd."
-)
-@click.option("--rank", type=Rank(), metavar="N|max", help="Rank of the result; max is the exact one.")
-@click.option("--dtype", metavar="D", help="Dtype of the result. Default: the widest parent's.")
-@click.option("--into", required=True, type=Reference(), metavar="NAME", help="The adapter that gets the new version.")
+@click.argument("refs", type=Reference(), nargs=-1, metavar="[REF]...")
+@merge_options
 @alias_option
 @tag_option
 @metric_option
 @click.option("--message", metavar="TEXT", help="What this merge is for, in words.")
-@click.option("--dry-run", is_flag=True, help="Compute the report and publish nothing.")
-@click.option("--assume-same-base", is_flag=True, help="Merge although the parents name different bases.")
 @licence_option
 @commit_option
 @run_option
@@ -63,57 +57,62 @@ _WORST = 5  # modules shown to a person; `show --format json` has all
 @click.pass_obj
 def merge(
     invocation: Invocation,
+    /,
     refs: tuple[str, ...],
     *,
-    weights: tuple[float, ...] | None,
-    combination: str,
-    rank: int | Literal["max"] | None,
-    dtype: str | None,
-    into: str,
-    aliases: tuple[str, ...],
-    tags: dict[str, str],
-    metrics: dict[str, float],
-    message: str | None,
-    dry_run: bool,
-    assume_same_base: bool,
-    licence: str | None,
-    git_commit: str | None,
-    run_id: str | None,
-    allow: tuple[str, ...],
-) -> None:
+    into: str | None,
+    rerun: str | None,
+    weights_grid: tuple[tuple[float, ...], ...] | None,
+    jobs: int | None,
+    **options: Any,
+) -> int:
     """Merge versions into a new one, with a report of what was kept.
 
     cat and linear keep the weighted sum exactly, at the sum of the ranks; svd is its best approximation of a
-    given rank. Needs the engine extra: pip install 'adapter-registry[engine]'.
+    given rank; docs/methods has a page for every method. Needs the engine extra:
+    pip install 'adapter-registry[engine]'.
     """
+    if rerun is not None:
+        return _rerun(invocation, rerun, jobs, others=(*refs, into, weights_grid, *options.values()))
+    if into is None:
+        raise UsageError("merge: expected --into NAME, the adapter that gets the new version")
     with bars(invocation) as progress:
-        result = invocation.registry.merge(
-            refs,
-            weights=weights,
-            combination=combination,
-            rank=rank,
-            dtype=dtype,
-            into=into,
-            aliases=aliases,
-            tags=tags,
-            metrics=metrics,
-            message=message,
-            dry_run=dry_run,
-            assume_same_base=assume_same_base,
-            licence=licence,
-            git_commit=git_commit,
-            run_id=run_id,
-            allow=allow,
-            progress=progress,
+        results = invocation.registry.merge_grid(
+            refs, into=into, weights_grid=weights_grid, jobs=jobs, progress=progress, **options
         )
-    for text in result.notes:
-        note(text)
+    for result in results:
+        for text in result.notes:
+            note(text)
     emit(
         invocation,
-        result,
-        human=lambda: _lines(invocation, result),
-        quiet=lambda: [result.ref or result.name],
+        results if weights_grid is not None else results[0],
+        human=lambda: _all_lines(invocation, results),
+        quiet=lambda: [result.ref or result.name for result in results],
     )
+    return 0
+
+
+def _rerun(invocation: Invocation, ref: str, jobs: int | None, others: Iterable[object]) -> int:
+    if any(others):
+        raise UsageError("--rerun takes parents, weights and method from the recipe: give nothing else but --jobs")
+    with bars(invocation) as progress:
+        result = invocation.registry.rerun(ref, jobs=jobs, progress=progress)
+    emit(invocation, result, human=lambda: _rerun_lines(result), quiet=lambda: [result.found])
+    return 0 if result.same else 1
+
+
+def _rerun_lines(result: RerunResult) -> Iterator[str]:
+    yield f"{result.ref}: the merge done again gives {'the same' if result.same else 'OTHER'} tensors"
+    yield from fields({"published": result.expected, "again": result.found})
+    for name, (then, now) in result.changed.items():
+        yield f"{name} was {then or 'absent'} then and is {now or 'absent'} now"
+
+
+def _all_lines(invocation: Invocation, results: Sequence[MergeResult]) -> Iterator[str]:
+    for place, result in enumerate(results):
+        if place:
+            yield ""
+        yield from _lines(invocation, result)
 
 
 def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
