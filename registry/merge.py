@@ -14,7 +14,7 @@ from registry.operations import Ingredient, merge_adapters, tool_versions
 from registry.progress import silent
 from registry.provenance import PARENTS, claims, first
 from registry.push import PushRequest, check_allowed, push
-from registry.results import MergeResult
+from registry.results import MergeResult, PushResult
 from registry.weighting import Weighting
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class MergeRequest:
 
     refs: tuple[Ref, ...]
     into: Name
-    combination: Combination = Combination()
+    combination: Combination = field(default_factory=Combination)
     weights: tuple[tuple[Weighting, ...], ...] = ()
     aliases: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -78,11 +78,13 @@ def merge(handle: Handle, request: MergeRequest, *, progress: Progress = silent)
             jobs=request.jobs,
             progress=lambda done, total, name: progress(f"merging {name}", done, total),
         )
-        results = [
-            _result(handle, request, parents, row, report, out, doubts, progress=progress)
+        if request.dry_run:
+            return [_unpublished(request, _told(report, parents), doubts) for report in reports]
+        requests = [
+            _publication(request, parents, row, report, out)
             for row, report, out in zip(rows, reports, outs, strict=True)
         ]
-    return results
+        return [_published(push(handle, one, progress=progress), one, doubts) for one in requests]
 
 
 def _check(request: MergeRequest) -> None:
@@ -94,22 +96,11 @@ def _check(request: MergeRequest) -> None:
         raise UsageError("a grid of weights takes a rank: energy and budget choose other ranks for each row")
 
 
-def _result(
-    handle: Handle,
-    request: MergeRequest,
-    parents: Sequence[MergeParent],
-    row: Sequence[Weighting],
-    report: Mapping[str, Any],
-    out: Path,
-    doubts: tuple[Finding, ...],
-    *,
-    progress: Progress,
-) -> MergeResult:
-    told = _told(report, parents)
-    if request.dry_run:
-        return MergeResult(None, str(request.into), None, None, None, False, (), doubts, told)
-    publication = _publication(request, parents, row, report, out)
-    published = push(handle, replace(publication, report=told), progress=progress)
+def _unpublished(request: MergeRequest, report: Mapping[str, Any], doubts: tuple[Finding, ...]) -> MergeResult:
+    return MergeResult(None, str(request.into), None, None, None, False, (), doubts, report)
+
+
+def _published(published: PushResult, request: PushRequest, doubts: tuple[Finding, ...]) -> MergeResult:
     return MergeResult(
         ref=published.ref,
         name=published.name,
@@ -119,7 +110,7 @@ def _result(
         created=published.created,
         left_out=published.left_out,
         findings=(*doubts, *published.findings),
-        report=told,
+        report=request.report or {},
         newest=published.newest,
         notes=published.notes,
     )
@@ -157,6 +148,7 @@ def _publication(
         base=named,
         parents=tuple(edges),
         allow=request.allow,
+        report=_told(report, parents),
         recipe=RecipeDraft(request.combination.method, recipe_body(request.combination, parents, row, report)),
         spectra={module["name"]: module["spectrum"] for module in report["per_module"] if module["spectrum"]},
         actor=request.actor,
