@@ -137,7 +137,7 @@ def merge_spec(refs: Sequence[str], options: MergeOptions) -> MergeSpec:
             also = "references" if refs else named[0].strip("_").replace("_", "-")
             raise UsageError(f"a recipe file says all of parents, weights and method: give it or {also}, not both")
         return read_spec(Path(path).expanduser())
-    weights = options.get("weights") or (None,) * len(refs)
+    weights = (None,) * len(refs) if (given := options.get("weights")) is None else given
     if len(weights) != len(refs):
         raise UsageError(f"{len(weights)} weights for {len(refs)} adapters: expected one for each")
     parents = [{"ref": ref, "weight": weight} for ref, weight in zip(refs, weights, strict=True)]

@@ -22,7 +22,6 @@ from registry.cli.params import (
 from registry.cli.progress import bars
 from registry.cli.push import pushed_lines
 from registry.cli.text import fields, number, percent, table
-from registry.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -63,7 +62,6 @@ def merge(
     into: str | None,
     rerun: str | None,
     weights_grid: tuple[tuple[float, ...], ...] | None,
-    jobs: int | None,
     **options: Any,
 ) -> int:
     """Merge versions into a new one, with a report of what was kept.
@@ -73,13 +71,12 @@ def merge(
     pip install 'adapter-registry[engine]'.
     """
     if rerun is not None:
-        return _rerun(invocation, rerun, jobs, others=(*refs, into, weights_grid, *options.values()))
+        return _rerun(invocation, rerun, options.pop("jobs"), others=(*refs, into, weights_grid, *options.values()))
     if into is None:
-        raise UsageError("merge: expected --into NAME, the adapter that gets the new version")
+        raise _misused("expected --into NAME, the adapter that gets the new version")
+    given = {name: value for name, value in options.items() if value is not None}
     with bars(invocation) as progress:
-        results = invocation.registry.merge_grid(
-            refs, into=into, weights_grid=weights_grid, jobs=jobs, progress=progress, **options
-        )
+        results = _merge(invocation, refs, weights_grid, into=into, progress=progress, **given)
     for result in results:
         for text in result.notes:
             note(text)
@@ -92,9 +89,21 @@ def merge(
     return 0
 
 
+def _merge(
+    invocation: Invocation, refs: tuple[str, ...], grid: tuple[tuple[float, ...], ...] | None, **options: Any
+) -> tuple[MergeResult, ...]:
+    if grid is None:
+        return (invocation.registry.merge(refs, **options),)
+    return invocation.registry.merge_grid(refs, weights_grid=grid, **options)
+
+
+def _misused(reason: str) -> click.UsageError:
+    return click.UsageError(reason, ctx=click.get_current_context())
+
+
 def _rerun(invocation: Invocation, ref: str, jobs: int | None, others: Iterable[object]) -> int:
     if any(others):
-        raise UsageError("--rerun takes parents, weights and method from the recipe: give nothing else but --jobs")
+        raise _misused("--rerun takes parents, weights and method from the recipe: give nothing else but --jobs")
     with bars(invocation) as progress:
         result = invocation.registry.rerun(ref, jobs=jobs, progress=progress)
     emit(invocation, result, human=lambda: _rerun_lines(result), quiet=lambda: [result.found])

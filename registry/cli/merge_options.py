@@ -61,7 +61,7 @@ _OPTIONS = (
         type=click.Choice(["average", "first", "refuse"]),
         help="Full copies, biases and tokens that several parents trained. Default: refuse.",
     ),
-    click.option("--jobs", type=click.IntRange(1), metavar="N", help="Threads. Default: as many as cores."),
+    click.option("--jobs", type=click.IntRange(1), metavar="N", help="Threads. Default: one a core."),
     click.option("--dry-run", is_flag=True, help="Compute the report and publish nothing."),
     click.option("--assume-same-base", is_flag=True, help="Merge although the parents name different bases."),
 )

@@ -21,6 +21,7 @@ from registry.results import (
     PruneResult,
     PullResult,
     RegistryStatus,
+    RerunResult,
     VerifyResult,
 )
 from tests.commands import COMMANDS
@@ -58,6 +59,8 @@ NOTHING_MORE: dict[str, Any] = {
     "git_commit": None,
     "run_id": None,
 }
+
+SAID_NOTHING_MORE = {name: value for name, value in NOTHING_MORE.items() if value is not None} | {"progress": None}
 
 ASKED: list[tuple[str, Any, str, tuple[Any, ...], dict[str, Any]]] = [
     ("init", STATUS, "init", (), {}),
@@ -185,7 +188,7 @@ ASKED: list[tuple[str, Any, str, tuple[Any, ...], dict[str, Any]]] = [
             "into": "t/ab",
             "dry_run": True,
             "assume_same_base": True,
-            **NOTHING_MORE,
+            **SAID_NOTHING_MORE,
         },
     ),
     (
@@ -195,14 +198,58 @@ ASKED: list[tuple[str, Any, str, tuple[Any, ...], dict[str, Any]]] = [
         (("t/a", "t/b"),),
         {
             "weights": (-1.0, 2.0),
-            "combination": "svd",
             "rank": 8,
-            "dtype": None,
             "into": "t/ab",
             "dry_run": False,
             "assume_same_base": False,
-            **NOTHING_MORE,
+            **SAID_NOTHING_MORE,
         },
+    ),
+    (
+        (
+            "merge t/a t/b --combination ties --density 0.2 --trim tensor --lambda 1.5 --majority-sign frequency --seed 7"
+            " --energy 0.9 --budget 50MB --semantics peft --other first --jobs 2 --into t/ab"
+        ),
+        MERGED,
+        "merge",
+        (("t/a", "t/b"),),
+        {
+            "combination": "ties",
+            "density": 0.2,
+            "trim": "tensor",
+            "lambda_": 1.5,
+            "majority_sign": "frequency",
+            "seed": 7,
+            "energy": 0.9,
+            "budget": "50MB",
+            "semantics": "peft",
+            "other": "first",
+            "jobs": 2,
+            "into": "t/ab",
+            "dry_run": False,
+            "assume_same_base": False,
+            **SAID_NOTHING_MORE,
+        },
+    ),
+    (
+        "merge t/a t/b --weights-grid 0.7,0.3;1,-1 --into t/ab",
+        (MERGED, MERGED),
+        "merge_grid",
+        (("t/a", "t/b"),),
+        {
+            "weights_grid": ((0.7, 0.3), (1.0, -1.0)),
+            "into": "t/ab",
+            "dry_run": False,
+            "assume_same_base": False,
+            **SAID_NOTHING_MORE,
+        },
+    ),
+    (
+        "merge --rerun t/ab@3 --jobs 2",
+        RerunResult("t/ab@3", True, DIGEST, DIGEST, {}),
+        "rerun",
+        ("t/ab@3",),
+        {"jobs": 2, "progress": None},
     ),
 ]
 

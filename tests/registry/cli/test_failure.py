@@ -163,7 +163,9 @@ def test_json_leaves_stdout_empty_on_other_errors(adapters: Adapters):
         ("check", "a", "--fail-on", "info"),
         ("push", "./x", "n", "--relation", "cousin"),
         ("fsck", "--rebuilt"),
-        ("merge", "a", "b", "--into", "c", "--energy", "0.9"),
+        ("merge", "a", "b", "--into", "c", "--energy", "most"),
+        ("merge", "a", "b", "--rerun", "c"),
+        ("merge", "--rerun", "c", "--rank", "4"),
     ],
     ids=" ".join,
 )
