@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 METHODS = (
     *("cat", "linear", "svd", "resize", "slerp", "model_stock"),
+    *("tsv_m", "knots_ties", "core_ties"),
     *("ties", "dare_linear", "dare_ties", "magnitude_prune"),
 )  # a test holds them equal to engine.merge's table, which needs torch to be read
 _BUSY_S = 0.2  # how long a person waits at TAB for a writer to finish

@@ -50,7 +50,7 @@ def merge_adapters(
         raise _missing("merge", error) from None
     options = dict(combination.options)
     planned = plan(
-        [Source(one.path, *_weight(one.weight)) for one in parents],
+        [Source(one.path, *_weight(one.weight), one.digest) for one in parents],
         method=combination.method,
         rule=RankRule(combination.rank, combination.energy, combination.budget),
         options=Options(scale=options.pop("lambda", None), **options),
