@@ -12,7 +12,7 @@ from engine.merge.options import Options
 from engine.merge.parts import Part, Parts
 from engine.merge.plan import MergePlan, plan
 from engine.merge.ranks import RankRule
-from engine.merge.report import Dominance, MergeReport, ModuleReport, PairReport, ParentReport
+from engine.merge.report import Dominance, MergeReport, ModuleReport, PairReport, ParentReport, RankNeed
 from engine.merge.run import apply, apply_grid, merge
 from engine.merge.source import Source
 from engine.merge.target import Target
@@ -30,6 +30,7 @@ __all__ = [
     "ParentReport",
     "Part",
     "Parts",
+    "RankNeed",
     "RankRule",
     "Site",
     "Source",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypedDict
 import torch
 
 from engine.merge.dtypes import LONG_NAMES
+from engine.merge.needs import needs
 from engine.merge.report import Dominance, MergeReport, ModuleReport, PairReport, ParentReport
 
 if TYPE_CHECKING:
@@ -163,6 +164,7 @@ def merge_report(
 ) -> MergeReport:
     """The whole merge: all modules as one vector; `weights` are the parents' own, whatever rules say."""
     total = add([sums for _, sums in measured])
+    modules = tuple(report for report, _ in measured)
     return MergeReport(
         method=planned.method,
         options=planned.options.given(),
@@ -170,7 +172,8 @@ def merge_report(
         dtype=LONG_NAMES[planned.dtype],
         modules=len(measured),
         **_ratios(total, weights),
-        per_module=tuple(report for report, _ in measured),
+        ranks_for=needs(planned, modules),
+        per_module=modules,
         cross_terms=_cross_terms(total),
     )
 

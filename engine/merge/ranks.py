@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from engine.errors import OptionError
+from engine.format.spectra import rank_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -66,19 +66,6 @@ def ranks(rule: RankRule, spectra: Mapping[str, Spectrum], *, fixed: int = 0) ->
     if rule.budget is None:
         raise ValueError("only energy and budget are measured")
     return _within(rule.budget - fixed, spectra, fixed)
-
-
-def rank_for(levels: Sequence[float], energy: float, share: float) -> int | None:
-    """The fewest of `levels` (squared singular values) that hold `share` of `energy`; None where all do not."""
-    # What is lost, not what is kept: 1e-12 of a sum would vanish beside it.
-    lost = [max(energy - math.fsum(levels), 0.0)]
-    for level in reversed(levels):
-        lost.append(lost[-1] + level)
-    allowed = (1 - share + _NOISE) * energy
-    return next((count for count, rest in enumerate(reversed(lost)) if rest <= allowed), None)
-
-
-_NOISE = 1e-12
 
 
 def _steps(one: Spectrum, share: float) -> int:

@@ -79,6 +79,23 @@ class ModuleReport:
 
 
 @dataclass(frozen=True, slots=True)
+class RankNeed:
+    """The fewest ranks of each module that keep `share` of ‖D‖²: the `largest` and the `median` over modules, and
+    about how many bytes the weights file would have.
+
+    `more_than` modules need more than the singular values known of them, which count as that many; `unknown` ones have
+    no spectrum and count in the size alone, as they are. None where no module's spectrum is known.
+    """
+
+    share: float
+    largest: int | None
+    median: float | None
+    size: int
+    more_than: int
+    unknown: int
+
+
+@dataclass(frozen=True, slots=True)
 class MergeReport:
     """The whole merge, all modules taken together as one vector; `modules` counts `per_module`.
 
@@ -101,6 +118,7 @@ class MergeReport:
     dominance: Dominance | None
     parents: tuple[ParentReport, ...]
     pairs: tuple[PairReport, ...]
+    ranks_for: tuple[RankNeed, ...]
     per_module: tuple[ModuleReport, ...]
     cross_terms: float | None = None
 

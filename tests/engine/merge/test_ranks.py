@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from engine.errors import OptionError
+from engine.format.spectra import rank_for
 from engine.merge import RankRule, Source, merge
-from engine.merge.ranks import Spectrum, rank_for, ranks
+from engine.merge.ranks import Spectrum, ranks
 from tests.engine.merge.factories import PREFIX, linear, write_adapter
 
 
