@@ -162,13 +162,15 @@ class Registry(PullVerbs, HubVerbs):
         with self._handle.database.reading() as session:
             return show(session, resolve(session, wanted).id)
 
-    def show(self, ref: str) -> VersionDetail:
-        """The same as `get`, also for a deleted version."""
+    def show(self, ref: str, *, energy: float | None = None) -> VersionDetail:
+        """The same as `get`, also for a deleted version; `energy` adds the ranks that keep this share of every module,
+        known of merges alone.
+        """
         from registry.detail import show
 
         wanted = self._handle.ref(ref)
         with self._handle.database.reading() as session:
-            return show(session, resolve(session, wanted, deleted=True).id)
+            return show(session, resolve(session, wanted, deleted=True).id, energy=energy)
 
     def list(self, **filters: Unpack[ListFilters]) -> builtins.list[VersionInfo]:
         """One page of the newest versions of all adapters, or of all versions; each row carries its cursor.

@@ -11,6 +11,7 @@ from registry.errors import NotFoundError
 from registry.lineage import neighbours
 from registry.listing import base_label, labels_of
 from registry.models import Adapter, CheckResult, Document, File, Recipe, Version
+from registry.rankneeds import ranks_for
 from registry.results import FileEntry, VersionDetail
 
 if TYPE_CHECKING:
@@ -43,8 +44,11 @@ _FACTS = (
 )
 
 
-def show(session: Session, version_id: int) -> VersionDetail:
-    """A version with its files, documents, findings at check-in, and lineage one step up and down."""
+def show(session: Session, version_id: int, *, energy: float | None = None) -> VersionDetail:
+    """A version with its files, documents, findings at check-in, and lineage one step up and down.
+
+    `energy` adds what `ranks_for` finds, or raises what it does.
+    """
     facts = select(*_FACTS, base_label().label("base")).join(Adapter, Adapter.id == Version.adapter_id)
     row = session.execute(facts.where(Version.id == version_id)).one_or_none()
     if row is None:
@@ -52,8 +56,10 @@ def show(session: Session, version_id: int) -> VersionDetail:
     labels = labels_of(session, [version_id])
     documents = _documents(session, version_id)
     name = f"{row.namespace}/{row.name}"
+    ref = f"{name}@{row.number}"
+    modules, report = tuple(documents.get("modules", ())), documents.get("report")
     return VersionDetail(
-        ref=f"{name}@{row.number}",
+        ref=ref,
         name=name,
         version=row.number,
         digest=row.digest,
@@ -73,16 +79,17 @@ def show(session: Session, version_id: int) -> VersionDetail:
         deleted_at=row.deleted_at,
         files=_files(session, version_id),
         config=documents.get("config", {}),
-        modules=tuple(documents.get("modules", ())),
+        modules=modules,
         lineage=neighbours(session, version_id),
         recipe=_recipe(session, row),
-        report=documents.get("report"),
+        report=report,
         findings=_findings(session, version_id),
         git_commit=row.git_commit,
         run_id=row.run_id,
         data_digest=row.data_digest,
         licence=row.licence,
         sources=documents.get("provenance", {}).get("sources", {}),
+        ranks_for=None if energy is None else ranks_for(ref, modules, report, energy),
     )
 
 

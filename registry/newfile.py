@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def new_file(to: Path, *, force: bool, command: str) -> Iterator[Path]:
+def new_file(to: Path, *, force: bool = False, command: str | None = None) -> Iterator[Path]:
     """A temporary path beside `to`: the file that the block makes there becomes `to` when the block ends well.
 
     ConflictError where something is at `to`, or comes there meanwhile; with `force` for a folder alone. `command` is
-    the one whose --force a hint names.
+    the one whose --force a hint names; None where it has no such option.
     """
-    taken = ConflictError(f"{to} exists already", hint=f"adapters {command} --force replaces a file")
+    hint = "name a file that does not exist" if command is None else f"adapters {command} --force replaces a file"
+    taken = ConflictError(f"{to} exists already", hint=hint)
     if os.path.lexists(to) and (not force or to.is_dir()):
         raise taken
     with reaching(to.parent), scratch_beside(to) as folder:

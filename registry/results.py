@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from engine.compat.finding import Status
+    from registry.rankneeds import RanksFor
 
 
 def to_json(value: Any) -> Any:
@@ -94,7 +95,9 @@ class LineageGraph:
 
 @dataclass(frozen=True, slots=True)
 class VersionDetail:
-    """Everything `show` tells about a version. `sources` says of each field of provenance who said it."""
+    """Everything `show` tells about a version. `sources` says of each field of provenance who said it, `ranks_for`
+    where it was asked which rank each module needs.
+    """
 
     ref: str
     name: str
@@ -126,6 +129,7 @@ class VersionDetail:
     data_digest: str | None = None
     licence: str | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
+    ranks_for: RanksFor | None = None
 
 
 @dataclass(frozen=True, slots=True)

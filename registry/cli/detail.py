@@ -20,15 +20,24 @@ if TYPE_CHECKING:
     from registry.results import LogEntry
 
 
-@click.command(cls=Verb, examples=["adapters show team/sql@prod", "adapters show team/sql@3 --format json"])
+@click.command(
+    cls=Verb,
+    examples=[
+        "adapters show team/sql@prod",
+        "adapters show team/sql@3 --format json",
+        "adapters show team/both --energy 0.97",
+    ],
+)
 @click.argument("ref", type=Reference())
+@click.option("--energy", type=float, metavar="E", help="Add the rank that each module of a merge needs to keep E.")
 @click.pass_obj
-def show(invocation: Invocation, ref: str) -> None:
+def show(invocation: Invocation, ref: str, *, energy: float | None) -> None:
     """Show everything about a version.
 
-    JSON holds every module, the whole config, the recipe and the merge report.
+    JSON holds every module, the whole config, the recipe and the merge report. With --energy 0.97: the fewest ranks of
+    each module that keep 97 % of the squared norm a merge aimed at, from the spectra it stored; no tensor is read.
     """
-    found = invocation.registry.show(ref)
+    found = invocation.registry.show(ref, energy=energy)
     emit(invocation, found, human=lambda: detail_lines(invocation, found), quiet=lambda: [found.ref])
 
 

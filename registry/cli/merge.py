@@ -21,15 +21,14 @@ from registry.cli.params import (
 )
 from registry.cli.progress import bars
 from registry.cli.push import pushed_lines
-from registry.cli.text import fields, number, percent, table
+from registry.cli.report import report_lines
+from registry.cli.text import fields
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from registry.cli.invocation import Invocation
     from registry.results import MergeResult, RerunResult
-
-_WORST = 5  # modules shown to a person; `show --format json` has all
 
 
 @click.command(
@@ -124,26 +123,6 @@ def _all_lines(invocation: Invocation, results: Sequence[MergeResult]) -> Iterat
         yield from _lines(invocation, result)
 
 
-def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
-    """The report of a merge: the whole, each parent's part, the modules that lost most."""
-    yield from fields(
-        {
-            "method": str(report.get("method", "-")),
-            "rank": number(report.get("rank")),
-            "dtype": report.get("dtype"),
-            "modules": number(report.get("modules")),
-            "energy kept": percent(report.get("energy_kept")),
-            "relative error": number(report.get("relative_error")),
-        }
-    )
-    yield ""
-    header = ("PARENT", "WEIGHT", "NORM", "SHARE", "COSINE", "RETENTION")
-    yield from table(
-        header, [_parent(place, item) for place, item in enumerate(report["parents"], 1)], right=header[1:]
-    )
-    yield from _worst(report.get("per_module") or ())
-
-
 def _lines(invocation: Invocation, result: MergeResult) -> Iterator[str]:
     if result.ref is None:
         yield "dry run: nothing was published"
@@ -151,35 +130,3 @@ def _lines(invocation: Invocation, result: MergeResult) -> Iterator[str]:
         yield from pushed_lines(invocation, result)
     yield ""
     yield from report_lines(result.report)
-
-
-def _parent(place: int, parent: Mapping[str, Any]) -> tuple[str, ...]:
-    return (
-        str(parent.get("ref") or parent.get("digest") or place),
-        number(parent.get("weight")),
-        number(parent.get("norm")),
-        percent(parent.get("share")),
-        number(parent.get("cosine")),
-        number(parent.get("retention")),
-    )
-
-
-def _worst(modules: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    lossy = [module for module in modules if (module.get("relative_error") or 0) > 0]
-    shown = sorted(lossy, key=lambda module: float(module["relative_error"]), reverse=True)[:_WORST]
-    if shown:
-        yield ""
-        rows = [
-            (
-                str(module["name"]),
-                number(module.get("rank")),
-                percent(module.get("energy_kept")),
-                number(module.get("relative_error")),
-            )
-            for module in shown
-        ]
-        yield from table(
-            ("LEAST EXACT MODULES", "RANK", "ENERGY KEPT", "RELATIVE ERROR"),
-            rows,
-            right=("RANK", "ENERGY KEPT", "RELATIVE ERROR"),
-        )

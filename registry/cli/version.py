@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.compat.finding import Finding
 from registry.cli.findings import finding_lines
-from registry.cli.merge import report_lines
+from registry.cli.report import need_lines, report_lines
 from registry.cli.text import fields, moment, number, pairs, printable, size, table
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ def detail_lines(invocation: Invocation, found: VersionDetail) -> Iterator[str]:
     if found.report:
         yield ""
         yield from report_lines(found.report)
+    if found.ranks_for:
+        yield ""
+        yield from need_lines(found.ranks_for)
 
 
 def module_lines(modules: Sequence[Mapping[str, Any]]) -> Iterator[str]:

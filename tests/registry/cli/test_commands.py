@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -353,6 +354,42 @@ def test_merge_prints_its_report_as_a_table(adapters: Adapters):
         "",
         "LEAST EXACT MODULES  RANK  ENERGY KEPT  RELATIVE ERROR",
         "h.0.attn               16      99.00 %             0.1",
+    ]
+
+
+def test_a_report_tells_all_that_was_measured(adapters: Adapters):
+    pair = {"parents": (0, 1), "cosine": 0.25, "columns_overlap": 0.5, "rows_overlap": 0.125, "sign_conflict": 0.4}
+    need = {"share": 0.9, "largest": 8, "median": 6.5, "size": 1_230_000, "more_than": 0, "unknown": 1}
+    more = {"share": 0.999, "largest": 64, "median": 60, "size": 9_870_000, "more_than": 3, "unknown": 1}
+    told = {
+        "truncation_error": 0.11,
+        "rounding_error": 0.015,
+        "swallowed": 0.002,
+        "norm_inflation": 2.0,
+        "pairs": [pair],
+        "ranks_for": [need, more],
+    }
+
+    out = adapters("merge", "t/a", "--into", "t/ab", merge=replace(MERGED, report={**REPORT, **told})).out.splitlines()
+
+    assert out[8:25] == [
+        "relative error      0.1111",
+        "truncation error    0.11",
+        "rounding error      0.015",
+        "swallowed by dtype  0.20 %",
+        "norm inflation      2",
+        "",
+        "PARENT  WEIGHT  NORM    SHARE  COSINE  RETENTION",
+        "t/a@1      0.5     2  75.00 %     0.9        0.8",
+        "t/b@1      0.5     1  25.00 %       -          -",
+        "",
+        "PARENT  AND PARENT  COSINE  COLUMNS   ROWS  SIGN CONFLICT",
+        "t/a@1   t/b@1         0.25      0.5  0.125        40.00 %",
+        "",
+        "TO KEEP OF EVERY MODULE  LARGEST RANK  MEDIAN  FILE ABOUT",
+        "90 %                                8     6.5     1.23 MB",
+        "99.9 %                            >64      60    >9.87 MB",
+        "without 1 module whose spectrum is not known",
     ]
 
 
