@@ -26,7 +26,7 @@ def needs(planned: MergePlan, modules: Sequence[ModuleReport]) -> tuple[RankNeed
         (math.prod(module.a_shape) + math.prod(module.b_shape)) // module.declared_rank * SIZES[planned.dtype]
         for module in planned.modules
     ]
-    fixed = header_size(planned.tensors) + sum(copy.info.size for copy in planned.copies)
+    fixed = header_size(planned.tensors) + sum(one.size for one in planned.others)
     return tuple(_need(share, modules, per_rank, fixed) for share in SHARES)
 
 
