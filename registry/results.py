@@ -95,9 +95,7 @@ class LineageGraph:
 
 @dataclass(frozen=True, slots=True)
 class VersionDetail:
-    """Everything `show` tells about a version. `sources` says of each field of provenance who said it, `ranks_for`
-    where it was asked which rank each module needs.
-    """
+    """Everything `show` tells about a version. `sources` says of each field of provenance who said it."""
 
     ref: str
     name: str
@@ -329,9 +327,7 @@ class GcResult:
 
 @dataclass(frozen=True, slots=True)
 class ImportedVersion:
-    """A version that an import brought in, or found here already (`created` False). `source` is what it was called
-    where it comes from: a reference of another registry, or a Hub repository at a commit.
-    """
+    """A version that an import brought in, or found here already (`created` False); `source` is its name elsewhere."""
 
     ref: str
     name: str
