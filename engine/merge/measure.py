@@ -31,6 +31,7 @@ class Sums:
     factors' `nonzero` elements the cast made `zeroed` zero. Per parent `inner` <D_k, D_i>, `own` ‖D_i‖², whether it is
     `present`, and `weighted` ‖w_i·D_i‖², which only `spread` knows; `pairs` by two places among the parents.
     `departure` is ‖D - Σ w_i·D_i‖² and ‖Σ w_i·D_i‖² where the method works on factors.
+    `bound` is the target's, of several the largest.
     """
 
     target: float
@@ -45,6 +46,7 @@ class Sums:
     pairs: Pairs
     weighted: tuple[float, ...] = ()
     departure: tuple[float, float] | None = None
+    bound: float | None = None
 
     @property
     def error(self) -> float:
@@ -76,6 +78,7 @@ def measure(parts: Parts, target: Target, exact: tuple[Tensor, Tensor], rounded:
         present=(True,) * len(parts.items),
         pairs=parts.pairs,
         departure=target.departure,
+        bound=target.bound,
     )
 
 
@@ -123,6 +126,7 @@ def add(sums: Sequence[Sums]) -> Sums:
         pairs=dict(sorted(pairs.items())),
         weighted=tuple(map(math.fsum, zip(*(one.weighted for one in sums), strict=True))),
         departure=_departures([one.departure for one in sums]),
+        bound=max((one.bound for one in sums if one.bound is not None), default=None),
     )
 
 
@@ -186,6 +190,7 @@ class _Ratios(TypedDict):
     energy_kept: float
     relative_error: float
     truncation_error: float
+    bound: float | None
     rounding_error: float
     swallowed: float
     norm_inflation: float | None
@@ -202,6 +207,7 @@ def _ratios(sums: Sums, weights: Sequence[float]) -> _Ratios:
         energy_kept=sums.kept / sums.target if sums.target else 1.0,
         relative_error=_relative(sums.error, sums.target),
         truncation_error=_relative(sums.lost, sums.target),
+        bound=sums.bound,
         rounding_error=_relative(sums.rounding, sums.kept),
         swallowed=sums.zeroed / sums.nonzero if sums.nonzero else 0.0,
         norm_inflation=_norm_inflation(sums),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torch.nn.utils.rnn import pad_sequence
@@ -15,7 +15,7 @@ from engine.merge.measure import add, measure, module_report, spread
 from engine.merge.methods import Site
 from engine.merge.parts import Parts
 from engine.merge.peft.order import transposed
-from engine.merge.ranks import Spectrum
+from engine.merge.ranks import Spectrum, searched
 from engine.merge.refusals import refusal
 
 if TYPE_CHECKING:
@@ -55,9 +55,22 @@ def merge_module(
 def spectrum(
     planned: MergePlan, module: ModulePlan, files: Sequence[FactorFile], weights: Sequence[Weight]
 ) -> Spectrum:
-    """What the ranks of one module are worth, as far as its planned rank."""
-    groups = enumerate(_groups(planned, module, files))
-    targets = [_target(planned, module, group, parts, weights=weights) for group, parts in groups]
+    """What the ranks of one module are worth: all up to its planned rank, or where the method is dense as many as the
+    plan's rule asks about.
+    """
+    groups = list(_groups(planned, module, files))
+    most = module.rank // module.groups
+    if not planned.row.dense:
+        return _spectrum(planned, module, groups, weights)
+
+    def look(steps: int) -> Spectrum:
+        return _spectrum(planned, replace(module, rank=steps * module.groups), groups, weights)
+
+    return searched(planned.rule, look, first=sum(groups[0].ranks), most=most)
+
+
+def _spectrum(planned: MergePlan, module: ModulePlan, groups: Sequence[Parts], weights: Sequence[Weight]) -> Spectrum:
+    targets = [_target(planned, module, group, parts, weights=weights) for group, parts in enumerate(groups)]
     # A group of zeros, or one taken apart whole, may show another number of values than the rest.
     levels = pad_sequence([target.S.square() for target in targets]).sum(1)
     size = math.prod(module.a_shape) + math.prod(module.b_shape)

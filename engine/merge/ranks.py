@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from engine.errors import OptionError
 from engine.format.spectra import rank_for
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +46,15 @@ class Spectrum:
     """What one module's ranks are worth. Steps are ranks, or for a grouped convolution one rank of every group.
 
     `levels` are the squared singular values of the steps, descending; `energy` is ‖D‖², of which `levels` may be only
-    the largest part; `step` is the ranks and `cost` the bytes of one step.
+    the largest part; `step` is the ranks and `cost` the bytes of one step. `least` are steps that a share of the energy
+    was found to need.
     """
 
     levels: Sequence[float]
     energy: float
     step: int
     cost: int
+    least: int = 1
 
 
 def ranks(rule: RankRule, spectra: Mapping[str, Spectrum], *, fixed: int = 0) -> dict[str, int]:
@@ -68,9 +70,34 @@ def ranks(rule: RankRule, spectra: Mapping[str, Spectrum], *, fixed: int = 0) ->
     return _within(rule.budget - fixed, spectra, fixed)
 
 
+def searched(rule: RankRule, look: Callable[[int], Spectrum], *, first: int, most: int) -> Spectrum:
+    """What a module's steps are worth where looking at all of them costs too much: `look` sees as many as it is given.
+
+    For a share of the energy, `first` steps and then twice as many each time until they hold it, `most` at the end; the
+    number found is looked at once more, because a narrower look may find a little less, and raised until it holds. For
+    a budget, four times `first`, and no more than the budget could give this module alone.
+    """
+    seen = look(min(first, most))
+    if rule.energy is None:
+        steps = max(1, min(most, 4 * first, (rule.budget or 0) // seen.cost))
+        return _cut(look(steps), steps)
+    steps = min(first, most)
+    while (found := rank_for(seen.levels, seen.energy, rule.energy)) is None and steps < most:
+        steps = min(2 * steps, most)
+        seen = look(steps)
+    needed = max(1, steps if found is None else found)
+    while needed < most and rank_for((seen := _cut(look(needed), needed)).levels, seen.energy, rule.energy) is None:
+        needed += 1
+    return replace(_cut(seen, needed), least=needed)
+
+
+def _cut(one: Spectrum, steps: int) -> Spectrum:
+    return replace(one, levels=one.levels[:steps])
+
+
 def _steps(one: Spectrum, share: float) -> int:
     found = rank_for(one.levels, one.energy, share)
-    return max(1, len(one.levels) if found is None else found)
+    return max(one.least, len(one.levels) if found is None else found)
 
 
 def _within(budget: int, spectra: Mapping[str, Spectrum], fixed: int) -> dict[str, int]:

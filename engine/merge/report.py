@@ -53,7 +53,8 @@ class Dominance:
 class ModuleReport:
     """One module of the result.
 
-    `norm` is ‖D_k‖, `target_norm` ‖D‖. `truncation_error` is the relative error before rounding, `rounding_error` what
+    `norm` is ‖D_k‖, `target_norm` ‖D‖. `truncation_error` is the relative error before rounding, and at most `bound`
+    times that of the best result of this rank; None where it is the best. `rounding_error` what
     the result's dtype cost as a share of ‖D_k‖, `swallowed` the share of nonzero factor elements that it made zero.
     `norm_inflation` is ‖D_k‖ over the mean ‖D_i‖ of the parents that have the module. `spectrum` are the singular
     values of the target D, largest first: all, or for methods on single elements the largest ones. None for grouped
@@ -68,6 +69,7 @@ class ModuleReport:
     energy_kept: float
     relative_error: float
     truncation_error: float
+    bound: float | None
     rounding_error: float
     swallowed: float
     norm_inflation: float | None
@@ -99,7 +101,7 @@ class RankNeed:
 class MergeReport:
     """The whole merge, all modules taken together as one vector; `modules` counts `per_module`.
 
-    `options` are those that the method took, with the values it used.
+    `options` are those that the method took, with the values it used; `bound` is the largest of the modules'.
     """
 
     method: str
@@ -112,6 +114,7 @@ class MergeReport:
     energy_kept: float
     relative_error: float
     truncation_error: float
+    bound: float | None
     rounding_error: float
     swallowed: float
     norm_inflation: float | None
