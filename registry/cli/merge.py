@@ -34,11 +34,8 @@ if TYPE_CHECKING:
 @click.command(
     cls=Verb,
     examples=[
-        "adapters merge team/sql team/chat --combination svd --into team/both",
-        "adapters merge team/sql@3 team/chat@prod --weights 0.7,0.3 --combination cat --into team/both --alias canary",
-        "adapters merge team/a team/b --combination svd --energy 0.99 --into team/ab --dry-run",
-        "adapters merge team/a team/b --combination svd --weights-grid '0.7,0.3;0.5,0.5' --into team/ab",
-        "adapters merge --spec recipe.yaml --into team/ab",
+        "adapters merge team/sql@3 team/chat@prod --weights 0.7,0.3 --combination svd --into team/both --alias canary",
+        "adapters merge team/a team/b --combination ties --density 0.2 --energy 0.99 --into team/ab --dry-run",
         "adapters merge --rerun team/ab@3",
     ],
 )
