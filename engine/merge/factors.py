@@ -60,16 +60,21 @@ class FactorFile:
         os.close(self._descriptor)
 
 
-def grouped(module: ModulePlan, files: Sequence[FactorFile]) -> Iterator[list[Part]]:
+def grouped(module: ModulePlan, files: Sequence[FactorFile], *, precise: bool = False) -> Iterator[list[Part]]:
     """The parts of each group of `module`: B (rows, r) and A (r, columns), kernels laid flat.
 
     In a grouped convolution output channels of group g see only the g-th share of A's ranks, so every group is a sum
     of its own: A is split by ranks, B (out, r/groups) by output channels. A bare parameter is a sum for each expert.
-    Everything else is one group.
+    Everything else is one group. `precise` keeps a DoRA module's ΔW in float64.
     """
-    pieces = []
+    pieces: list[tuple[Sequence[Tensor], Sequence[Tensor], float]] = []
     for piece in module.pieces:
         file, facts = files[piece.parent], piece.module
+        if piece.dora is not None:
+            factors = Part(file.read(facts.b_key).flatten(1), file.read(facts.a_key).flatten(1), facts.scaling)
+            dense = piece.dora.dense(factors, file.read(piece.dora.magnitude), precise=precise)
+            pieces.append(([dense.A], [dense.B], dense.scaling))
+            continue
         A = file.read(facts.a_key).flatten(1).chunk(module.groups)
         B = file.read(facts.b_key).flatten(1)
         shares = B.reshape(len(B), -1, module.groups).unbind(2) if module.experts else B.chunk(module.groups)

@@ -85,7 +85,7 @@ def _spectrum(planned: MergePlan, module: ModulePlan, groups: Sequence[Parts], w
 
 def _groups(planned: MergePlan, module: ModulePlan, files: Sequence[FactorFile]) -> Iterator[Parts]:
     precise = planned.dtype == "F64"
-    for parts in grouped(module, files):
+    for parts in grouped(module, files, precise=precise):
         yield Parts(parts, precise=precise)
 
 

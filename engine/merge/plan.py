@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import OptionError, RefusedError
 from engine.format.adapter import read_adapter
 from engine.merge.biases import bias_findings, summed_biases
+from engine.merge.dora import dora_weights
 from engine.merge.dtypes import parse_dtype, widest
 from engine.merge.methods import ALIASES, find
 from engine.merge.options import Options, complete
@@ -23,10 +24,12 @@ from engine.merge.result_config import Adapted, result_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from engine.compat.finding import Finding
     from engine.format.facts import AdapterFacts, ModuleFacts
     from engine.merge.carried import Carried
+    from engine.merge.dora import DoraWeight
     from engine.merge.methods import Method
     from engine.merge.others import Extras
     from engine.merge.source import Source
@@ -39,10 +42,19 @@ NO_OPTIONS = Options()
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One parent's factors of one module; `parent` is its place in `MergePlan.sources`."""
+    """One parent's factors of one module; `parent` is its place in `MergePlan.sources`, `dora` what makes its true ΔW
+    of them where it is of full rank.
+    """
 
     parent: int
     module: ModuleFacts
+    dora: DoraWeight | None = None
+
+    @property
+    def rank(self) -> int:
+        """The most that its ΔW can have, times the groups."""
+        a, b = self.module.a_shape, self.module.b_shape
+        return a[0] if self.dora is None else min(b[0], math.prod(a[1:]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +163,13 @@ def plan(
     options: Options = NO_OPTIONS,
     dtype: str | None = None,
     other: str = "refuse",
+    base: Path | None = None,
 ) -> MergePlan:
     """Reads configs and headers of `sources` and decides the result.
 
     `other` says what becomes of full copies, biases and token rows that several parents have: `average` (by weight),
-    `first` (the first such parent's) or `refuse`.
+    `first` (the first such parent's) or `refuse`. `base` is the base model's checkpoint, a folder or a file: DoRA
+    parents need it.
 
     Raises OptionError for an unknown method, semantics, option, `other` or dtype, a rank beside a method that stacks,
     too few or too many sources, a weight that is not finite, or weights that the method cannot take; UnreadableError
@@ -172,12 +186,14 @@ def plan(
     others, extras, problems = gather(parents, parse_other(other))
     findings += problems
     findings += bias_findings(parents, method, linear=row.linear)
+    dora, problems = dora_weights(parents, base, method, takes=row.full_rank)
+    findings += problems
     findings += _contradictions(parents)
     findings += disagreements(parents)
     if findings:
         raise RefusedError(findings)
     limit = limits.result_rank(row, parents, rule) if peft else _limit(rule, parents)
-    modules = _modules(parents, limit, row)
+    modules = _modules(_pieces(parents, dora), limit, row)
     if peft:
         limits.check(row, parents, modules, rule)
     result_dtype = wanted or ("F32" if peft else widest(_dtypes(parents)))
@@ -243,11 +259,14 @@ def _dtypes(parents: Sequence[AdapterFacts]) -> Iterator[str]:
             yield facts.header.tensors[module.b_key].dtype
 
 
-def _pieces(parents: Sequence[AdapterFacts]) -> dict[str, list[Piece]]:
+def _pieces(
+    parents: Sequence[AdapterFacts], dora: Mapping[str, Mapping[str, DoraWeight]] | None = None
+) -> dict[str, list[Piece]]:
     found: dict[str, list[Piece]] = {}
     for place, facts in enumerate(parents):
+        weights = (dora or {}).get(str(facts.path), {})
         for module in facts.modules:
-            found.setdefault(module.name, []).append(Piece(place, module))
+            found.setdefault(module.name, []).append(Piece(place, module, weights.get(module.name)))
     return found
 
 
@@ -294,15 +313,15 @@ def _in_words(module: ModuleFacts) -> str:
     return f"{module.kind} A {list(module.a_shape)} B {list(module.b_shape)}"
 
 
-def _modules(parents: Sequence[AdapterFacts], limit: int, row: Method) -> tuple[ModulePlan, ...]:
-    names = sorted(pieces := _pieces(parents), key=natural if row.ordered else None)
+def _modules(pieces: Mapping[str, Sequence[Piece]], limit: int, row: Method) -> tuple[ModulePlan, ...]:
+    names = sorted(pieces, key=natural if row.ordered else None)
     return evened(_module(name, pieces[name], limit, row) for name in names)
 
 
 def _module(name: str, pieces: Sequence[Piece], limit: int, row: Method) -> ModulePlan:
     a, b = pieces[0].module.a_shape, pieces[0].module.b_shape
     groups, parameter = _groups(pieces[0].module), pieces[0].module.kind == "parameter"
-    rank = pieces[0].module.rank if row.same_rank else sum(piece.module.a_shape[0] for piece in pieces)
+    rank = pieces[0].module.rank if row.same_rank else sum(piece.rank for piece in pieces)
     if not (row.stacks or row.same_rank):
         # Of each group, so that every group keeps the same number of singular values: B's layout asks for it.
         rows, share = (b[0], limit) if parameter else (b[0] // groups, max(1, limit // groups))

@@ -33,11 +33,6 @@ def _variant(facts: AdapterFacts, lora: LoraSettings) -> Iterator[str]:
             yield f"is {what} ({key})"
 
 
-def _dora(facts: AdapterFacts, lora: LoraSettings) -> Iterator[str]:
-    if lora.use_dora or _holds(facts, "magnitude"):
-        yield "is a DoRA adapter: its magnitude vectors rescale the base weights, so no sum of ΔW holds it"
-
-
 def _mutated_base(facts: AdapterFacts, lora: LoraSettings) -> Iterator[str]:
     start = lora.init_lora_weights
     if isinstance(start, str) and start.lower().startswith(CHANGING_INITS):
@@ -67,7 +62,6 @@ def _values(facts: AdapterFacts, lora: LoraSettings) -> Iterator[str]:
 
 RULES: dict[str, Callable[[AdapterFacts, LoraSettings], Iterator[str]]] = {
     "merge-type": _variant,
-    "merge-dora": _dora,
     "merge-mutated-base": _mutated_base,
     "merge-tensors": _tensors,
     "merge-values": _values,

@@ -43,19 +43,30 @@ def merge(
     options: Options = NO_OPTIONS,
     dtype: str | None = None,
     other: str = "refuse",
+    base: Path | None = None,
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> MergeReport:
     """Merges the adapters `sources` into the new folder `out`, which PEFT loads.
 
     `rule` says how ranks are chosen; where it says nothing, methods that stack take the sum of the parents' and the
-    others the largest effective rank of any parent. `dtype` None is the parents' widest. `other` is `plan`'s. `jobs` is
-    the number of threads, `progress` is called in this one with modules done, modules in all, and the last one's name.
+    others the largest effective rank of any parent. `dtype` None is the parents' widest. `other` and `base` are
+    `plan`'s. `jobs` is the number of threads, `progress` is called in this one with modules done, modules in all, and
+    the last one's name.
 
     Raises what `plan` does; RefusedError also for values that are not finite, in a parent or after rounding to
     `dtype`; DestinationError where `out` is more than an empty folder, or cannot be made or written.
     """
-    planned = plan(sources, method=method, semantics=semantics, rule=rule, options=options, dtype=dtype, other=other)
+    planned = plan(
+        sources,
+        method=method,
+        semantics=semantics,
+        rule=rule,
+        options=options,
+        dtype=dtype,
+        other=other,
+        base=base,
+    )
     return apply(planned, out, jobs=jobs, progress=progress)
 
 

@@ -67,7 +67,7 @@ def _brackets(
     """Where each parent's threshold is to be expected, from a sample of every module, and its number of elements."""
 
     def sampled(module: ModulePlan) -> list[tuple[int, int, Tensor]]:
-        drawn = ((place, part, sample(part, size=SAMPLE)) for place, part in _parts(module, files))
+        drawn = ((place, part, sample(part, size=SAMPLE)) for place, part in _parts(planned, module, files))
         return [(place, math.prod(part.shape), one.cpu()) for place, part, one in drawn]
 
     patterns: dict[int, list[Tensor]] = {}
@@ -92,7 +92,7 @@ def _pass(
     lock = Lock()
 
     def add(module: ModulePlan) -> None:
-        for place, part in _parts(module, files):
+        for place, part in _parts(planned, module, files):
             if place in pending:
                 found = counted(part, pending[place])
                 with lock:
@@ -102,6 +102,6 @@ def _pass(
     return totals
 
 
-def _parts(module: ModulePlan, files: Sequence[FactorFile]) -> Iterator[tuple[int, Part]]:
-    for parts in grouped(module, files):
+def _parts(planned: MergePlan, module: ModulePlan, files: Sequence[FactorFile]) -> Iterator[tuple[int, Part]]:
+    for parts in grouped(module, files, precise=planned.dtype == "F64"):
         yield from zip((piece.parent for piece in module.pieces), parts, strict=True)

@@ -30,8 +30,10 @@ METHODS = {
     "linear": Method(
         stacked, stacks=True, linear=True, summary="exact: the weighted sum of the ΔW, in stacked factors as cat"
     ),
-    "svd": Method(svd, linear=True, summary="the best rank-N approximation of the weighted sum of the ΔW"),
-    "resize": Method(svd, linear=True, most=1, summary="one adapter at another rank, energy or size"),
+    "svd": Method(
+        svd, linear=True, full_rank=True, summary="the best rank-N approximation of the weighted sum of the ΔW"
+    ),
+    "resize": Method(svd, linear=True, full_rank=True, most=1, summary="one adapter at another rank, energy or size"),
     "slerp": Method(
         slerp,
         fewest=2,
@@ -54,6 +56,7 @@ METHODS = {
     "ties": Method(
         ties,
         dense=True,
+        full_rank=True,
         defaults=_TRIM | _SIGNS,
         survey=with_thresholds,
         summary="the largest elements of each ΔW, averaged where they agree with the elected sign",
@@ -61,6 +64,7 @@ METHODS = {
     "dare_linear": Method(
         dare_linear,
         dense=True,
+        full_rank=True,
         defaults=_DROP,
         survey=with_digests,
         summary="elements of each ΔW dropped at random, the rest rescaled and summed",
@@ -68,6 +72,7 @@ METHODS = {
     "dare_ties": Method(
         dare_ties,
         dense=True,
+        full_rank=True,
         defaults=_DROP | _SIGNS,
         survey=with_digests,
         summary="elements of each ΔW dropped at random, the rest averaged where they agree with the elected sign",
@@ -75,6 +80,7 @@ METHODS = {
     "magnitude_prune": Method(
         magnitude_prune,
         dense=True,
+        full_rank=True,
         defaults=_TRIM,
         survey=with_thresholds,
         summary="the largest elements of each ΔW, summed",

@@ -54,19 +54,20 @@ Survey = Callable[["MergePlan", "Sequence[FactorFile]", "int | None"], "MergePla
 class Method:
     """A row of the table; `summary` is help.
 
-    `stacks`: the result has the sum of the parents' ranks and takes no other. `linear`: the merged ΔW is Σ w_i·ΔW_i,
-    so whatever else is linear may be summed beside it. `dense`: the result may have any rank up to min(m, n), not only
-    up to the sum of the parents'. `same_rank`: the result has the one rank of all parents. `ordered`: modules run one
-    after the other in the natural order of their names, drawing from Site.random. `fewest` and `most` parents are
-    taken. `defaults` names the options the method takes, with their values where none is given; one that is None must
-    be given. `check` raises OptionError for weights, of all parents in one module and finite, that say nothing to the
-    method. `survey` is called once, before the first module.
+    `stacks`: the result has the sum of the parents' ranks and takes no other. `linear`: the merged ΔW is Σ w_i·ΔW_i, so
+    whatever else is linear may be summed beside it. `full_rank`: parents' ΔW may be dense matrices (DoRA). `dense`: the
+    result may have any rank up to min(m, n), not only up to the sum of the parents'. `same_rank`: the result has the
+    one rank of all parents. `ordered`: modules run one after the other in the natural order of their names, drawing
+    from Site.random. `fewest` and `most` parents are taken. `defaults` names the options the method takes, with their
+    values where none is given; one that is None must be given. `check` raises OptionError for weights, of all parents
+    in one module and finite, that say nothing to the method. `survey` is called once, before the first module.
     """
 
     combine: Combine
     summary: str
     stacks: bool = False
     linear: bool = False
+    full_rank: bool = False
     dense: bool = False
     same_rank: bool = False
     ordered: bool = False

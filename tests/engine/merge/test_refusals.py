@@ -182,7 +182,7 @@ def test_all_reasons_are_given_at_once_and_nothing_is_written(tmp_path):
     with pytest.raises(RefusedError) as caught:
         merge([Source(dora, 0.5), Source(bias, 0.5)], method="svd", out=tmp_path / "out")
 
-    assert [f.rule for f in caught.value.findings] == ["merge-dora", "merge-mutated-base", "merge-type"]
+    assert [f.rule for f in caught.value.findings] == ["merge-mutated-base", "merge-type", "merge-dora"]
     assert not (tmp_path / "out").exists()
 
 
