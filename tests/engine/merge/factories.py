@@ -68,6 +68,18 @@ def deltas(folder):
     return found
 
 
+def pairs(folder):
+    """Module name to (scaling·B, A), (rows, r) and (r, columns) in float64, of one group."""
+    config = json.loads((folder / "adapter_config.json").read_text())
+    tensors = {key: value.double().flatten(1) for key, value in load_file(folder / "adapter_model.safetensors").items()}
+    found = {}
+    for key in (key for key in tensors if re.search(r"\.lora_(embedding_)?A", key)):
+        name = re.sub(r"\.lora_.*", "", key.removeprefix(PREFIX))
+        B, A = tensors[key.replace("_A", "_B")].numpy(), tensors[key].numpy()
+        found[name] = _scaling(config, name) * B, A
+    return found
+
+
 def _scaling(config, name):
     rank, alpha = (
         _by_pattern(config, "rank_pattern", "r", name),
