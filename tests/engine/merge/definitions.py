@@ -57,9 +57,10 @@ def knots_ties(D, w, o):
     """arXiv 2410.19735: TIES on S·V_i of the SVD of all ΔW side by side."""
     live = [(delta, weight) for delta, weight in zip(D, w, strict=True) if delta.any() and weight]
     U, S, Vt = np.linalg.svd(np.hstack([delta for delta, _ in live]), full_matrices=False)
-    kept = S > NOISE * S[0]
-    blocks = np.split((S[:, None] * Vt)[kept], len(live), axis=1)
-    return U[:, kept] @ _ties(blocks, [weight for _, weight in live], o)
+    kept = NOISE * S[0] < S
+    signs = _signs(U[:, kept])
+    blocks = np.split(signs[:, None] * (S[:, None] * Vt)[kept], len(live), axis=1)
+    return (U[:, kept] * signs) @ _ties(blocks, [weight for _, weight in live], o)
 
 
 def core_ties(factors, w, o):
@@ -73,7 +74,13 @@ def core_ties(factors, w, o):
 
 def _basis(stack):
     U, S, _ = np.linalg.svd(stack, full_matrices=False)
-    return U[:, S > NOISE * S[0]]
+    kept = U[:, NOISE * S[0] < S]
+    return kept * _signs(kept)
+
+
+def _signs(columns):
+    """Those that make the entry of largest magnitude positive: a drawn vote elects +, whichever way a column points."""
+    return np.sign(columns[np.abs(columns).argmax(0), np.arange(columns.shape[1])])
 
 
 def _ties(matrices, w, o):

@@ -67,9 +67,7 @@ def defined(method, folders, weights, options):
         return _by_elements(DROPPED[method], kept, shapes, weights, options)
     if method == "core_ties":
         factors = [pairs(folder) for folder in folders]
-        return {
-            name: definitions.core_ties([one.get(name) for one in factors], weights, options) for name in shapes
-        }
+        return {name: definitions.core_ties([one.get(name) for one in factors], weights, options) for name in shapes}
     return {name: SUMS[method]([parent[name] for parent in whole], weights, options) for name in shapes}
 
 
