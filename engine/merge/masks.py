@@ -47,7 +47,10 @@ def mask(key: int, density: float, start: int, count: int) -> Tensor:
 
     The probability is `density` to the nearest 2**-32.
     """
-    return torch.from_numpy(draws(key, start, count) < np.uint64(round(density * 2**32)))
+    reach = round(density * 2**32)
+    if reach == 2**32:
+        return torch.ones(count, dtype=torch.bool)
+    return torch.from_numpy(draws(key, start, count) < np.uint32(reach))
 
 
 def mask_keys(site: Site) -> Sequence[int]:

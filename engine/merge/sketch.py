@@ -36,7 +36,7 @@ faster, so that what is left to gain is of the same order: the error is within a
 PRECISE = 512
 """Matrices whose smaller side is at most this are taken apart in float64 where they are taken apart whole."""
 
-NORM_STEPS, NORM_WIDTH = 4, 8
+NORM_STEPS, NORM_WIDTH = 3, 16
 
 FLOAT32_EPSILON = torch.finfo(torch.float32).eps
 NOTHING_LEFT = 1e-5

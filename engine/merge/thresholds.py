@@ -87,15 +87,27 @@ def bracket(patterns: Tensor, weights: Tensor | None, density: float) -> Bracket
 
 def counted(part: Part, within: Bracket) -> Counts:
     """One pass over D."""
-    above, inside = 0, torch.zeros(within.bins, dtype=torch.int64)
-    lean = part.single()
+    counts = Counts(0, torch.zeros(within.bins, dtype=torch.int64))
+    lean, waiting, held = part.single(), [], 0
     for start, stop in row_blocks(part.shape):
-        patterns = _patterns(lean.block(start, stop))
-        reached = patterns[patterns >= within.low]
-        counted_here = reached[reached <= within.high]
-        above += len(reached) - len(counted_here)
-        inside += torch.bincount((counted_here - within.low) >> within.shift, minlength=within.bins).cpu()
-    return Counts(above, inside)
+        patterns = _patterns(lean.block(start, stop)).flatten()
+        counts.above += int(torch.count_nonzero(patterns > within.high))
+        waiting.append(_inside(patterns, within))
+        # Few at a time, because a count takes as long as there are bins.
+        held += len(waiting[-1])
+        if held > BINS or stop == part.shape[0]:
+            places = (torch.cat(waiting) - within.low) >> within.shift
+            counts.inside += torch.bincount(places, minlength=within.bins).cpu()
+            waiting, held = [], 0
+    return counts
+
+
+def _inside(patterns: Tensor, within: Bracket) -> Tensor:
+    if patterns.device.type == "cpu":
+        # numpy takes the few that fit several times as fast.
+        values = patterns.numpy()
+        return torch.from_numpy(values[(values >= within.low) & (values <= within.high)])
+    return patterns[(patterns >= within.low) & (patterns <= within.high)]
 
 
 def narrowed(within: Bracket, counts: Counts, kept: int) -> Bracket:

@@ -33,7 +33,8 @@ def threshold(matrix: Tensor, density: float) -> Tensor:
 
 def trimmed(matrix: Tensor, least: Tensor | float, *, factor: float = 1.0) -> Tensor:
     """`matrix` with zeros below the magnitude `least`, the rest times `factor`. Ties at `least` are all kept."""
-    return torch.where(matrix.abs() >= least, matrix * factor, 0.0)
+    kept = matrix if float(least) == 0 else torch.nn.functional.hardshrink(matrix, _below(least, matrix.dtype))
+    return kept * factor if factor != 1 else kept
 
 
 def agreed(trims: Sequence[Tensor], weights: Sequence[float], options: Options) -> Tensor:
@@ -43,15 +44,17 @@ def agreed(trims: Sequence[Tensor], weights: Sequence[float], options: Options) 
     sign (`majority_sign` frequency); zero elects +. The mean is λ·Σ w_i·D̃_i / Σ |w_i| over the i whose w_i·D̃_i has
     that sign, and zero where there is none. `options` are complete.
     """
-    positive = _votes(trims, weights, options) >= 0
-    total, share = torch.zeros_like(trims[0]), torch.zeros_like(trims[0])
+    # Zero elects + whatever its own sign, which adding zero makes +.
+    elected = torch.copysign(torch.ones_like(trims[0]), _votes(trims, weights, options).add_(0.0))
+    total, share = torch.zeros_like(elected), torch.zeros_like(elected)
     for trim, weight in zip(trims, weights, strict=True):
-        term = trim * weight
-        agrees = torch.where(positive, term > 0, term < 0)
-        total += torch.where(agrees, term, 0.0)
-        share += agrees.to(share.dtype) * abs(weight)
+        # The magnitude of what agrees, zero elsewhere: where, and comparisons, take several times as long.
+        agrees = (trim * weight).mul_(elected).clamp_min_(0.0)
+        total += agrees
+        share.add_(agrees.sign_(), alpha=abs(weight))
     factor = 1.0 if options.scale is None else options.scale
-    return torch.where(share > 0, factor * total / share, 0.0)
+    # Where nobody agrees the sum is zero too.
+    return total.mul_(elected).mul_(factor).div_(share.clamp_min_(torch.finfo(share.dtype).tiny))
 
 
 def ties(matrices: Iterable[Tensor], weights: Sequence[float], options: Options) -> Tensor:
@@ -67,5 +70,11 @@ def _votes(trims: Sequence[Tensor], weights: Sequence[float], options: Options) 
     for trim, weight in zip(trims, weights, strict=True):
         sign = float((weight > 0) - (weight < 0))
         value = trim.sign() if options.majority_sign == "frequency" else trim
-        votes += value * (sign if options.elect == "unweighted" else weight)
+        votes.add_(value, alpha=sign if options.elect == "unweighted" else weight)
     return votes
+
+
+def _below(value: Tensor | float, dtype: torch.dtype) -> float:
+    """The next smaller number of this dtype: hardshrink drops its own bound, which is to be kept."""
+    exact = torch.as_tensor(value, dtype=dtype)
+    return float(torch.nextafter(exact, torch.zeros_like(exact)))
