@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,6 +24,7 @@ from registry.cli.progress import bars
 from registry.cli.push import pushed_lines
 from registry.cli.report import report_lines
 from registry.cli.text import fields
+from registry.plot import check_plot, draw
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -58,6 +60,7 @@ def merge(
     into: str | None,
     rerun: str | None,
     weights_grid: tuple[tuple[float, ...], ...] | None,
+    report_plot: str | None,
     **options: Any,
 ) -> int:
     """Merge versions into a new one, with a report of what was kept.
@@ -67,12 +70,16 @@ def merge(
     pip install 'adapter-registry[engine]'.
     """
     if rerun is not None:
-        return _rerun(invocation, rerun, options.pop("jobs"), others=(*refs, into, weights_grid, *options.values()))
+        jobs, others = options.pop("jobs"), (*refs, into, weights_grid, report_plot, *options.values())
+        return _rerun(invocation, rerun, jobs, others=others)
     if into is None:
         raise _misused("expected --into NAME, the adapter that gets the new version")
+    picture = None if report_plot is None else _picture(report_plot, weights_grid)
     given = {name: value for name, value in options.items() if value is not None}
     with bars(invocation) as progress:
         results = _merge(invocation, refs, weights_grid, into=into, progress=progress, **given)
+    if picture is not None:
+        draw(results[0].report, picture)
     for result in results:
         for text in result.notes:
             note(text)
@@ -91,6 +98,15 @@ def _merge(
     if grid is None:
         return (invocation.registry.merge(refs, **options),)
     return invocation.registry.merge_grid(refs, weights_grid=grid, **options)
+
+
+def _picture(path: str, grid: tuple[tuple[float, ...], ...] | None) -> Path:
+    """Where the report is drawn, found usable before anything is merged."""
+    if grid is not None:
+        raise _misused("--report-plot draws the report of one merge, --weights-grid makes several")
+    to = Path(path).expanduser()
+    check_plot(to)
+    return to
 
 
 def _misused(reason: str) -> click.UsageError:

@@ -41,6 +41,7 @@ _OPTIONS = (
     click.option("--rank", type=Rank(), metavar="N|max", help="Rank of the result; max keeps everything."),
     click.option("--energy", type=float, metavar="E", help="The fewest ranks of each module that keep this share."),
     click.option("--budget", metavar="SIZE", help="The best ranks within this size of the file, such as 50MB."),
+    click.option("--report-plot", type=FilledPath(), metavar="FILE", help="Draw the report: a new .png or .svg."),
     click.option("--dtype", metavar="D", help="Dtype of the result. Default: the widest parent's."),
     click.option(
         "--semantics",
