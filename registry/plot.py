@@ -89,20 +89,34 @@ def _figure(report: Mapping[str, Any]) -> Figure:
     ordered = [modules[name] for _, names in found for name in names]
     figure = Figure(figsize=(min(24.0, max(8.0, 0.06 * len(ordered))), 11.0), layout="constrained")
     panels: list[Axes] = list(figure.subplots(len(_WHOLE) + len(_PARENT), 1, sharex=True))
+    sizes = [len(names) for _, names in found]
     for axes, (key, label) in zip(panels, _WHOLE.items(), strict=False):
-        axes.plot(_values(ordered, key), "o", color="black", markersize=3)
+        _series(axes, _values(ordered, key), sizes, colour="black", name=label)
         axes.set_ylabel(label)
     for axes, (key, label) in zip(panels[len(_WHOLE) :], _PARENT.items(), strict=True):
         for place, parent in enumerate(report["parents"]):
             name = str(parent.get("ref") or f"parent {place + 1}")
             own = [module["parents"][place] for module in ordered]
-            axes.plot(_values(own, key), "o", color=f"C{place}", markersize=3, label=name)
+            _series(axes, _values(own, key), sizes, colour=f"C{place}", name=name)
         axes.set_ylabel(label)
     _layer_axis(panels, found)
     count = len(report["parents"])
-    figure.suptitle(f"{report['method']} of {count} adapter{'s' * (count != 1)}, rank {report['rank']}")
+    adapters = "adapter" if count == 1 else "adapters"
+    figure.suptitle(f"{report['method']} of {count} {adapters}, rank {report['rank']}: modules as dots, layers' means")
     figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
+
+
+def _series(axes: Axes, values: Sequence[float], sizes: Sequence[int], *, colour: str, name: str) -> None:
+    """A dot for each module, and a line through the means of the layers, whose modules count `sizes`."""
+    axes.scatter(range(len(values)), values, s=5, color=colour, alpha=0.4, linewidths=0)
+    centres, means, start = [], [], 0
+    for count in sizes:
+        known = [value for value in values[start : start + count] if not math.isnan(value)]
+        centres.append(start + (count - 1) / 2)
+        means.append(math.fsum(known) / len(known) if known else math.nan)
+        start += count
+    axes.plot(centres, means, ".-", color=colour, linewidth=1, markersize=4, label=name)
 
 
 def _layer_axis(panels: Sequence[Axes], found: Sequence[tuple[str, list[str]]]) -> None:
@@ -116,7 +130,7 @@ def _layer_axis(panels: Sequence[Axes], found: Sequence[tuple[str, list[str]]]) 
     for axes in panels:
         axes.set_xticks(starts[::every], labels[::every], rotation=60, ha="right")
         axes.grid(visible=True, axis="both", linewidth=0.4, alpha=0.5)
-        axes.margins(y=0.1)
+        axes.margins(x=0.01, y=0.1)
 
 
 def _values(items: Sequence[Mapping[str, Any]], key: str) -> list[float]:

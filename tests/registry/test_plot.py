@@ -61,7 +61,11 @@ def test_one_panel_a_measure_and_one_series_a_parent():
         "share",
     ]
     assert [len(axes.lines) for axes in figure.axes] == [1, 1, 3, 3, 3]
-    assert list(figure.axes[0].lines[0].get_ydata()) == [0.5, 0.51, 0.52, 0.53, 0.54, 0.55]
+    assert [list(dot) for dot in figure.axes[0].collections[0].get_offsets()] == [
+        [index, 0.5 + index / 100] for index in range(6)
+    ]
+    assert list(figure.axes[0].lines[0].get_xdata()) == [0.5, 2.5, 4.5]
+    assert list(figure.axes[0].lines[0].get_ydata()) == pytest.approx([0.505, 0.525, 0.545])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [f"team/parent{n}@1" for n in range(3)]
     assert [tick.get_text() for tick in figure.axes[-1].get_xticklabels()] == ["layers.0", "layers.1", "layers.2"]
 
