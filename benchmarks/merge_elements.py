@@ -3,9 +3,9 @@
     .venv/bin/python benchmarks/merge_elements.py [--threads 1] [--shape 4096x4096] [--parents 2] [--rank 16]
 
 Both see the same tensors in memory, the same weights, density and number of threads, and give rank-k factors in
-float32; ours trims over the one matrix as peft does (--trim tensor). The definitions differ in whose sign counts, not in
-the work. The error is that of our factors over the best of that rank, from the eigenvalues of the float64 Gram matrix of
-the matrix that was cut. Memory is the growth of a process of its own that does only our merge, in float32 matrices.
+float32; ours trims over the one matrix as peft does (--trim tensor). The definitions differ in whose sign counts, not
+in the work. The error is that of our factors over the best of that rank, from the eigenvalues of the float64 Gram
+matrix of what was cut. Memory is the growth of a process of its own that does only our merge, in float32 matrices.
 """
 
 import argparse

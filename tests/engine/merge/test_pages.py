@@ -33,7 +33,10 @@ def _in_order(defaults):
 
 @pytest.mark.parametrize(
     "page",
-    ["slerp", "tsv_m", "knots_ties", "core_ties"],
+    [
+        *("slerp", "tsv_m", "knots_ties", "core_ties"),
+        *("ties", "dare_linear", "dare_ties", "magnitude_prune"),
+    ],
 )
 def test_defaults_on_the_pages_are_the_tables(page):
     """`--name` ... default, in a table's row or in words."""
@@ -43,7 +46,7 @@ def test_defaults_on_the_pages_are_the_tables(page):
         told = NAMES.get(option, option)
         found = re.search(rf"`--{told}` \| ([\w.]+) \|", text) or re.search(rf"`--{told}` λ, default ([\w.]+?)\.", text)
         assert found is not None
-        assert found[1] == (f"{value:g}" if isinstance(value, float) else value)
+        assert found[1] == (f"{value:g}" if isinstance(value, float) else str(value))
 
 
 def test_the_example_of_a_new_method_works(tmp_path, monkeypatch):
