@@ -16,6 +16,15 @@ NAMES = {"scale": "lambda", "majority_sign": "majority-sign"}
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_a_page_that_names_its_options(name):
+    page = (PAGES / f"{name}.md").read_text(encoding="utf-8")
+
+    assert page.startswith(f"# {name}\n")
+    assert re.search(rf"adapters merge .*--combination {name}\b", page)
+    assert [option for option in METHODS[name].defaults if f"--{NAMES.get(option, option)}`" not in page] == []
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_the_list_of_pages_names_every_method_and_option(name):
     lines = (PAGES / "README.md").read_text(encoding="utf-8").splitlines()
 
@@ -29,6 +38,10 @@ def test_the_list_of_pages_names_every_method_and_option(name):
 
 def _in_order(defaults):
     return sorted(defaults, key=["density", "trim", "rescale", "elect", "majority_sign", "scale", "seed"].index)
+
+
+def test_every_page_is_of_a_method():
+    assert {path.stem for path in PAGES.glob("*.md")} - {"README", "semantics-peft"} == set(METHODS)
 
 
 @pytest.mark.parametrize(
