@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeRequest:
     """What a caller wants merged. `weights` are rows of one weight a parent: a result each, in this order; none is one
-    result with 1/n each. `jobs` None is the engine's own number of threads.
+    result with 1/n each. `base` is a checkpoint folder, for parents
+    whose ΔW depends on base weights; `jobs` None is the engine's own number of threads.
     """
 
     refs: tuple[Ref, ...]
@@ -46,7 +47,9 @@ class MergeRequest:
     allow: tuple[str, ...] = ()
     assume_same_base: bool = False
     dry_run: bool = False
+    base: Path | None = None
     jobs: int | None = None
+    device: str = "cpu"
     actor: str | None = None
     given: Mapping[str, Claim] = field(default_factory=dict)
     surroundings: Mapping[str, Claim] = field(default_factory=dict)
@@ -75,7 +78,9 @@ def merge(handle: Handle, request: MergeRequest, *, progress: Progress = silent)
             request.combination,
             rows,
             outs,
+            base=request.base,
             jobs=request.jobs,
+            device=request.device,
             progress=lambda done, total, name: progress(f"merging {name}", done, total),
         )
         if request.dry_run:

@@ -38,11 +38,13 @@ def merge_adapters(
     weights: Sequence[Sequence[Weighting]],
     outs: Sequence[Path],
     *,
+    base: Path | None = None,
     jobs: int | None = None,
+    device: str = "cpu",
     progress: Callable[[int, int, str], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Merge adapter folders into the new folders `outs`, one for each row of `weights`; a report (design section 6)
-    each, spectra included.
+    each, spectra included. `base` is a checkpoint folder for what depends on base weights.
     """
     try:
         from engine.merge import Options, RankRule, Source, Weight, apply_grid, plan
@@ -55,9 +57,12 @@ def merge_adapters(
         rule=RankRule(combination.rank, combination.energy, combination.budget),
         options=Options(scale=options.pop("lambda", None), **options),
         dtype=combination.dtype,
+        semantics=combination.semantics,
+        other=combination.other,
+        base=base,
     )
     rows = [[Weight(*_weight(one)) for one in row] for row in weights]
-    return [one.as_json() for one in apply_grid(planned, rows, outs, jobs=jobs, progress=progress)]
+    return [one.as_json() for one in apply_grid(planned, rows, outs, jobs=jobs, device=device, progress=progress)]
 
 
 def _weight(weighting: Weighting) -> tuple[float, tuple[WeightRule, ...]]:

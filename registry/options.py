@@ -68,7 +68,9 @@ class MergeOptions(Labels, total=False):
     seed: int | None
     dry_run: bool
     assume_same_base: bool
+    base: str | Path | None
     jobs: int | None
+    device: str | None
 
 
 def push_request(handle: Handle, path: str | Path, name: str, options: PushOptions) -> PushRequest:
@@ -117,7 +119,9 @@ def merge_request(handle: Handle, refs: Sequence[str], into: str, options: Merge
         allow=tuple(options.get("allow", ())),
         assume_same_base=options.get("assume_same_base", False),
         dry_run=options.get("dry_run", False),
+        base=None if (base := options.get("base")) is None else Path(base).expanduser(),
         jobs=options.get("jobs"),
+        device=options.get("device") or "cpu",
         actor=handle.settings.actor,
         given=_given(options),
         # The data and licence that a project trains with are not those of a merge.

@@ -30,16 +30,20 @@ TORCH_DTYPES = {
 """Torch's dtype of every name in `dtypes.READABLE`."""
 
 
+CPU = torch.device("cpu")
+
+
 class FactorFile:
     """A parent's open weights file, read from any thread. A class because it holds the descriptor."""
 
-    def __init__(self, facts: AdapterFacts) -> None:
+    def __init__(self, facts: AdapterFacts, *, device: torch.device = CPU) -> None:
+        self._device = device
         self._path = facts.weights
         self._header = facts.header
         self._descriptor = open_regular(facts.weights)
 
     def read(self, name: str) -> Tensor:
-        """The tensor `name`, copied from the file.
+        """The tensor `name`, copied from the file to the device.
 
         Raises UnreadableError where the file has become shorter since its header was read.
         """
@@ -51,7 +55,7 @@ class FactorFile:
             if count == 0:
                 raise UnreadableError(self._path, f"ends inside tensor {name}")
             view, offset = view[count:], offset + count
-        return torch.frombuffer(data, dtype=TORCH_DTYPES[info.dtype]).reshape(info.shape)
+        return torch.frombuffer(data, dtype=TORCH_DTYPES[info.dtype]).reshape(info.shape).to(self._device)
 
     def __enter__(self) -> Self:
         return self
@@ -100,5 +104,5 @@ def joined(module: ModulePlan, factors: Sequence[tuple[Tensor, Tensor]]) -> tupl
 
 
 def as_bytes(tensor: Tensor) -> memoryview:
-    """The little-endian bytes of a contiguous tensor, not copied."""
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+    """The little-endian bytes of a tensor, not copied where it lies in order in memory."""
+    return tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

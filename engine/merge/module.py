@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from engine.merge.dtypes import LONG_NAMES, SIZES
 from engine.merge.factors import TORCH_DTYPES, as_bytes, grouped, joined, padded
 from engine.merge.measure import add, measure, module_report, spread
 from engine.merge.methods import Site
-from engine.merge.parts import Parts
+from engine.merge.parts import Parts, join_together
 from engine.merge.peft.order import transposed
 from engine.merge.ranks import Spectrum, searched
 from engine.merge.refusals import refusal
@@ -41,15 +42,19 @@ class Writing:
     random: Generator | None = None
 
 
-def merge_module(
-    planned: MergePlan, module: ModulePlan, files: Sequence[FactorFile], writings: Sequence[Writing]
-) -> list[tuple[ModuleReport, Sums]]:
-    """Merges and writes one module, once for each of `writings`, whose measures are returned in their order.
+def merge_modules(
+    planned: MergePlan, batch: Sequence[ModulePlan], files: Sequence[FactorFile], writings: Sequence[Writing]
+) -> list[list[tuple[ModuleReport, Sums]]]:
+    """Merges and writes modules of one shape, each once for each of `writings`, whose measures are in their order.
 
     Raises RefusedError for values that are not finite.
     """
-    groups = list(_groups(planned, module, files))
-    return [_write(planned, module, groups, writing) for writing in writings]
+    groups = [list(_groups(planned, module, files)) for module in batch]
+    if len(batch) > 1:
+        with suppress(FloatingPointError):  # each module then says for itself that it holds one
+            join_together([parts for one in groups for parts in one])
+    pairs = list(zip(batch, groups, strict=True))
+    return [[_write(planned, module, parts, writing) for writing in writings] for module, parts in pairs]
 
 
 def spectrum(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.merge.pairs import pair_sums
-from engine.merge.subspace import Joint, cores, span
+from engine.merge.subspace import Joint, cores, span, spans
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from engine.merge.pairs import Pairs
+    from engine.merge.subspace import Basis
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,9 @@ class Parts:
 
         Raises FloatingPointError where a factor holds a NaN or an infinity, or products overflow.
         """
-        left, right = span(self.stacked_b, precise=self.precise), span(self.stacked_a.T, precise=self.precise)
+        return self._joined(span(self.stacked_b, precise=self.precise), span(self.stacked_a.T, precise=self.precise))
+
+    def _joined(self, left: Basis, right: Basis) -> Joint:
         scalings = [part.scaling for part in self.items]
         return Joint(left, right, cores(left, right, self.ranks, scalings), max(self.shape))
 
@@ -96,6 +99,17 @@ class Parts:
         """For each part s·B (p, r) and Aᵀ (q, r) in the bases of the joint subspace."""
         left, right = (torch.split(one.triangle, self.ranks, 1) for one in (self.joint.left, self.joint.right))
         return [(part.scaling * b, a) for part, b, a in zip(self.items, left, right, strict=True)]
+
+
+def join_together(batch: Sequence[Parts]) -> None:
+    """Finds the joint subspaces of parts of equal shapes and ranks in common calls, not one after the other.
+
+    Raises what `Parts.joint` does.
+    """
+    lefts = spans(torch.stack([parts.stacked_b for parts in batch]))
+    rights = spans(torch.stack([parts.stacked_a.T for parts in batch]))
+    for parts, left, right in zip(batch, lefts, rights, strict=True):
+        parts.joint = parts._joined(left, right)  # noqa: SLF001 (what the property would have kept)
 
 
 def _stacked(tensors: Sequence[Tensor], dim: int) -> Tensor:

@@ -10,12 +10,13 @@ import torch
 
 from engine.errors import DestinationError
 from engine.format.writer import TensorWriter, header_size
+from engine.merge.device import TOGETHER, batches, parse_device
 from engine.merge.factors import FactorFile
 from engine.merge.measure import merge_report
-from engine.merge.module import Writing, merge_module, spectrum
+from engine.merge.module import Writing, merge_modules, spectrum
 from engine.merge.plan import DEFAULT_RULE, NO_OPTIONS, check_weights, plan
 from engine.merge.ranks import ranks
-from engine.merge.workers import each
+from engine.merge.workers import each, each_batch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from engine.merge.measure import Sums
     from engine.merge.options import Options
-    from engine.merge.plan import MergePlan
+    from engine.merge.plan import MergePlan, ModulePlan
     from engine.merge.ranks import RankRule
     from engine.merge.report import MergeReport, ModuleReport
     from engine.merge.source import Source
@@ -45,14 +46,15 @@ def merge(
     other: str = "refuse",
     base: Path | None = None,
     jobs: int | None = None,
+    device: str = "cpu",
     progress: Progress | None = None,
 ) -> MergeReport:
     """Merges the adapters `sources` into the new folder `out`, which PEFT loads.
 
     `rule` says how ranks are chosen; where it says nothing, methods that stack take the sum of the parents' and the
     others the largest effective rank of any parent. `dtype` None is the parents' widest. `other` and `base` are
-    `plan`'s. `jobs` is the number of threads, `progress` is called in this one with modules done, modules in all, and
-    the last one's name.
+    `plan`'s. `jobs` is the number of threads, `device` where they compute (`cpu`, `cuda`, `cuda:N`); `progress` is
+    called in this thread with modules done, modules in all, and the last one's name.
 
     Raises what `plan` does; RefusedError also for values that are not finite, in a parent or after rounding to
     `dtype`; DestinationError where `out` is more than an empty folder, or cannot be made or written.
@@ -67,13 +69,20 @@ def merge(
         other=other,
         base=base,
     )
-    return apply(planned, out, jobs=jobs, progress=progress)
+    return apply(planned, out, jobs=jobs, device=device, progress=progress)
 
 
-def apply(planned: MergePlan, out: Path, *, jobs: int | None = None, progress: Progress | None = None) -> MergeReport:
+def apply(
+    planned: MergePlan,
+    out: Path,
+    *,
+    jobs: int | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> MergeReport:
     """Carries out `planned` as `merge` says. Whatever stops it, `out` is left as it was."""
     weights = [source.weighting for source in planned.sources]
-    return apply_grid(planned, [weights], [out], jobs=jobs, progress=progress)[0]
+    return apply_grid(planned, [weights], [out], jobs=jobs, device=device, progress=progress)[0]
 
 
 def apply_grid(
@@ -82,25 +91,30 @@ def apply_grid(
     outs: Sequence[Path],
     *,
     jobs: int | None = None,
+    device: str = "cpu",
+    together: int | None = None,
     progress: Progress | None = None,
 ) -> list[MergeReport]:
     """Carries out `planned` once for each row of `weights`, one a parent, into the folder of `outs` at its place.
 
-    Parents are read and factored once for all of them. A rule that measures is no rule for several results at once:
-    raises ValueError. Raises OptionError for a row that the method cannot take, before anything is made.
+    Parents are read and factored once for all of them. `together` is how many modules of one shape are taken at once;
+    None is what suits the device. A rule that measures is no rule for several results at once: raises ValueError.
+    Raises OptionError for a row that the method cannot take, before anything is made.
     """
     if planned.rule.measured and len(weights) > 1:
         raise ValueError("one rank rule of energy or budget for one result")
     for row in weights:
         check_weights(planned, row)
+    where = parse_device(device)
     with ExitStack() as stack:
         for out in outs:
             stack.enter_context(_fresh_folder(out))
-        files = [stack.enter_context(FactorFile(facts)) for facts in planned.parents]
+        files = [stack.enter_context(FactorFile(facts, device=where)) for facts in planned.parents]
         survey = planned.row.survey
         known = survey(planned, files, jobs) if survey else planned
         settled = _settled(known, weights[0], files, jobs) if planned.rule.measured else known
-        measured = _write_weights(settled, weights, outs, files, jobs=jobs, progress=progress)
+        alike = batches(settled.modules, together=together or (1 if where.type == "cpu" else TOGETHER))
+        measured = _write_weights(settled, weights, outs, files, alike, jobs=jobs, progress=progress)
         for out in outs:
             # Last, because a folder without it is no adapter.
             (out / "adapter_config.json").write_text(json.dumps(settled.config, indent=2) + "\n", encoding="utf-8")
@@ -144,6 +158,7 @@ def _write_weights(
     weights: Sequence[Sequence[Weight]],
     outs: Sequence[Path],
     files: Sequence[FactorFile],
+    together: Sequence[Sequence[ModulePlan]],
     *,
     jobs: int | None,
     progress: Progress | None,
@@ -157,13 +172,15 @@ def _write_weights(
         for one in planned.others:
             for writing in writings:
                 writing.writer.put_blocks(one.name, one.blocks(writing.weights))
-        found = each(
-            planned.modules,
-            lambda module: merge_module(planned, module, files, writings),
+        found = each_batch(
+            together,
+            lambda batch: merge_modules(planned, batch, files, writings),
             jobs=1 if planned.row.ordered else jobs,
             progress=progress,
         )
-    return [list(one) for one in zip(*found, strict=True)]
+    names = [module.name for batch in together for module in batch]
+    by_name = dict(zip(names, found, strict=True))
+    return [list(one) for one in zip(*(by_name[module.name] for module in planned.modules), strict=True)]
 
 
 def _random(planned: MergePlan) -> torch.Generator | None:

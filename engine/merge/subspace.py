@@ -91,17 +91,30 @@ def cores(left: Basis, right: Basis, ranks: Sequence[int], scalings: Sequence[fl
     return found
 
 
+def spans(stacks: Tensor) -> list[Basis]:
+    """`span` of every matrix of `stacks` (count, m, R), in common calls where it pays: on an accelerator."""
+    _, rows, columns = stacks.shape
+    if columns >= rows:
+        return [Basis(stack, None, None) for stack in stacks]
+    return [basis or _by_reflections(stack) for stack, basis in zip(stacks, _by_grams(stacks), strict=True)]
+
+
 def _by_gram(stack: Tensor) -> Basis | None:
-    """Cholesky of the Gram matrix of the columns scaled to length one; None where it could lose accuracy."""
-    gram = stack.T @ stack
-    lengths = gram.diagonal().sqrt()
-    factor, failed = torch.linalg.cholesky_ex(gram / torch.outer(lengths, lengths), upper=True)
+    return _by_grams(stack[None])[0]
+
+
+def _by_grams(stacks: Tensor) -> list[Basis | None]:
+    """Cholesky of the Gram matrices of the columns scaled to length one; None where it could lose accuracy."""
+    grams = stacks.mT @ stacks
+    lengths = grams.diagonal(dim1=-2, dim2=-1).sqrt()
+    factors, failed = torch.linalg.cholesky_ex(grams / (lengths[:, :, None] * lengths[:, None, :]), upper=True)
     # Written so that a NaN (a zero column divides by zero) goes to the other route too.
-    if int(failed) or not bool((factor.diagonal() > PIVOT_FLOOR).all()):
-        return None
-    triangle = factor * lengths
-    identity = torch.eye(len(lengths), dtype=stack.dtype, device=stack.device)
-    return Basis(triangle, stack, torch.linalg.solve_triangular(triangle, identity, upper=True))
+    safe = (failed == 0) & (factors.diagonal(dim1=-2, dim2=-1) > PIVOT_FLOOR).all(1)
+    triangles = factors * lengths[:, None, :]
+    identity = torch.eye(lengths.shape[1], dtype=stacks.dtype, device=stacks.device)
+    solvers = torch.linalg.solve_triangular(triangles, identity.expand_as(triangles), upper=True)
+    each = zip(safe.tolist(), stacks, triangles, solvers, strict=True)
+    return [Basis(triangle, stack, solver) if fits else None for fits, stack, triangle, solver in each]
 
 
 def _by_reflections(stack: Tensor) -> Basis:

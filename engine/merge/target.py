@@ -69,6 +69,7 @@ def from_core(left: Basis, core: Tensor, right: Basis, *, noise: float) -> Targe
     """left·core·rightᵀ with core (p, q); singular values up to `noise` count as zero."""
     if not bool(core.isfinite().all()):
         raise FloatingPointError("not all values are finite")
-    U, S, Vt = torch.linalg.svd(core, full_matrices=False)
+    # Small, and one after the other: an accelerator would be slower at it.
+    U, S, Vt = (one.to(core.device) for one in torch.linalg.svd(core.cpu(), full_matrices=False))
     S = torch.where(noise < S, S, 0.0)
     return Target(left, right, U, S, Vt, energy=float(S.square().sum()))

@@ -24,21 +24,34 @@ def each(
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> list[T]:
-    """`work` on every module, results in order, on `jobs` threads; None is as many as torch would use.
+    """`work` on every module, results in order; the rest as `each_batch`."""
+    return each_batch([[module] for module in modules], lambda one: [work(one[0])], jobs=jobs, progress=progress)
+
+
+def each_batch(
+    batches: Sequence[Sequence[ModulePlan]],
+    work: Callable[[Sequence[ModulePlan]], Sequence[T]],
+    *,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> list[T]:
+    """`work` on every batch, its results one after the other in the order of the batches, on `jobs` threads; None is as
+    many as torch would use.
 
     One thread of linear algebra each: these matrices are too narrow to share, and sums keep one order whatever the
     number of cores, so that the same parents give the same bytes. `progress` is called in this thread with modules
-    done, modules in all, and the name of the one done last.
+    done, modules in all, and the name of one done last.
     """
-    workers = min(jobs or torch.get_num_threads(), len(modules))
+    workers = min(jobs or torch.get_num_threads(), len(batches))
     # The setting is the calling thread's own, so it ends with the pool.
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    done, total = 0, sum(map(len, batches))
     try:
-        futures = {pool.submit(work, module): module for module in modules}
-        for done, future in enumerate(as_completed(futures), 1):
-            future.result()
+        futures = {pool.submit(work, batch): batch for batch in batches}
+        for future in as_completed(futures):
+            done += len(future.result())
             if progress is not None:
-                progress(done, len(modules), futures[future].name)
-        return [future.result() for future in futures]
+                progress(done, total, futures[future][-1].name)
+        return [result for future in futures for result in future.result()]
     finally:
         pool.shutdown(cancel_futures=True)

@@ -62,6 +62,8 @@ _OPTIONS = (
         type=click.Choice(["average", "first", "refuse"]),
         help="Full copies, biases and tokens that several parents trained. Default: refuse.",
     ),
+    click.option("--base", type=FilledPath(), metavar="PATH", help="The base's checkpoint, which DoRA parents need."),
+    click.option("--device", metavar="D", help="cpu (default), cuda or cuda:N."),
     click.option("--jobs", type=click.IntRange(1), metavar="N", help="Threads. Default: one a core."),
     click.option("--dry-run", is_flag=True, help="Compute the report and publish nothing."),
     click.option("--assume-same-base", is_flag=True, help="Merge although the parents name different bases."),
