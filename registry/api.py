@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from registry.differences import DiffResult
     from registry.filters import ListFilters
-    from registry.options import MergeOptions, PushOptions
+    from registry.options import MergeOptions, PushOptions, RerunOptions
     from registry.progress import Notice, Progress
     from registry.results import (
         AliasInfo,
@@ -386,11 +386,12 @@ class Registry(PullVerbs, HubVerbs):
         """Merge once for each row of `weights_grid`, in order; the parents are read and factored once."""
         return tuple(self._merged(refs, into, options))
 
-    def rerun(self, ref: str, *, jobs: int | None = None, progress: Progress | None = None) -> RerunResult:
-        """Repeat the merge that made a version and compare the tensors; nothing is published."""
+    def rerun(self, ref: str, **options: Unpack[RerunOptions]) -> RerunResult:
+        """Repeat the merge that made a version, compare the tensors, publish nothing."""
+        from registry.options import rerun_options
         from registry.rerun import rerun
 
-        return rerun(self._handle, self._handle.ref(ref), jobs=jobs, progress=progress or silent)
+        return rerun(self._handle, self._handle.ref(ref), **rerun_options(options))
 
     def _merged(self, refs: Sequence[str], into: str, options: MergeOptions) -> Sequence[MergeResult]:
         from registry.merge import merge

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from engine.format.base import read_base
 from registry.combination import Combination
 from registry.draft import Parent, RecipeDraft
 from registry.errors import UsageError
@@ -154,7 +155,7 @@ def _publication(
         parents=tuple(edges),
         allow=request.allow,
         report=_told(report, parents),
-        recipe=RecipeDraft(request.combination.method, recipe_body(request.combination, parents, row, report)),
+        recipe=RecipeDraft(request.combination.method, _recipe(request, parents, row, report)),
         spectra={module["name"]: module["spectrum"] for module in report["per_module"] if module["spectrum"]},
         actor=request.actor,
         given=request.given,
@@ -162,15 +163,18 @@ def _publication(
     )
 
 
-def recipe_body(
-    combination: Combination, parents: Sequence[MergeParent], row: Sequence[Weighting], report: Mapping[str, Any]
+def _recipe(
+    request: MergeRequest, parents: Sequence[MergeParent], row: Sequence[Weighting], report: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Everything that determines the result: options with the values the method used, parents by digest, versions."""
+    """Everything that determines the result: options with the values the method used, parents by digest, the base whose
+    weights were read, versions of the tools.
+    """
     used = {"lambda" if name == "scale" else name: value for name, value in report["options"].items()}
     return {
         "schema": 1,
-        "method": combination.method,
-        "parameters": {**combination.parameters(), **used},
+        "method": request.combination.method,
+        "parameters": {**request.combination.parameters(), **used},
+        "base": None if request.base is None else read_base(request.base).fingerprint,
         "parents": [
             {"digest": parent.digest, "weight": weight.as_json()} for parent, weight in zip(parents, row, strict=True)
         ],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from registry.draft import Relation
 from registry.errors import UsageError
+from registry.progress import silent
 from registry.provenance import FLAG, claims
 from registry.refs import is_path, parse_alias
 
@@ -46,7 +47,16 @@ class PushOptions(Labels, total=False):
     data_digest: str | None
 
 
-class MergeOptions(Labels, total=False):
+class RerunOptions(TypedDict, total=False):
+    """Where a merge computes, and the checkpoint that some parents need."""
+
+    base: str | Path | None
+    jobs: int | None
+    device: str | None
+    progress: Progress | None
+
+
+class MergeOptions(Labels, RerunOptions, total=False):
     """What a merge may be given besides its parents and name."""
 
     spec: str | Path | None
@@ -68,9 +78,6 @@ class MergeOptions(Labels, total=False):
     seed: int | None
     dry_run: bool
     assume_same_base: bool
-    base: str | Path | None
-    jobs: int | None
-    device: str | None
 
 
 def push_request(handle: Handle, path: str | Path, name: str, options: PushOptions) -> PushRequest:
@@ -106,7 +113,7 @@ def merge_request(handle: Handle, refs: Sequence[str], into: str, options: Merge
     from registry.merge import MergeRequest
 
     surroundings = handle.settings.surroundings
-    spec = merge_spec(refs, options)
+    spec, where = merge_spec(refs, options), rerun_options(options)
     return MergeRequest(
         refs=tuple(handle.ref(ref) for ref in spec.refs),
         into=handle.name(into),
@@ -119,14 +126,25 @@ def merge_request(handle: Handle, refs: Sequence[str], into: str, options: Merge
         allow=tuple(options.get("allow", ())),
         assume_same_base=options.get("assume_same_base", False),
         dry_run=options.get("dry_run", False),
-        base=None if (base := options.get("base")) is None else Path(base).expanduser(),
-        jobs=options.get("jobs"),
-        device=options.get("device") or "cpu",
+        base=where["base"],
+        jobs=where["jobs"],
+        device=where["device"],
         actor=handle.settings.actor,
         given=_given(options),
         # The data and licence that a project trains with are not those of a merge.
         surroundings={name: claim for name, claim in surroundings.items() if name not in ("data_digest", "licence")},
     )
+
+
+def rerun_options(options: RerunOptions) -> dict[str, Any]:
+    """The arguments of `registry.rerun.rerun`, paths parsed."""
+    base = options.get("base")
+    return {
+        "base": None if base is None else Path(base).expanduser(),
+        "jobs": options.get("jobs"),
+        "device": options.get("device") or "cpu",
+        "progress": options.get("progress") or silent,
+    }
 
 
 def merge_spec(refs: Sequence[str], options: MergeOptions) -> MergeSpec:

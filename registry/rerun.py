@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
+from engine.format.base import read_base
 from engine.format.digest import tensors_digest
 from engine.format.header import read_header
 from registry.combination import from_parameters
@@ -22,6 +23,7 @@ from registry.weighting import parse_weighting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from sqlalchemy.orm import Session
 
@@ -29,10 +31,19 @@ if TYPE_CHECKING:
     from registry.progress import Progress
 
 
-def rerun(handle: Handle, ref: Ref, *, jobs: int | None = None, progress: Progress = silent) -> RerunResult:
+def rerun(
+    handle: Handle,
+    ref: Ref,
+    *,
+    base: Path | None = None,
+    jobs: int | None = None,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> RerunResult:
     """Repeat the merge that made a version, publish nothing, and tell whether the tensors are the same.
 
-    Raises UsageError for a version that no merge made, NotFoundError where a parent is gone.
+    Raises UsageError for a version that no merge made, or whose base is needed and is not the one at `base`;
+    NotFoundError where a parent is gone.
     """
     with handle.database.reading() as session:
         version = resolve(session, ref)
@@ -42,6 +53,7 @@ def rerun(handle: Handle, ref: Ref, *, jobs: int | None = None, progress: Progre
         if expected is None:
             raise UsageError(f"{named}: its tensors were never digested", hint=f"adapters verify {named}")
         refs = [_parent(session, version.id, parent["digest"], named) for parent in body["parents"]]
+    _check_base(named, body.get("base"), base)
     parents = fetch(handle, refs)
     row = [parse_weighting(one["weight"], where=f"recipe of {named}") for one in body["parents"]]
     with handle.store.staging() as staging:
@@ -51,7 +63,9 @@ def rerun(handle: Handle, ref: Ref, *, jobs: int | None = None, progress: Progre
             from_parameters(body["method"], body["parameters"]),
             [row],
             [out],
+            base=base,
             jobs=jobs,
+            device=device,
             progress=lambda done, total, name: progress(f"merging {name}", done, total),
         )
         weights = out / "adapter_model.safetensors"
@@ -65,6 +79,16 @@ def _body(session: Session, version: Version, named: str) -> dict[str, Any]:
     if not isinstance(body.get("parents"), list) or "parameters" not in body:
         raise UsageError(f"{named}: no merge made it, so there is nothing to repeat", hint=f"adapters show {named}")
     return {"method": "", **body}
+
+
+def _check_base(named: str, recorded: str | None, base: Path | None) -> None:
+    if recorded is None:
+        return
+    if base is None:
+        raise UsageError(f"{named}: its merge read base weights ({recorded})", hint="--base PATH, that checkpoint")
+    found = read_base(base).fingerprint
+    if found != recorded:
+        raise UsageError(f"{base}: another base than {named} was merged with: expected {recorded}, found {found}")
 
 
 def _parent(session: Session, child: int, digest: str, named: str) -> Ref:

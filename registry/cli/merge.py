@@ -27,7 +27,7 @@ from registry.cli.text import fields
 from registry.plot import check_plot, draw
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from registry.cli.invocation import Invocation
     from registry.results import MergeResult, RerunResult
@@ -70,8 +70,8 @@ def merge(
     pip install 'adapter-registry[engine]'.
     """
     if rerun is not None:
-        jobs, others = options.pop("jobs"), (*refs, into, weights_grid, report_plot, *options.values())
-        return _rerun(invocation, rerun, jobs, others=others)
+        where = {name: options.pop(name) for name in ("base", "jobs", "device")}
+        return _rerun(invocation, rerun, where, others=(*refs, into, weights_grid, report_plot, *options.values()))
     if into is None:
         raise _misused("expected --into NAME, the adapter that gets the new version")
     picture = None if report_plot is None else _picture(report_plot, weights_grid)
@@ -113,11 +113,11 @@ def _misused(reason: str) -> click.UsageError:
     return click.UsageError(reason, ctx=click.get_current_context())
 
 
-def _rerun(invocation: Invocation, ref: str, jobs: int | None, others: Iterable[object]) -> int:
+def _rerun(invocation: Invocation, ref: str, where: Mapping[str, Any], others: Iterable[object]) -> int:
     if any(others):
-        raise _misused("--rerun takes parents, weights and method from the recipe: give nothing else but --jobs")
+        raise _misused("--rerun takes all from the recipe: give only --base, --jobs or --device beside it")
     with bars(invocation) as progress:
-        result = invocation.registry.rerun(ref, jobs=jobs, progress=progress)
+        result = invocation.registry.rerun(ref, progress=progress, **where)
     emit(invocation, result, human=lambda: _rerun_lines(result), quiet=lambda: [result.found])
     return 0 if result.same else 1
 

@@ -250,7 +250,7 @@ ASKED: list[tuple[str, Any, str, tuple[Any, ...], dict[str, Any]]] = [
         RerunResult("t/ab@3", True, DIGEST, DIGEST, {}),
         "rerun",
         ("t/ab@3",),
-        {"jobs": 2, "progress": None},
+        {"base": None, "jobs": 2, "device": None, "progress": None},
     ),
 ]
 
