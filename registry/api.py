@@ -376,9 +376,8 @@ class Registry(PullVerbs, HubVerbs):
     def merge(self, refs: Sequence[str] = (), *, into: str, **options: Unpack[MergeOptions]) -> MergeResult:
         """Merge versions into the next version of `into`, with a report of what was kept.
 
-        The options are those of `adapters merge` (`lambda_` for its --lambda): `combination` and what that method
-        takes, weights (a number each, or rules by module and layer), rank, energy or budget, dtype, dry_run,
-        assume_same_base, jobs, and what a push may be given; or `spec`, a recipe file instead of refs and method.
+        The options are those of `adapters merge` (`lambda_` for its --lambda, weights also by rules) and of a push, or
+        `spec`, a recipe file instead of refs and method.
         """
         return self._merged(refs, into, options)[0]
 
