@@ -74,6 +74,9 @@ def grouped(module: ModulePlan, files: Sequence[FactorFile], *, precise: bool = 
     pieces: list[tuple[Sequence[Tensor], Sequence[Tensor], float]] = []
     for piece in module.pieces:
         file, facts = files[piece.parent], piece.module
+        if module.vector:
+            pieces.append(([torch.ones(1, 1)], [file.read(facts.b_key).reshape(-1, 1)], facts.scaling))
+            continue
         if piece.dora is not None:
             factors = Part(file.read(facts.b_key).flatten(1), file.read(facts.a_key).flatten(1), facts.scaling)
             dense = piece.dora.dense(factors, file.read(piece.dora.magnitude), precise=precise)

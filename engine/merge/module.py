@@ -7,11 +7,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from engine.errors import RefusedError
 from engine.merge.dtypes import LONG_NAMES, SIZES
 from engine.merge.factors import TORCH_DTYPES, as_bytes, grouped, joined, padded
+from engine.merge.ia3 import vector_key
 from engine.merge.measure import add, measure, module_report, spread
 from engine.merge.methods import Site
 from engine.merge.parts import Parts, join_together
@@ -134,6 +136,8 @@ def _write(
     for group, parts in enumerate(groups):
         target = _target(planned, module, group, parts, weights=writing.weights, random=writing.random)
         B, A = padded(*target.factors(module.rank // module.groups), module.rank // module.groups)
+        if module.vector:
+            B, A = B @ A, torch.ones(1, 1, dtype=B.dtype)
         rounded = B.to(dtype), A.to(dtype)
         sums.append(measure(parts, target, (B, A), rounded))
         if not math.isfinite(sums[-1].rounding):
@@ -141,8 +145,11 @@ def _write(
         factors.append(rounded)
         spectrum = target.S.tolist()
     whole_b, whole_a = joined(module, factors)
-    writing.writer.put(module.b_key, as_bytes(whole_b))
-    writing.writer.put(module.a_key, as_bytes(whole_a))
+    if module.vector:
+        writing.writer.put(vector_key(module.name), as_bytes(whole_b))
+    else:
+        writing.writer.put(module.b_key, as_bytes(whole_b))
+        writing.writer.put(module.a_key, as_bytes(whole_a))
     weights = [weight.of(module.name) for weight in writing.weights]
     total = spread(add(sums), [piece.parent for piece in module.pieces], weights)
     shown = spectrum if module.groups == 1 else None

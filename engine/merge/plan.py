@@ -12,6 +12,7 @@ from engine.format.adapter import read_adapter
 from engine.merge.biases import bias_findings, summed_biases
 from engine.merge.dora import dora_weights
 from engine.merge.dtypes import parse_dtype, widest
+from engine.merge.ia3 import all_ia3, ia3_config, ia3_refusals, is_vector, vector_key, with_vectors
 from engine.merge.methods import ALIASES, find
 from engine.merge.options import Options, complete
 from engine.merge.others import gather, parse_other
@@ -62,7 +63,7 @@ class ModulePlan:
     """One module of the result, seen as `groups` independent sums of B (rows, r) times A (r, columns).
 
     `rank` is A's first dimension in the result; only grouped convolutions and bare parameters (`experts`: the groups
-    are the experts) have more than one group.
+    are the experts) have more than one group. A `vector` (IA3) is a sum with A (1, 1) and one tensor in the result.
     """
 
     name: str
@@ -70,6 +71,7 @@ class ModulePlan:
     groups: int
     pieces: tuple[Piece, ...]
     experts: bool = False
+    vector: bool = False
 
     @property
     def declared_rank(self) -> int:
@@ -134,6 +136,8 @@ class MergePlan:
     @property
     def config(self) -> dict[str, Any]:
         """The result's adapter_config.json."""
+        if all_ia3(self.parents):
+            return ia3_config(self.parents, self.extras)
         adapted = [Adapted(module.name, module.declared_rank, parameter=module.experts) for module in self.modules]
         return result_config([facts.config for facts in self.parents], adapted, self.extras)
 
@@ -142,6 +146,9 @@ class MergePlan:
         """Dtype and shape of every tensor of the result's weights."""
         found = {one.name: (one.dtype, one.shape) for one in self.others}
         for module in self.modules:
+            if module.vector:
+                found[vector_key(module.name)] = (self.dtype, module.pieces[0].module.a_shape)
+                continue
             found[module.a_key] = (self.dtype, module.a_shape)
             found[module.b_key] = (self.dtype, module.b_shape)
         return found
@@ -182,14 +189,15 @@ def plan(
     complete_options = complete(options, find(method, semantics).defaults, method=method)
     wanted = None if dtype is None else parse_dtype(dtype)
     parents, unclear = _read(sources)
-    findings = [*refusals(parents), *unclear]
+    findings = [*(ia3_refusals(parents, method) if all_ia3(parents) else refusals(parents)), *unclear]
     others, extras, problems = gather(parents, parse_other(other))
     findings += problems
     findings += bias_findings(parents, method, linear=row.linear)
     dora, problems = dora_weights(parents, base, method, takes=row.full_rank)
     findings += problems
-    findings += _contradictions(parents)
-    findings += disagreements(parents)
+    if all(facts.config.lora is not None for facts in parents):
+        findings += _contradictions(parents)
+        findings += disagreements(parents)
     if findings:
         raise RefusedError(findings)
     limit = limits.result_rank(row, parents, rule) if peft else _limit(rule, parents)
@@ -228,7 +236,7 @@ def check_weights(planned: MergePlan, weights: Sequence[Weight]) -> None:
 
 
 def _read(sources: Sequence[Source]) -> tuple[list[AdapterFacts], list[Finding]]:
-    found = [resolved(read_adapter(source.path)) for source in sources]
+    found = [resolved(with_vectors(read_adapter(source.path))) for source in sources]
     return [facts for facts, _ in found], [finding for _, findings in found for finding in findings]
 
 
@@ -320,6 +328,8 @@ def _modules(pieces: Mapping[str, Sequence[Piece]], limit: int, row: Method) -> 
 
 def _module(name: str, pieces: Sequence[Piece], limit: int, row: Method) -> ModulePlan:
     a, b = pieces[0].module.a_shape, pieces[0].module.b_shape
+    if is_vector(pieces[0].module):
+        return ModulePlan(name, 1, 1, tuple(pieces), vector=True)
     groups, parameter = _groups(pieces[0].module), pieces[0].module.kind == "parameter"
     rank = pieces[0].module.rank if row.same_rank else sum(piece.rank for piece in pieces)
     if not (row.stacks or row.same_rank):

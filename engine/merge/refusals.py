@@ -75,7 +75,7 @@ def refusals(parents: Sequence[AdapterFacts]) -> Iterator[Finding]:
         lora = facts.config.lora
         if lora is None:
             kind = facts.config.peft_type
-            yield _about(facts, "merge-type", f"is of type {kind}; only LORA adapters are merged")
+            yield _about(facts, "merge-type", f"is of type {kind}; only LORA adapters, or IA3 alone, are merged")
             continue
         for rule, judge in RULES.items():
             for reason in judge(facts, lora):
