@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     Pairs = Mapping[tuple[int, int], "PairSums"]
 
 
+WIDEST = 1024
+"""Ranks of a parent up to which its spaces are measured: beyond (a DoRA's ΔW) that would cost more than the merge."""
+
+
 @dataclass(frozen=True, slots=True)
 class PairSums:
     """Sums over the pair's modules: `inner` <D_i, D_j>; of columns and of rows ‖U_iᵀU_j‖² and the most it could be.
@@ -78,11 +82,16 @@ def pair_sums(parts: Parts) -> Pairs:
 
 
 def _spaces(parts: Parts) -> Iterator[tuple[Tensor, Tensor]]:
-    """Orthonormal bases of the column and the row space of each D_i, in the joint subspace."""
+    """Orthonormal bases of the column and the row space of each D_i, in the joint subspace; of no vector where the rank
+    is above `WIDEST`.
+    """
     joint = parts.joint
     noise = FLOAT64_EPSILON * joint.size
     triangles = (torch.split(side.triangle, parts.ranks, 1) for side in (joint.left, joint.right))
     for b, a in zip(*triangles, strict=True):
+        if b.shape[1] > WIDEST:
+            yield b[:, :0], a[:, :0]
+            continue
         (left, upper), (right, other) = torch.linalg.qr(b), torch.linalg.qr(a)
         U, S, Vt = torch.linalg.svd(upper @ other.T, full_matrices=False)
         rank = int((noise * S[0] < S).sum())
@@ -94,14 +103,21 @@ def _signs(parts: Parts) -> tuple[Tensor, Tensor, int]:
 
     An element that rounding alone explains counts as zero: a dot product of length r errs by r·ε·‖b‖·‖a‖ at most.
     """
-    rows, columns = places(*parts.shape)
-    found = []
-    for part in parts.items:
-        B = part.B[rows].double()  # (rows, r)
-        A = part.A[:, columns].double()  # (r, columns)
-        D = B @ A
-        noise = FLOAT64_EPSILON * A.shape[0] * torch.outer(B.norm(dim=1), A.norm(dim=0))
-        found.append(torch.where(D.abs() > noise, torch.sign(part.scaling * D), 0.0).flatten())
-    signs = torch.stack(found).float()  # counts stay below 2**24, where float32 is exact
-    both = signs.abs() @ signs.abs().T
-    return (both - signs @ signs.T) / 2, both, len(rows) * len(columns)
+    rows, columns = (torch.tensor(one) for one in places(*parts.shape))
+    size = len(rows) * len(columns)
+    # counts stay below 2**24, where float32 is exact
+    positive, negative = (torch.empty(len(parts.items), size, dtype=torch.float32) for _ in range(2))
+    for place, part in enumerate(parts.items):
+        B = torch.nn.functional.normalize(part.B.index_select(0, rows).double(), dim=1, eps=0.0).nan_to_num(
+            0.0
+        )  # (rows, r)
+        A = torch.nn.functional.normalize(part.A.index_select(1, columns).double(), dim=0, eps=0.0).nan_to_num(
+            0.0
+        )  # (r, columns)
+        D = (B @ A).flatten()
+        noise = FLOAT64_EPSILON * A.shape[0]
+        over, under = (positive, negative) if part.scaling >= 0 else (negative, positive)
+        over[place].copy_(noise < D)
+        under[place].copy_(-noise > D)
+    opposed, either = positive @ negative.T, positive + negative
+    return opposed + opposed.T, either @ either.T, size

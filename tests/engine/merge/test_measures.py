@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine.format.samples import MOST, places
-from engine.merge import RankRule, Source, merge
+from engine.merge import RankRule, Source, merge, pairs
 from engine.merge.parts import Part, Parts
 from tests.engine.merge.factories import PREFIX, deltas, linear, write_adapter
 
@@ -242,3 +242,13 @@ def test_a_repeated_parent_is_its_own_twin(tmp_path):
     (pair,) = report(tmp_path, parent, parent).pairs
 
     assert (pair.columns_overlap, pair.rows_overlap, pair.cosine, pair.sign_conflict) == pytest.approx((1, 1, 1, 0))
+
+
+def test_spaces_of_a_very_wide_parent_are_not_measured(monkeypatch):
+    monkeypatch.setattr(pairs, "WIDEST", 2)
+    narrow, wide = (Part(torch.eye(4)[:, :rank], torch.eye(4)[:rank], 1.0) for rank in (2, 3))
+
+    found = Parts([narrow, wide]).pairs[0, 1]
+
+    assert (found.columns_most, found.rows_most) == (0, 0)
+    assert (found.inner, found.both, found.opposed) == (2.0, 2, 0)
