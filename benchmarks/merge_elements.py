@@ -10,7 +10,6 @@ matrix of what was cut. Memory is the growth of a process of its own that does o
 
 import argparse
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -151,11 +150,18 @@ def growth(given, pairs):
     merge = ours(given, given.memory, pairs)
     small = [(B[:64], A[:, :64]) for B, A in pairs]
     ours(given, given.memory, small)()
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    before = status("VmRSS")
+    # From here on the peak is counted anew; getrusage's would be that of the process that started this one.
+    Path("/proc/self/clear_refs").write_text("5")
     merge()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     rows, columns = pairs[0][0].shape[0], pairs[0][1].shape[1]
-    return (peak - before) / (4 * rows * columns)
+    return (status("VmHWM") - before) / (4 * rows * columns)
+
+
+def status(name):
+    """A figure of /proc/self/status in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) * 1024
 
 
 if __name__ == "__main__":
