@@ -10,7 +10,7 @@ from engine.format.settings import CHANGING_INITS
 from engine.merge.dtypes import READABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from engine.format.facts import AdapterFacts
     from engine.format.settings import LoraSettings
@@ -60,6 +60,23 @@ def _values(facts: AdapterFacts, lora: LoraSettings) -> Iterator[str]:
                 yield f"tensor {key} is {dtype}, no floating dtype that can be merged"
 
 
+MEANINGS: Mapping[str, str] = {
+    "merge-type": "Another type than LoRA or IA3, both together, or a variant whose effect is not scaling·B·A.",
+    "merge-dora": "DoRA without its base, beside a base that does not fit, or for a method that takes no dense ΔW.",
+    "merge-mutated-base": "An initialisation changed the base weights that the adapter was trained on.",
+    "merge-tensors": "Half pairs, tensors that the config does not explain, or nothing to merge.",
+    "merge-values": "No floating dtype, NaN or infinities, or a result that overflows its dtype.",
+    "merge-shapes": "Factors that do not multiply or do not agree with the config or the other parents'.",
+    "merge-replication": "Layers are replicated differently in the parents.",
+    "merge-target-parameters": "Bare parameters whose names, ranks or layout the files leave open.",
+    "merge-modules-to-save": "Full copies in several parents, or above another parent's factors.",
+    "merge-bias": "Biases of the base in several parents.",
+    "merge-trainable-tokens": "Token rows in several parents, of other tokens, or of an adapted embedding.",
+    "merge-lora-bias": "Biases inside lora_B for a method that sums no ΔW, or that PEFT could not load.",
+    "merge-peft": "What PEFT's own merge raises on or loses, under `--semantics peft`.",
+}
+"""Every rule by which a merge is refused, and what it means."""
+
 RULES: dict[str, Callable[[AdapterFacts, LoraSettings], Iterator[str]]] = {
     "merge-type": _variant,
     "merge-mutated-base": _mutated_base,
@@ -87,7 +104,9 @@ def refusals(parents: Sequence[AdapterFacts]) -> Iterator[Finding]:
 
 
 def refusal(rule: str, message: str, *, target: str = "merge", where: str | None = None) -> Finding:
-    """An error finding of a merge rule."""
+    """An error finding of a merge rule, one of `MEANINGS`."""
+    if rule not in MEANINGS:
+        raise ValueError(f"{rule} is no merge rule")
     return Finding(rule=rule, severity="error", message=message, target=target, where=where)
 
 
