@@ -154,7 +154,7 @@ def _weight(facts: AdapterFacts, module: ModuleFacts, tensors: Mapping[str, Base
         return f"rescales {module.name}, and the base holds no tensor {name}"
     if tensor.info.dtype not in READABLE:
         return f"rescales {module.name}, whose weight in the base is {tensor.info.dtype}, no floating dtype"
-    shape, fits = tensor.info.shape, _orientations(facts, module)
+    shape, fits = tensor.info.shape, orientations(facts, module)
     if shape not in fits:
         wanted = " or ".join(str(list(one)) for one in fits)
         return f"rescales {module.name}, whose weight in the base is {list(shape)}, expected {wanted}"
@@ -166,7 +166,7 @@ def _weight(facts: AdapterFacts, module: ModuleFacts, tensors: Mapping[str, Base
     return DoraWeight(magnitude, tensor, transposed=fits[shape])
 
 
-def _orientations(facts: AdapterFacts, module: ModuleFacts) -> dict[tuple[int, ...], bool]:
+def orientations(facts: AdapterFacts, module: ModuleFacts) -> dict[tuple[int, ...], bool]:
     """The shapes that the base's weight can have, and whether it then is (in, out).
 
     A square weight is what the config says: PEFT writes fan_in_fan_out where it met a transposed layer.

@@ -32,6 +32,7 @@ class Sums:
     `present`, and `weighted` ‖w_i·D_i‖², which only `spread` knows; `pairs` by two places among the parents.
     `departure` is ‖D - Σ w_i·D_i‖² and ‖Σ w_i·D_i‖² where the method works on factors.
     `bound` is the target's, of several the largest.
+    `unmoved` counts the elements of the base's weight that D_k leaves as they are, and all of them.
     """
 
     target: float
@@ -47,6 +48,7 @@ class Sums:
     weighted: tuple[float, ...] = ()
     departure: tuple[float, float] | None = None
     bound: float | None = None
+    unmoved: tuple[float, float] = (0.0, 0.0)
 
     @property
     def error(self) -> float:
@@ -125,6 +127,7 @@ def add(sums: Sequence[Sums]) -> Sums:
         present=tuple(map(any, zip(*(one.present for one in sums), strict=True))),
         pairs=dict(sorted(pairs.items())),
         weighted=tuple(map(math.fsum, zip(*(one.weighted for one in sums), strict=True))),
+        unmoved=(math.fsum(one.unmoved[0] for one in sums), math.fsum(one.unmoved[1] for one in sums)),
         departure=_departures([one.departure for one in sums]),
         bound=max((one.bound for one in sums if one.bound is not None), default=None),
     )
@@ -193,6 +196,7 @@ class _Ratios(TypedDict):
     bound: float | None
     rounding_error: float
     swallowed: float
+    swallowed_by_base: float | None
     norm_inflation: float | None
     dominance: Dominance | None
     parents: tuple[ParentReport, ...]
@@ -210,6 +214,7 @@ def _ratios(sums: Sums, weights: Sequence[float]) -> _Ratios:
         bound=sums.bound,
         rounding_error=_relative(sums.rounding, sums.kept),
         swallowed=sums.zeroed / sums.nonzero if sums.nonzero else 0.0,
+        swallowed_by_base=_share(*sums.unmoved),
         norm_inflation=_norm_inflation(sums),
         dominance=_dominance(parents),
         parents=parents,

@@ -152,6 +152,9 @@ def _write(
         writing.writer.put(module.a_key, as_bytes(whole_a))
     weights = [weight.of(module.name) for weight in writing.weights]
     total = spread(add(sums), [piece.parent for piece in module.pieces], weights)
+    base = planned.base_weights.get(module.name)
+    if base is not None:
+        total = replace(total, unmoved=base.unmoved(whole_b.flatten(1), whole_a.flatten(1)))
     shown = spectrum if module.groups == 1 else None
     return module_report(module.name, module.declared_rank, shown, total, weights), total
 

@@ -103,10 +103,11 @@ def _signs(parts: Parts) -> tuple[Tensor, Tensor, int]:
 
     An element that rounding alone explains counts as zero: a dot product of length r errs by r·ε·‖b‖·‖a‖ at most.
     """
-    rows, columns = (torch.tensor(one) for one in places(*parts.shape))
+    device = parts.items[0].B.device
+    rows, columns = (torch.tensor(one, device=device) for one in places(*parts.shape))
     size = len(rows) * len(columns)
     # counts stay below 2**24, where float32 is exact
-    positive, negative = (torch.empty(len(parts.items), size, dtype=torch.float32) for _ in range(2))
+    positive, negative = (torch.empty(len(parts.items), size, device=device) for _ in range(2))
     for place, part in enumerate(parts.items):
         B = torch.nn.functional.normalize(part.B.index_select(0, rows).double(), dim=1, eps=0.0).nan_to_num(
             0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import OptionError, RefusedError
@@ -22,6 +22,7 @@ from engine.merge.peft.order import natural
 from engine.merge.ranks import RankRule
 from engine.merge.refusals import refusal, refusals
 from engine.merge.result_config import Adapted, result_config
+from engine.merge.swallow import base_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from engine.merge.methods import Method
     from engine.merge.others import Extras
     from engine.merge.source import Source
+    from engine.merge.swallow import BaseWeight
     from engine.merge.weights import Weight
 
 
@@ -105,8 +107,8 @@ class MergePlan:
     """A merge that will be carried out as it stands; `dtype` is safetensors' name of the result's.
 
     Where `rule` asks for measured ranks, those of `modules` are the most they may become. `options` are complete.
-    `inflation` multiplies the result where PEFT's would be. `digests` and `thresholds`, one a source, are there once a
-    method's survey has found them.
+    `base_weights` are by module, where a base was given. `inflation` multiplies the result where PEFT's would be.
+    `digests` and `thresholds`, one a source, are there once a method's survey has found them.
     """
 
     method: str
@@ -122,6 +124,7 @@ class MergePlan:
     inflation: float = 1.0
     digests: tuple[str, ...] = ()
     thresholds: tuple[float, ...] = ()
+    base_weights: Mapping[str, BaseWeight] = field(default_factory=dict)
 
     @property
     def row(self) -> Method:
@@ -217,6 +220,7 @@ def plan(
         others=(*others, *biases),
         extras=replace(extras, lora_bias=bool(biases)),
         semantics=semantics,
+        base_weights=base_weights(modules, parents, base),
         inflation=limits.inflation(row, parents, rule) if peft else 1.0,
     )
     check_weights(planned, [source.weighting for source in sources])

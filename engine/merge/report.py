@@ -55,7 +55,8 @@ class ModuleReport:
 
     `norm` is ‖D_k‖, `target_norm` ‖D‖. `truncation_error` is the relative error before rounding, and at most `bound`
     times that of the best result of this rank; None where it is the best. `rounding_error` what
-    the result's dtype cost as a share of ‖D_k‖, `swallowed` the share of nonzero factor elements that it made zero.
+    the result's dtype cost as a share of ‖D_k‖, `swallowed` the share of nonzero factor elements that it made zero,
+    `swallowed_by_base` the share of the base's elements that adding D_k in the base's dtype would leave as they are.
     `norm_inflation` is ‖D_k‖ over the mean ‖D_i‖ of the parents that have the module. `spectrum` are the singular
     values of the target D, largest first: all, or for methods on single elements the largest ones. None for grouped
     convolutions. `cross_terms` is ‖D - Σ w_i·D_i‖/‖Σ w_i·D_i‖ for PEFT's types that merge A and B apart (and its
@@ -72,6 +73,7 @@ class ModuleReport:
     bound: float | None
     rounding_error: float
     swallowed: float
+    swallowed_by_base: float | None
     norm_inflation: float | None
     dominance: Dominance | None
     spectrum: tuple[float, ...] | None
@@ -117,6 +119,7 @@ class MergeReport:
     bound: float | None
     rounding_error: float
     swallowed: float
+    swallowed_by_base: float | None
     norm_inflation: float | None
     dominance: Dominance | None
     parents: tuple[ParentReport, ...]

@@ -48,6 +48,7 @@ def _whole(report: Mapping[str, Any]) -> dict[str, str | None]:
         "truncation error": number(report.get("truncation_error")),
         "rounding error": number(report.get("rounding_error")),
         "swallowed by dtype": percent(report.get("swallowed")),
+        "swallowed by base": percent(report.get("swallowed_by_base")),
         "norm inflation": number(report.get("norm_inflation")),
     }
     return {

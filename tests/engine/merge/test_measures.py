@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from engine.format.samples import MOST, places
 from engine.merge import RankRule, Source, merge, pairs
@@ -252,3 +253,47 @@ def test_spaces_of_a_very_wide_parent_are_not_measured(monkeypatch):
 
     assert (found.columns_most, found.rows_most) == (0, 0)
     assert (found.inner, found.both, found.opposed) == (2.0, 2, 0)
+
+
+def save_base(folder, **weights):
+    folder.mkdir()
+    save_file({f"{name}.weight": tensor for name, tensor in weights.items()}, folder / "model.safetensors")
+    return folder
+
+
+def test_elements_of_the_base_that_its_dtype_leaves_as_they_are(tmp_path):
+    """bfloat16 has 8 bits: from 1 the next number is 1 + 1/128, so 1/512 is lost and 1/64 is not; 0 takes both.
+
+    W = [[1, 0], [1, 1]] and D = [[1/512, 1/512], [1/64, 0]]: two of four stay as they are.
+    """
+    base = save_base(tmp_path / "base", m=torch.tensor([[1.0, 0.0], [1.0, 1.0]], dtype=torch.bfloat16))
+
+    found = report(tmp_path, {"m": [[1 / 512, 1 / 512], [1 / 64, 0.0]]}, method="cat", base=base)
+
+    assert (found.swallowed_by_base, found.per_module[0].swallowed_by_base) == (0.5, 0.5)
+
+
+def test_a_base_that_stores_its_weight_the_other_way_round(tmp_path):
+    """W as (in, out): only the transpose meets D's one large element with the zero."""
+    W = torch.ones(2, 3, dtype=torch.bfloat16)
+    W[0, 2] = 0.0
+    delta = [[1 / 512, 1 / 512], [1 / 512, 1 / 512], [1 / 512, 1 / 512]]
+
+    found = report(tmp_path, {"m": delta}, method="cat", base=save_base(tmp_path / "base", m=W))
+
+    assert found.swallowed_by_base == pytest.approx(5 / 6)
+
+
+def test_modules_swallow_by_their_elements(tmp_path):
+    """512x512 of float32, where nothing is lost, beside 1x4 of which all is; of what the base lacks nothing is said."""
+    ones = {"B": torch.ones(512, 1), "A": torch.ones(1, 512)}
+    base = save_base(tmp_path / "base", big=torch.ones(512, 512), few=torch.ones(1, 4, dtype=torch.bfloat16))
+
+    found = report(tmp_path, {"big": ones, "few": [[1e-4] * 4], "gone": [[1.0]]}, method="cat", base=base)
+
+    assert [module.swallowed_by_base for module in found.per_module] == [0.0, 1.0, None]
+    assert found.swallowed_by_base == pytest.approx(4 / 262_148)
+
+
+def test_without_a_base_nothing_is_said_of_it(tmp_path):
+    assert report(tmp_path, {"m": [[1.0]]}).swallowed_by_base is None
