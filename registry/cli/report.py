@@ -46,6 +46,7 @@ def need_lines(found: RanksFor) -> Iterator[str]:
 def _whole(report: Mapping[str, Any]) -> dict[str, str | None]:
     told = {
         "truncation error": number(report.get("truncation_error")),
+        "over the best": f"at most {number(report['bound'])} times" if report.get("bound") else "-",
         "rounding error": number(report.get("rounding_error")),
         "swallowed by dtype": percent(report.get("swallowed")),
         "swallowed by base": percent(report.get("swallowed_by_base")),

@@ -44,8 +44,8 @@ def agreed(trims: Sequence[Tensor], weights: Sequence[float], options: Options) 
     sign (`majority_sign` frequency); zero elects +. The mean is λ·Σ w_i·D̃_i / Σ |w_i| over the i whose w_i·D̃_i has
     that sign, and zero where there is none. `options` are complete.
     """
-    # Zero elects + whatever its own sign, which adding zero makes +.
-    elected = torch.copysign(torch.ones_like(trims[0]), _votes(trims, weights, options).add_(0.0))
+    # A sum that began with +0 is never -0, so zero elects +.
+    elected = torch.copysign(torch.ones_like(trims[0]), _votes(trims, weights, options))
     total, share = torch.zeros_like(elected), torch.zeros_like(elected)
     for trim, weight in zip(trims, weights, strict=True):
         # The magnitude of what agrees, zero elsewhere: where, and comparisons, take several times as long.
