@@ -197,3 +197,20 @@ def test_every_rule_of_the_table_refuses_something(tmp_path, rule):
         plan([Source(folder, 0.5) for folder in parents], **{"method": "svd", **options})
 
     assert {finding.rule for finding in caught.value.findings} == {rule}
+
+
+def test_attention_and_its_projection_adapted_apart(tmp_path):
+    """PEFT writes eight tensors for targets `mha` and `out_proj`, two of them the base's own and never used right."""
+    tensors = (
+        linear("mha", inputs=12, outputs=36, rank=4, seed=1)
+        | linear("mha.base_layer.out_proj", inputs=12, outputs=12, rank=4, seed=2)
+        | linear("mha.out_proj", inputs=12, outputs=12, rank=4, seed=3)
+        | {f"{PREFIX}mha.out_proj.base_layer.weight": normal(4, 12, 12)}
+        | {f"{PREFIX}mha.out_proj.base_layer.bias": normal(5, 12)}
+    )
+    folder = write_adapter(tmp_path / "a", tensors, target_modules=["mha", "out_proj"])
+
+    with pytest.raises(RefusedError) as caught:
+        plan([Source(folder, 1.0)], method="cat")
+
+    assert {finding.rule for finding in caught.value.findings} == {"merge-tensors"}
