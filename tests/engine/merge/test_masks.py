@@ -127,6 +127,15 @@ def folders(home):
     ]
 
 
+@pytest.mark.parametrize("elsewhere", [{"group": 1}, {"module": "n"}, {"seed": 1}, {"keys": ("x",)}])
+def test_what_is_dropped_depends_on_group_module_seed_and_parent(elsewhere):
+    one = part(12, 20, 3, 1)
+    here, there = (product(combined("dare_linear", [one], [1.0], rank=12, **where), 12) for where in ({}, elsewhere))
+
+    # Each of 240 elements is kept by one and dropped by the other with probability 1/2.
+    assert 80 < np.count_nonzero((np.abs(here) > 1e-5) != (np.abs(there) > 1e-5)) < 160
+
+
 def test_the_masks_of_a_merge_are_those_of_the_parents_digests(tmp_path):
     """From file to file, the digest read from the file where the source does not say it."""
     parents = folders(tmp_path)
