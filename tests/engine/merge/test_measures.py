@@ -184,14 +184,16 @@ def test_pairs_of_three_parents_where_one_lacks_a_module(tmp_path):
     assert found.pairs[2].cosine == pytest.approx(0.0, abs=1e-15)  # (-1, 1) and (1, 1)
 
 
-def test_a_sampled_module_counts_for_all_its_elements(tmp_path):
-    """512x512 where all agree beside 1x4 where all oppose: 4 of 262,148, from 65,536 + 4 looked at."""
+@pytest.mark.parametrize(("big", "few", "opposed"), [(1.0, -1.0, 4), (-1.0, 1.0, 262_144)])
+def test_a_sampled_module_counts_for_all_its_elements(tmp_path, big, few, opposed):
+    """512x512 beside 1x4, one of which opposes: 4 or 262,144 of 262,148, from 65,536 + 4 looked at."""
     ones = {"B": torch.ones(512, 1), "A": torch.ones(1, 512)}
+    other = {"B": torch.full((512, 1), big), "A": torch.ones(1, 512)}
 
-    found = report(tmp_path, {"big": ones, "few": [[1.0] * 4]}, {"big": ones, "few": [[-1.0] * 4]})
+    found = report(tmp_path, {"big": ones, "few": [[1.0] * 4]}, {"big": other, "few": [[few] * 4]})
 
     (pair,) = found.pairs
-    assert (pair.sign_conflict, pair.elements) == (pytest.approx(4 / 262_148), 65_540)
+    assert (pair.sign_conflict, pair.elements) == (pytest.approx(opposed / 262_148, rel=1e-9), 65_540)
 
 
 def test_small_matrices_are_looked_at_whole_and_large_ones_on_a_grid():
