@@ -1,6 +1,6 @@
-"""svd merge of two Llama-3-8B-shaped adapters, file to file: 32 layers x 7 targets, r=16, bf16.
+"""svd merge of Llama-3-8B-shaped adapters, two unless said, file to file: 32 layers x 7 targets, r=16, bf16.
 
-    .venv/bin/python benchmarks/merge_llama.py [--folder DIR] [--runs 5] [--threads 2]
+    .venv/bin/python benchmarks/merge_llama.py [--parents 8] [--folder DIR] [--runs 5] [--threads 2]
 
 Printed beside it: reading the parents' bytes and writing the result's. Both in process, after the imports, with files
 in the page cache; runs alternate. Peak memory is of the whole process. `--twice` merges one parent with itself, which
@@ -38,6 +38,7 @@ def main():
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--folder", type=Path, help="where the files are made; default a temporary folder")
     options.add_argument("--runs", type=int, default=5)
+    options.add_argument("--parents", type=int, default=2)
     options.add_argument("--threads", type=int, default=os.cpu_count())
     options.add_argument("--twice", action="store_true")
     given = options.parse_args()
@@ -52,10 +53,10 @@ def run(folder, given):
 
     torch.set_num_threads(given.threads)
     print(machine(given.threads), f"torch {torch.__version__}", sep="\n")
-    for seed in (1, 2):
-        write_parent(torch, folder / str(seed), seed)
-    names = ("1", "1") if given.twice else ("1", "2")
-    sources = [Source(folder / name, 0.5) for name in names]
+    names = [str(seed) for seed in range(1, given.parents + 1)]
+    for name in names:
+        write_parent(torch, folder / name, int(name))
+    sources = [Source(folder / name, 1 / len(names)) for name in (["1", "1"] if given.twice else names)]
     out, copy = folder / "out", folder / "copy"
     times = {"merge": [], "read and write": []}
     processor = 0.0
