@@ -37,10 +37,11 @@ def check_adapter(
     names in the adapter's folder. Pure: opens, imports and runs nothing, whatever the config says.
     """
     subject = Subject(facts, values, base, base_known, tuple(files), base_name, licensing)
-    return tuple(finding for rule in RULES for finding in _findings(rule, subject))
+    return tuple(finding for rule in RULES for finding in findings_of(rule, subject))
 
 
-def _findings(rule: Rule, subject: Subject) -> list[Finding]:
+def findings_of(rule: Rule, subject: Subject) -> list[Finding]:
+    """What one rule says of the adapter, cut after MOST_PER_RULE places; `skipped` where it lacks what it needs."""
     if rule.needs == "base" and subject.base is None:
         return [Finding(rule.id, "skipped", "no base model to compare with")]
     if rule.needs == "values" and subject.values is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Severity = Literal["error", "warning", "info", "skipped"]
+Severity = Literal["error", "inconclusive", "warning", "info", "skipped"]
 Status = Literal["pass", "warn", "inconclusive", "fail"]
 
 
@@ -33,8 +33,10 @@ class Finding:
 
 
 def worst_status(findings: tuple[Finding, ...] | list[Finding]) -> Status:
-    """Fail for any error, else warn for any warning, else pass; `info` and `skipped` leave it alone."""
+    """Fail for any error, else inconclusive, else warn for any warning, else pass; the others do not count."""
     severities = {finding.severity for finding in findings}
     if "error" in severities:
         return "fail"
+    if "inconclusive" in severities:
+        return "inconclusive"
     return "warn" if "warning" in severities else "pass"

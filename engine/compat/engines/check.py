@@ -1,0 +1,60 @@
+"""Ask one engine's table about one adapter."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from engine.compat.check import findings_of
+from engine.compat.engines.table import covered
+from engine.compat.finding import Finding
+from engine.compat.rule import Rule, Subject
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from engine.compat.engines.table import EngineRule, EngineTarget
+    from engine.compat.rule import Hit
+    from engine.format.facts import AdapterFacts, BaseFacts
+    from engine.format.values import ValueFacts
+
+_SAYS = {"refuses": "refuses it", "differs": "computes another function", "note": "note"}
+
+
+def check_for(
+    facts: AdapterFacts,
+    target: EngineTarget,
+    *,
+    base: BaseFacts | None = None,
+    values: ValueFacts | None = None,
+    files: Iterable[str] = (),
+) -> tuple[Finding, ...]:
+    """Whether the engine loads the adapter and computes the function that PEFT 0.21.2 computes: either no is an error.
+
+    A release outside the table gives one finding, `inconclusive`, and nothing else. Pure, as `check_adapter`.
+    """
+    if not target.engine.covers(target.version):
+        return (_outside(target),)
+    subject = Subject(facts, values, base, files=tuple(files))
+    rows = (row for row in target.engine.rules if row.span.holds(target.version))
+    return tuple(finding for row in rows for finding in findings_of(_bound(row, target), subject))
+
+
+def _bound(row: EngineRule, target: EngineTarget) -> Rule:
+    return Rule(row.id, row.severity, row.summary, row.needs, partial(_hits, row, target))
+
+
+def _hits(row: EngineRule, target: EngineTarget, subject: Subject) -> Iterator[Hit]:
+    for hit in row.function(subject, target):
+        yield type(hit)(f"{target} {_SAYS[row.outcome]}: {hit.message}", hit.where, hit.fix)
+
+
+def _outside(target: EngineTarget) -> Finding:
+    engine = target.engine
+    newest = "" if engine.newest is None else f"; ask for {engine.name}@{engine.newest}, the newest read"
+    return Finding(
+        f"{engine.name}-version",
+        "inconclusive",
+        f"{engine.title} {target.version}: the table covers {covered(engine)}",
+        fix=None if not newest else f"adapters check REF --for {engine.name}@{engine.newest}",
+    )
