@@ -179,7 +179,7 @@ def plan(
 
     `other` says what becomes of full copies, biases and token rows that several parents have: `average` (by weight),
     `first` (the first such parent's) or `refuse`. `base` is the base model's checkpoint, a folder or a file: DoRA
-    parents need it.
+    parents need it, and with it the report tells what the base's dtype would swallow.
 
     Raises OptionError for an unknown method, semantics, option, `other` or dtype, a rank beside a method that stacks,
     too few or too many sources, a weight that is not finite, or weights that the method cannot take; UnreadableError
@@ -198,9 +198,7 @@ def plan(
     findings += bias_findings(parents, method, linear=row.linear)
     dora, problems = dora_weights(parents, base, method, takes=row.full_rank)
     findings += problems
-    if all(facts.config.lora is not None for facts in parents):
-        findings += _contradictions(parents)
-        findings += disagreements(parents)
+    findings += _disagreements(parents)
     if findings:
         raise RefusedError(findings)
     limit = limits.result_rank(row, parents, rule) if peft else _limit(rule, parents)
@@ -280,6 +278,13 @@ def _pieces(
         for module in facts.modules:
             found.setdefault(module.name, []).append(Piece(place, module, weights.get(module.name)))
     return found
+
+
+def _disagreements(parents: Sequence[AdapterFacts]) -> Iterator[Finding]:
+    """What no sum of these factors can be; vectors of IA3 have none."""
+    if all(facts.config.lora is not None for facts in parents):
+        yield from _contradictions(parents)
+        yield from disagreements(parents)
 
 
 def _contradictions(parents: Sequence[AdapterFacts]) -> Iterator[Finding]:
