@@ -1,10 +1,11 @@
 """Push and pull of 1 GB through S3 on loopback, against obstore's own put and get of the same file, in one run.
 
-    python benchmarks/object_store.py [--runs 5] [--megabytes 1024] [--folder DIR]
+    python benchmarks/object_store.py [--runs 5] [--megabytes 1024] [--folder DIR] [--server memory|moto]
 
-The server is s3server.py in a process of its own: in memory, without signatures. Each round runs every row once, one
-after the other. A push stages (copies and hashes) and places; a pull writes a file, hashed and fsynced. obstore's put
-is of the file by its path with the same part size; its get streams to a file that is fsynced too.
+The server runs in a process of its own: s3server.py, in memory and without signatures, or moto's, which the tests use.
+Each round runs every row once, one after the other. A push stages (copies and hashes) and places; a pull writes a file,
+hashed and fsynced. obstore's put is of the file by its path with the same part size; its get streams to a file that is
+fsynced too.
 """
 
 import argparse
@@ -24,14 +25,23 @@ from registry.storeurl import parse_store_url
 from registry.uploads import PART
 
 PUT, GET = "obstore put", "obstore get"
+MOTO = """
+import time
+from urllib.request import Request, urlopen
+from tests.buckets import serving
+with serving() as address:
+    urlopen(Request(f"{address}/bench", method="PUT")).close()
+    print(address.rpartition(":")[2], flush=True)
+    time.sleep(10**6)
+"""
 
 
 def main():
     options = arguments()
     os.environ.update(AWS_ACCESS_KEY_ID="bench", AWS_SECRET_ACCESS_KEY="bench")
-    server = subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("s3server.py")], stdout=subprocess.PIPE, text=True
-    )
+    here = Path(__file__)
+    command = ["-c", MOTO] if options.server == "moto" else [here.with_name("s3server.py")]
+    server = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True, cwd=here.parent.parent)
     try:
         endpoint = f"http://127.0.0.1:{server.stdout.readline().strip()}"
         with tempfile.TemporaryDirectory(prefix="object-store-", dir=options.folder) as place:
@@ -45,6 +55,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--megabytes", type=int, default=1024)
+    parser.add_argument("--server", choices=["memory", "moto"], default="memory")
     parser.add_argument("--folder", type=Path, help="where to write; the default temporary folder otherwise")
     return parser.parse_args()
 

@@ -29,8 +29,8 @@ class Handler(BaseHTTPRequestHandler):
         key, query = self.place()
         content = self.body()
         if "partNumber" in query:
-            PARTS[query["uploadId"], int(query["partNumber"])] = content
-            return self.answer(200, e_tag=md5(content).hex())
+            PARTS[query["uploadId"], int(query["partNumber"])] = content, md5(content)
+            return self.answer(200, e_tag=PARTS[query["uploadId"], int(query["partNumber"])][1].hex())
         if self.headers.get("if-none-match") == "*" and key in OBJECTS:
             return self.answer(412, b"<Error><Code>PreconditionFailed</Code></Error>")
         OBJECTS[key], SUMS[key] = content, md5(content).hex()
@@ -52,8 +52,8 @@ class Handler(BaseHTTPRequestHandler):
                 f"<InitiateMultipartUploadResult><UploadId>{upload}</UploadId></InitiateMultipartUploadResult>".encode(),
             )
         parts = [PARTS.pop(name) for name in sorted(name for name in PARTS if name[0] == query["uploadId"])]
-        OBJECTS[key] = b"".join(parts)
-        SUMS[key] = f"{md5(b''.join(map(md5, parts))).hex()}-{len(parts)}"
+        OBJECTS[key] = b"".join(part for part, _ in parts)
+        SUMS[key] = f"{md5(b''.join(known for _, known in parts)).hex()}-{len(parts)}"
         return self.answer(
             200, f'<CompleteMultipartUploadResult><ETag>"{SUMS[key]}"</ETag></CompleteMultipartUploadResult>'.encode()
         )
