@@ -371,7 +371,20 @@ def test_17_what_the_first_parent_leaves_out_is_refused(tmp_path, narrowing):
     merge([Source(folder, 1.0) for folder in folders], method="cat", out=tmp_path / "out")
 
 
-def test_18_embeddings_draw_in_the_order_of_their_weight(tmp_path):
+def test_18_other_types_are_refused(tmp_path):
+    """IA3's own weighted sum is exact and stands under exact semantics."""
+    folders = []
+    for name in "ab":
+        tensors = {"base_model.model.m.ia3_l": torch.ones(10, 1)}
+        folders.append(
+            write_adapter(tmp_path / name, tensors, peft_type="IA3", target_modules=["m"], feedforward_modules=[])
+        )
+
+    assert "a is of type IA3: these types are LoRA's alone" in refused(folders, "linear")
+    plan([Source(folder, 1.0) for folder in folders], method="linear")
+
+
+def test_19_embeddings_draw_in_the_order_of_their_weight(tmp_path):
     """The weight is (vocabulary, width), ΔW = B·A its transpose."""
     tensors = [embedding("emb", vocabulary=11, width=5, rank=2, seed=seed) for seed in (1, 2)]
     folders = [write_adapter(tmp_path / str(place), one, r=2, lora_alpha=7) for place, one in enumerate(tensors)]
