@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.merge.methods.signs import count
-from engine.merge.rows import row_blocks
+from engine.merge.rows import BLOCK, row_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +30,9 @@ LARGEST = 0x7F800000
 MAGNITUDE = 0x7FFFFFFF
 BINS = 1 << 20
 SAMPLE = 1 << 15
+WHOLE = BLOCK
+"""Elements that are sorted at once, which takes less than counting them. One block: the values compared are the same."""
+
 SPREAD = 5.0
 """Standard deviations of a sampled quantile on either side of it."""
 
@@ -133,6 +136,9 @@ def search(start: Bracket, kept: int, passed: Callable[[Bracket], Counts]) -> fl
 def threshold(part: Part, density: float) -> float:
     """The magnitude at which the share `density` of the elements of one D is kept."""
     kept = count(math.prod(part.shape), density)
+    if math.prod(part.shape) <= WHOLE:
+        magnitudes = part.single().block(0, part.shape[0]).abs().flatten()
+        return float(magnitudes.kthvalue(len(magnitudes) - kept + 1).values)
     return search(bracket(sample(part), None, density), kept, lambda within: counted(part, within))
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine.errors import RefusedError
-from engine.merge import Options, Part, RankRule, Source, merge, plan
+from engine.merge import Options, Part, RankRule, Source, merge, plan, thresholds
 from engine.merge.factors import FactorFile
 from engine.merge.methods.signs import count
 from engine.merge.survey import with_thresholds
@@ -27,6 +27,14 @@ def largest(matrix, kept):
     return float(np.sort(np.abs(matrix), axis=None)[::-1][kept - 1])
 
 
+@pytest.fixture(params=["sorted", "counted"])
+def route(request, monkeypatch):
+    """Small modules are sorted, larger ones counted; "counted" counts the small ones too."""
+    if request.param == "counted":
+        monkeypatch.setattr(thresholds, "WHOLE", 0)
+
+
+@pytest.mark.usefixtures("route")
 @pytest.mark.parametrize("density", [0.001, 0.05, 0.2, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize("shape", [(40, 30), (1, 9), (300, 700)])
 def test_threshold_is_what_sorting_gives(density, shape):
@@ -36,6 +44,7 @@ def test_threshold_is_what_sorting_gives(density, shape):
     assert threshold(one, density) == largest(matrix, count(matrix.size, density))
 
 
+@pytest.mark.usefixtures("route")
 def test_threshold_of_distinct_values_keeps_exactly_the_share():
     one = part(200, 300, 5, 1)
     values = one.block(0, 200).abs()
