@@ -31,7 +31,7 @@ MAGNITUDE = 0x7FFFFFFF
 BINS = 1 << 20
 SAMPLE = 1 << 15
 WHOLE = BLOCK
-"""Elements that are sorted at once, which takes less than counting them. One block: the values compared are the same."""
+"""Elements that are sorted at once, which takes less than counting. One block, so that the values are the same ones."""
 
 SPREAD = 5.0
 """Standard deviations of a sampled quantile on either side of it."""
