@@ -111,12 +111,15 @@ class OptionError(EngineError, ValueError):
 
 
 class RefusedError(EngineError):
-    """Rules said no; nothing was written."""
+    """Rules said no; nothing was written. `findings` has every reason, the message the first ones."""
 
     exit_code = 1
+    told: ClassVar[int] = 3
 
     def __init__(self, findings: Sequence[Finding]) -> None:
-        super().__init__("; ".join(finding.message for finding in findings))
+        more = len(findings) - self.told
+        reasons = [finding.message for finding in findings[: self.told]]
+        super().__init__("; ".join(reasons) + (f"; and {more} more" if more > 0 else ""))
         self.findings = tuple(findings)
 
 
