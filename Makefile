@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types imports pytest bench test-faults sabotage wheel clean
+.PHONY: demo test lint types imports pytest bench test-faults test-engines sabotage wheel clean
 .DEFAULT_GOAL := test
 
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -37,6 +37,10 @@ bench: $(VENV)/.ready
 # Every kill, cut, race and corpus case of which `make test` takes a slice: strace, xfsprogs, and root for the power cuts.
 test-faults: $(VENV)/.ready
 	$(BIN)/pytest -m slow tests
+
+# The serving engines' own loaders, read out of their released wheels, against our tables; needs the package index.
+test-engines: $(VENV)/.ready
+	$(BIN)/pytest -m engines tests/engines
 
 # Twenty and more defects, one at a time in a copy: the tests must see each.
 sabotage: $(VENV)/.ready

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from engine.compat.check import findings_of
 from engine.compat.engines.table import covered
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from engine.compat.rule import Hit
     from engine.format.facts import AdapterFacts, BaseFacts
     from engine.format.values import ValueFacts
+
+Verdict = Literal["loads", "refuses", "differs", "inconclusive"]
 
 _SAYS = {"refuses": "refuses it", "differs": "computes another function", "note": "note"}
 
@@ -38,6 +40,18 @@ def check_for(
     subject = Subject(facts, values, base, files=tuple(files))
     rows = (row for row in target.engine.rules if row.span.holds(target.version))
     return tuple(finding for row in rows for finding in findings_of(_bound(row, target), subject))
+
+
+def verdict(findings: Iterable[Finding], target: EngineTarget) -> Verdict:
+    """The worst of what `check_for` found for that target, in one word: refuses, then differs, inconclusive, loads."""
+    outcomes = {row.id: row.outcome for row in target.engine.rules}
+    found = list(findings)
+    said = {outcomes.get(finding.rule) for finding in found if finding.severity == "error"}
+    if "refuses" in said:
+        return "refuses"
+    if "differs" in said:
+        return "differs"
+    return "inconclusive" if any(finding.severity == "inconclusive" for finding in found) else "loads"
 
 
 def _bound(row: EngineRule, target: EngineTarget) -> Rule:

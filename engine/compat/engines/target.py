@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.compat.engines import vllm
+from engine.compat.engines import diffusers, llamacpp, own, peft, sglang, vllm
 from engine.compat.engines.table import Engine, EngineTarget, limit_names
 from engine.compat.engines.version import parse_version
 from engine.errors import OptionError
@@ -12,7 +12,15 @@ from engine.errors import OptionError
 if TYPE_CHECKING:
     from engine.compat.engines.table import Limit
 
-ENGINES: tuple[Engine, ...] = (vllm.TABLE,)
+ENGINES: tuple[Engine, ...] = (
+    vllm.TABLE,
+    sglang.TABLE,
+    diffusers.TABLE,
+    peft.TABLE,
+    llamacpp.TABLE,
+    llamacpp.OLLAMA,
+    own.TABLE,
+)
 
 _LARGEST = 2**31
 
@@ -35,7 +43,9 @@ def parse_target(text: str) -> EngineTarget:
     name, at, number = head.partition("@")
     engine = find_engine(name)
     written = number if at else engine.newest
-    version = None if written is None else parse_version(written)
+    # llama.cpp counts builds: b4567
+    bare = written if written is None or engine.newest is not None else written.removeprefix("b")
+    version = None if bare is None else parse_version(bare)
     if version is None and written is not None:
         raise OptionError(f"{name}@{number!s:.80}: expected a release such as {engine.newest or '1.2.3'}")
     limits = {limit.name: limit.default for limit in engine.limits}

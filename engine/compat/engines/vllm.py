@@ -22,11 +22,15 @@ _HELPER = Source("vllm/lora/peft_helper.py", "PEFTHelper.validate_legal", "0.33.
 _OLD_HELPER = Source("vllm/lora/peft_helper.py", "PEFTHelper.__post_init__", "0.31.0", "run")
 _FIELDS = Source("vllm/lora/peft_helper.py", "PEFTHelper.from_dict", "0.33.0", "run")
 _NAMES = Source("vllm/lora/utils.py", "parse_fine_tuned_lora_name", "0.33.0", "run")
-_MODULES = Source("vllm/lora/lora_model.py", "LoRAModel.from_local_checkpoint", "0.33.0")
-_TENSORS = Source("vllm/lora/lora_model.py", "LoRAModel.from_lora_tensors", "0.33.0")
+_OLD_NAMES = Source("vllm/lora/utils.py", "parse_fine_tuned_lora_name", "0.31.0", "run")
+_MODULES = Source("vllm/lora/lora_model.py", "LoRAModel.from_local_checkpoint", "0.33.0", "run")
+_TENSORS = Source("vllm/lora/lora_model.py", "LoRAModel.from_lora_tensors", "0.33.0", "run")
 
 REWRITTEN = "0.32"
 _BEFORE, _SINCE = Span(before=REWRITTEN), Span(since=REWRITTEN)
+_HEADS_SINCE = Span(since="0.31")
+# Only 0.31 reads a bias of a factor, and takes it for the factor itself.
+_BIASES = Span("0.31", REWRITTEN)
 
 _ASKED_FOR = ("r", "lora_alpha", "target_modules")
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -58,7 +62,7 @@ def _rank(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
 
 
 def _saved(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
-    heads = _HEADS if Span(since="0.31").holds(target.version) else frozenset()
+    heads = _HEADS if _HEADS_SINCE.holds(target.version) else frozenset()
     if wrong := [name for name in strings(subject.raw.get("modules_to_save")) if name not in heads]:
         expected = f"nothing but {' or '.join(sorted(heads))}" if heads else "null"
         yield Hit(f"modules_to_save: expected {expected}, found {listed(wrong)}", "modules_to_save")
@@ -121,9 +125,9 @@ def _routed(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
 
 
 def _names(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
-    heads = Span(since="0.31").holds(target.version)
+    heads, biases = _HEADS_SINCE.holds(target.version), _BIASES.holds(target.version)
     for name in sorted(subject.facts.header.tensors):
-        if not name.endswith(_COPIES) and not _is_readable(name, heads=heads):
+        if not name.endswith(_COPIES) and not _is_readable(name, heads=heads, biases=biases):
             yield Hit(
                 f"tensor {name}: expected a name that ends in lora_A.weight, lora_B.weight, lora_embedding_A or "
                 "lora_embedding_B, found none of them",
@@ -131,13 +135,14 @@ def _names(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
             )
 
 
-def _is_readable(name: str, *, heads: bool) -> bool:
+def _is_readable(name: str, *, heads: bool, biases: bool) -> bool:
     parts = name.split(".")
     if parts[-1] in ("lora_embedding_A", "lora_embedding_B"):
         return True
     if len(parts) < 2 or parts[-1] not in ("weight", "bias"):
         return False
-    return (parts[-2] in ("lora_A", "lora_B") and parts[-1] == "weight") or (heads and parts[-2] in _HEADS)
+    factor = parts[-2] in ("lora_A", "lora_B") and (parts[-1] == "weight" or biases)
+    return factor or (heads and parts[-2] in _HEADS)
 
 
 def _kinds(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
@@ -173,6 +178,9 @@ RULES = (
     EngineRule("vllm-dora", "refuses", "DoRA.", _HELPER, _dora),
     EngineRule("vllm-bias", "refuses", "Biases of the base are trained.", _HELPER, _bias),
     EngineRule("vllm-lora-bias", "refuses", "LoRA biases.", _HELPER, _lora_bias, _SINCE),
+    EngineRule(
+        "vllm-lora-bias-read", "differs", "A LoRA bias is taken for its factor.", _OLD_NAMES, _lora_bias, _BIASES
+    ),
     EngineRule(
         "vllm-initialisation", "refuses", "An initialisation that changed the base.", _HELPER, _initialisation, _SINCE
     ),
