@@ -33,7 +33,7 @@ def test_several_limits_follow_with_colons_or_commas():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("tgi", "engine 'tgi': expected one of vllm"),
+        ("tgi", "engine 'tgi': expected one of vllm, sglang, diffusers, peft, llamacpp, ollama, own"),
         ("", "engine ''"),
         ("vllm@", "vllm@: expected a release such as 0.33.0"),
         ("vllm@latest", "vllm@latest: expected a release"),
