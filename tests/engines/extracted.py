@@ -23,21 +23,21 @@ class _Stub(types.ModuleType):
 class _Finder:
     """Finds the given sources by module name; anything else below `root` is a stub."""
 
-    def __init__(self, root, sources, given):
-        self._root, self._sources, self._given = root, sources, given
+    def __init__(self, root, sources, given, leaves):
+        self._root, self._sources, self._given, self._leaves = root, sources, given, leaves
 
     def find_spec(self, name, path=None, target=None):
         if name == self._root or name.startswith(self._root + "."):
             from importlib.machinery import ModuleSpec
 
-            return ModuleSpec(name, self, is_package=True)
+            # what is below a file's own name is no module, but a stub may have anything below it
+            return ModuleSpec(name, self, is_package=name not in self._leaves)
         return None
 
     def create_module(self, spec):
         return types.ModuleType(spec.name) if spec.name in self._sources else _Stub(spec.name)
 
     def exec_module(self, module):
-        module.__path__ = []
         text = self._sources.get(module.__name__)
         if text is not None:
             exec(compile(text, module.__name__, "exec"), module.__dict__)
@@ -54,15 +54,15 @@ def _logger(name):
 
 
 @contextmanager
-def modules_of(package, release, wanted, *, given=None):
+def modules_of(package, release, wanted, *, given=None, written=None):
     """Import `wanted` modules of a release from their real source; the rest of the package is stubs while this lasts.
 
-    `given` names what a stub must hold: module -> name -> value.
+    `given` names what a stub must hold (module -> name -> value), `written` a stand-in's whole text.
     """
     members = [name.replace(".", "/") + ".py" for name in wanted]
     texts = files_of(package, release, members)
     sources = {name: texts[member] for name, member in zip(wanted, members, strict=True)}
-    finder = _Finder(package, sources, given or {})
+    finder = _Finder(package, sources | (written or {}), given or {}, frozenset(wanted))
     sys.meta_path.insert(0, finder)
     try:
         yield [__import__(name, fromlist=["_"]) for name in wanted]
