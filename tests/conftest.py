@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 
 _numbers = itertools.count()
 
-# A shell that starts this in the background has SIGINT ignored, which every child would inherit.
+# A shell that starts this in the background has SIGINT ignored, and nohup SIGHUP: every child would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -109,8 +109,9 @@ def test_a_pulled_version_is_there_without_the_store(on_s3, monkeypatch, s3_serv
     assert json.loads(on_s3.say("pull", f"team/one@{digest}", "--format", "json"))["digest"] == digest
 
 
-def test_settings_files_may_name_the_bucket(bare, s3_url, work):
-    (work / "adapters.toml").write_text(f'store_url = "{s3_url}"\n')
+def test_settings_files_may_name_the_bucket(bare, s3_url, work, tmp_path):
+    """Beside the home that the environment names; another home would leave the file's bucket out."""
+    (work / "adapters.toml").write_text(f'home = "{tmp_path / "home"}"\nstore_url = "{s3_url}"\n')
 
     assert "s3://" in bare.say("init")
 

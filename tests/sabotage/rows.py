@@ -92,8 +92,8 @@ ROWS = (
     Sabotage(
         "an object's existence is believed",
         "registry/objects.py",
-        "if not holds(self.bucket, key, file) and",
-        "if not self.exists(file.digest) and",
+        "if holds(self.bucket, key, file) or",
+        "if self.exists(file.digest) or",
         f"{REGISTRY}/test_blobs.py {REGISTRY}/test_objects.py",
         "s3 or objects",
     ),

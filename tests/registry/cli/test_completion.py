@@ -17,6 +17,7 @@ from registry.cli.completion import answer
 from registry.cli.failure import run
 from registry.cli.root import VERBS, root
 from registry.cli.shells import SCRIPTS
+from registry.completion import METHODS
 from registry.database import Database
 from registry.settings import CompletionRequest
 from tests.factories import make_settings, publish
@@ -79,7 +80,7 @@ def words(lines):
         ("adapters alias rm team/sql ", ["canary", "prod"]),
         ("adapters alias rm team/sql@1 c", ["canary"]),
         ("adapters push ./x team/s", ["team/sql"]),
-        ("adapters merge --combination ", ["cat", "linear", "svd"]),
+        ("adapters merge --combination ", list(METHODS)),
         ("adapters merge --combination=l", ["--combination=linear"]),
         ("adapters list --alias p", ["prod"]),
         ("adapters list --type ad", ["adalora", "adamss", "adaption_prompt"]),
@@ -285,7 +286,7 @@ def test_bash_replaces_only_what_follows_the_last_break(commands, tmp_path):
         "@prod|",
         "prod|",
         "canary|prod|latest|2|1|",
-        "cat|linear|svd|",
+        "|".join(METHODS) + "|",
         "|",
     ]
 
