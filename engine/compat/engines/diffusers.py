@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _LOAD = Source("diffusers/loaders/peft.py", "PeftAdapterMixin.load_lora_adapter", "0.42.1", "run")
 _GUESS = Source("diffusers/utils/peft_utils.py", "get_peft_kwargs", "0.42.1", "run")
+_RANKS = Source("diffusers/utils/peft_utils.py", "get_peft_kwargs", "0.42.1")
 _OLD_GUESS = Source("diffusers/utils/peft_utils.py", "get_peft_kwargs", "0.39.0", "run")
-_FORMAT = Source("diffusers/loaders/lora_pipeline.py", "StableDiffusionLoraLoaderMixin.load_lora_weights", "0.42.1")
 _METADATA = Source("diffusers/utils/state_dict_utils.py", "_load_sft_state_dict_metadata", "0.42.1")
 
 MIRRORED = "0.40"
@@ -41,8 +41,9 @@ _DECIDING = (
     "lora_bias",
     "use_dora",
 )
+_SHAPED = ("use_bdlora", "use_qalora")
 _PASSED_OVER = ("alora_invocation_tokens", "layer_replication", "arrow_config", "kasa_config", "monteclora_config",
-                "use_bdlora", "use_qalora", "target_parameters")  # fmt: skip
+                "target_parameters")  # fmt: skip
 
 
 def _type(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
@@ -62,15 +63,29 @@ def _prefix(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
 
 def _names(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
     if wrong := [name for name in sorted(subject.facts.header.tensors) if "lora" not in name]:
-        yield Hit(f"expected 'lora' in every tensor's name, found {len(wrong)} without: {listed(wrong)}", wrong[0])
+        yield Hit(
+            f"expected 'lora' in every tensor's name, found {len(wrong)} without, dropped by a model's loader, refused "
+            f"by a pipeline's: {listed(wrong)}",
+            wrong[0],
+        )
 
 
-def _no_rank(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
+def _no_rank(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
     modules = subject.facts.modules
-    if modules and all(module.kind == "embedding" for module in modules):
+    if _reads_any(subject, target) and modules and all(module.kind == "embedding" for module in modules):
         yield Hit(
             f"expected a lora_B tensor to read the rank from, found none beside {modules[0].a_key}", modules[0].name
         )
+
+
+def _shaped(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
+    for key in _SHAPED if _reads_any(subject, target) else ():
+        yield from traits.setting(subject, key, "the factors have another shape than a plain LoRA's")
+
+
+def _reads_any(subject: Subject, target: EngineTarget) -> bool:
+    start = target.text("prefix") + "."
+    return any(name.startswith(start) for name in subject.facts.header.tensors)
 
 
 def _scaling(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
@@ -136,8 +151,9 @@ def _header(subject: Subject) -> dict[str, Any] | None:
 RULES = (
     EngineRule("diffusers-type", "refuses", "The adapter is no LoRA.", _LOAD, _type),
     EngineRule("diffusers-prefix", "differs", "Tensors do not begin with the prefix.", _LOAD, _prefix, needs="tensors"),
-    EngineRule("diffusers-names", "refuses", "A tensor's name lacks 'lora'.", _FORMAT, _names, needs="tensors"),
-    EngineRule("diffusers-no-rank", "refuses", "No tensor gives a rank.", _GUESS, _no_rank, needs="tensors"),
+    EngineRule("diffusers-names", "differs", "A tensor's name lacks 'lora'.", _LOAD, _names, needs="tensors"),
+    EngineRule("diffusers-shape", "refuses", "Block-diagonal or grouped factors.", _LOAD, _shaped, needs="tensors"),
+    EngineRule("diffusers-no-rank", "refuses", "No tensor gives a rank.", _RANKS, _no_rank, needs="tensors"),
     EngineRule(
         "diffusers-scaling",
         "differs",

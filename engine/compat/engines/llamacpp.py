@@ -103,7 +103,7 @@ def _routed(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
 def _tied_head(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
     tied = subject.base is not None and subject.base.config.get("tie_word_embeddings") is True
     if tied and (heads := [module.name for module in subject.facts.modules if module.base_name == "lm_head"]):
-        yield Hit(f"{heads[0]}: the base ties it to its embedding, expected no factors of its own", heads[0])
+        yield Hit(f"{heads[0]}: expected no factors of a tied output layer, found them", heads[0])
 
 
 def _whole_alpha(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:

@@ -26,7 +26,7 @@ def _type(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
     kind = subject.facts.config.peft_type
     if kind not in RUNS_TYPES:
         runs = listed(sorted(RUNS_TYPES), 8) or "no type yet"
-        yield Hit(f"peft_type: this release runs {runs}, found {kind!r:.80}", "peft_type")
+        yield Hit(f"peft_type: expected a type that runs here ({runs}), found {kind!r:.80}", "peft_type")
 
 
 RULES = (EngineRule("own-type", "refuses", "The type does not run here yet.", _SOURCE, _type),)
