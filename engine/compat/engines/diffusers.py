@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from engine.format.facts import ModuleFacts
 
 _LOAD = Source("diffusers/loaders/peft.py", "PeftAdapterMixin.load_lora_adapter", "0.42.1", "run")
+_TYPE = Source("diffusers/loaders/peft.py", "PeftAdapterMixin.load_lora_adapter", "0.42.1")
 _GUESS = Source("diffusers/utils/peft_utils.py", "get_peft_kwargs", "0.42.1", "run")
 _RANKS = Source("diffusers/utils/peft_utils.py", "get_peft_kwargs", "0.42.1")
 _OLD_GUESS = Source("diffusers/utils/peft_utils.py", "get_peft_kwargs", "0.39.0", "run")
@@ -149,7 +150,7 @@ def _header(subject: Subject) -> dict[str, Any] | None:
 
 
 RULES = (
-    EngineRule("diffusers-type", "refuses", "The adapter is no LoRA.", _LOAD, _type),
+    EngineRule("diffusers-type", "refuses", "The adapter is no LoRA.", _TYPE, _type),
     EngineRule("diffusers-prefix", "differs", "Tensors do not begin with the prefix.", _LOAD, _prefix, needs="tensors"),
     EngineRule("diffusers-names", "differs", "A tensor's name lacks 'lora'.", _LOAD, _names, needs="tensors"),
     EngineRule("diffusers-shape", "refuses", "Block-diagonal or grouped factors.", _LOAD, _shaped, needs="tensors"),

@@ -64,7 +64,10 @@ def _initialisation(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
     first = next((release for name, release in _FIRST.items() if method.lower().startswith(name)), None)
     if first is None or not Span(since=first).holds(target.version):
         since = "which no release knows" if first is None else f"known from {first} on"
-        yield Hit(f"init_lora_weights: expected one of this release, found {traits.short(method)}, {since}", "init_lora_weights")
+        yield Hit(
+            f"init_lora_weights: expected one of this release, found {traits.short(method)}, {since}",
+            "init_lora_weights",
+        )
 
 
 def _known(subject: Subject, target: EngineTarget) -> frozenset[str] | None:

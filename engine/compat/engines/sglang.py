@@ -26,8 +26,12 @@ _STACK = Source("sglang/srt/lora/lora.py", "LoRAAdapter.normalize_qkv_proj", "0.
 _PROCESS = Source("sglang/srt/lora/lora.py", "LoRAAdapter._process_weight", "0.5.23", "run")
 _VALIDATE = Source("sglang/srt/lora/lora_manager.py", "LoRAManager.validate_new_adapter", "0.5.23", "run")
 _POOL = Source("sglang/srt/lora/mem_pool.py", "LoRAMemoryPool.load_lora_weight_to_buffer", "0.5.23", "run")
-_CAN = Source("sglang/srt/lora/mem_pool.py", "LoRAMemoryPool.can_support", "0.5.23", "run")
+_CAN = Source("sglang/srt/lora/mem_pool.py", "LoRAMemoryPool.can_support", "0.5.23")
 _TARGETS = Source("sglang/srt/lora/utils.py", "get_normalized_target_modules", "0.5.23", "run")
+_KEYS = Source("sglang/srt/lora/lora_config.py", "LoRAConfig.__init__", "0.5.23")
+_TYPE = Source("sglang/srt/lora/lora.py", "LoRAAdapter.__init__", "0.5.23")
+_ADDED = Source("sglang/srt/lora/lora_manager.py", "LoRAManager.validate_new_adapter", "0.5.23")
+_UNGATED = Source("sglang/srt/lora/lora.py", "LoRAAdapter.normalize_gate_up_proj", "0.5.23")
 _SIZES = Source("sglang/srt/lora/utils.py", "get_default_hidden_dim", "0.5.23")
 
 _LAYER = re.compile(r"layers\.\d+\.")
@@ -182,8 +186,8 @@ def _added_tokens(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
 
 
 RULES = (
-    EngineRule("sglang-type", "refuses", "The adapter is no LoRA.", _ADAPTER, _type),
-    EngineRule("sglang-fields", "refuses", "r, lora_alpha or target_modules is absent.", _CONFIG, _fields),
+    EngineRule("sglang-type", "refuses", "The adapter is no LoRA.", _TYPE, _type),
+    EngineRule("sglang-fields", "refuses", "r, lora_alpha or target_modules is absent.", _KEYS, _fields),
     EngineRule("sglang-rank", "refuses", "r is above max_lora_rank.", _CAN, _rank),
     EngineRule(
         "sglang-one-rank", "refuses", "A module's rank is not the config's r.", _POOL, _one_rank, needs="tensors"
@@ -195,7 +199,7 @@ RULES = (
     EngineRule(
         "sglang-stacked", "refuses", "A stacked projection lacks its neighbour.", _STACK, _stacked, needs="tensors"
     ),
-    EngineRule("sglang-gate", "refuses", "up_proj is adapted without gate_proj.", _POOL, _gated, needs="base"),
+    EngineRule("sglang-gate", "refuses", "up_proj is adapted without gate_proj.", _UNGATED, _gated, needs="base"),
     EngineRule("sglang-layer", "refuses", "A layer kind without LoRA.", _SIZES, _layers, needs="tensors"),
     EngineRule("sglang-dora", "refuses", "DoRA.", _VALIDATE, _dora),
     EngineRule(
@@ -206,7 +210,7 @@ RULES = (
         _initialisation,
     ),
     EngineRule("sglang-alora", "differs", "Activated LoRA acts on every token.", _CONFIG, _activated),
-    EngineRule("sglang-arrow", "differs", "Routing between adapters is passed over.", _CONFIG, _routed),
+    EngineRule("sglang-arrow", "differs", "Routing between adapters is passed over.", _KEYS, _routed),
     EngineRule("sglang-shape", "refuses", "Block-diagonal or grouped factors.", _POOL, _shaped),
     EngineRule("sglang-replication", "refuses", "Repeated layers.", _PROCESS, _replication),
     EngineRule(
@@ -218,7 +222,7 @@ RULES = (
     ),
     EngineRule("sglang-tokens", "differs", "Trained token rows are dropped.", _PROCESS, _tokens, needs="tensors"),
     EngineRule("sglang-embedding-copy", "note", "A full embedding is passed over.", _PROCESS, _copies, needs="tensors"),
-    EngineRule("sglang-added-tokens", "note", "Tokens may be added.", _VALIDATE, _added_tokens),
+    EngineRule("sglang-added-tokens", "note", "Tokens may be added.", _ADDED, _added_tokens),
 )
 
 TABLE = Engine(

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 _HELPER = Source("vllm/lora/peft_helper.py", "PEFTHelper.validate_legal", "0.33.0", "run")
 _OLD_HELPER = Source("vllm/lora/peft_helper.py", "PEFTHelper.__post_init__", "0.31.0", "run")
-_FIELDS = Source("vllm/lora/peft_helper.py", "PEFTHelper.from_dict", "0.33.0", "run")
+_FIELDS = Source("vllm/lora/peft_helper.py", "PEFTHelper.from_dict", "0.33.0")
 _NAMES = Source("vllm/lora/utils.py", "parse_fine_tuned_lora_name", "0.33.0", "run")
 _OLD_NAMES = Source("vllm/lora/utils.py", "parse_fine_tuned_lora_name", "0.31.0", "run")
-_MODULES = Source("vllm/lora/lora_model.py", "LoRAModel.from_local_checkpoint", "0.33.0", "run")
-_TENSORS = Source("vllm/lora/lora_model.py", "LoRAModel.from_lora_tensors", "0.33.0", "run")
+_MODULES = Source("vllm/lora/lora_model.py", "LoRAModel.from_local_checkpoint", "0.33.0")
+_TENSORS = Source("vllm/lora/lora_model.py", "LoRAModel.from_lora_tensors", "0.33.0")
 
 REWRITTEN = "0.32"
 _BEFORE, _SINCE = Span(before=REWRITTEN), Span(since=REWRITTEN)

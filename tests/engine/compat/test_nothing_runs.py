@@ -37,17 +37,22 @@ from pathlib import Path
 folder = Path(sys.argv[1])
 import numpy, regex
 from engine.compat.check import check_adapter
+from engine.compat.engines.check import check_for
+from engine.compat.engines.target import ENGINES, parse_target
 from engine.format.adapter import read_adapter
 from engine.format.values import scan_values
 scan_values(read_adapter(Path(sys.argv[2])))  # every lazy import happens here, on a sound adapter
 check_adapter(read_adapter(Path(sys.argv[2])), files=("a.py",))
+targets = [parse_target(engine.name) for engine in ENGINES]
+[check_for(read_adapter(Path(sys.argv[2])), target) for target in targets]
 events = []
 watched = ("import", "open", "exec", "compile", "os.", "subprocess.", "socket.", "ctypes.", "pickle.", "urllib.", "shutil.")
 sys.addaudithook(lambda name, args: events.append([name, repr(args)[:200]]) if name.startswith(watched) else None)
 facts = read_adapter(folder)
 findings = check_adapter(facts, values=scan_values(facts), base_known=False, files=[p.name for p in folder.iterdir()])
+judged = [check_for(facts, target) for target in targets]
 seen = list(events)
-print(json.dumps({"events": seen, "rules": sorted({f.rule for f in findings if f.severity == "error"})}))
+print(json.dumps({"events": seen, "rules": sorted({f.rule for f in findings if f.severity == "error"}), "judged": [len(found) for found in judged]}))
 """
 
 
@@ -78,6 +83,11 @@ def test_nothing_is_imported_run_or_connected(report):
     quiet = {"open", "os.listdir", "os.scandir"}
 
     assert [event for event in seen["events"] if event[0] not in quiet] == []
+
+
+def test_every_engine_says_something_of_it(report):
+    assert len(report[1]["judged"]) == 7
+    assert all(report[1]["judged"])
 
 
 def test_and_each_key_is_named(report):
