@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from registry import aliases as alias_moves
 from registry import bases as base_models
 from registry import labels, removal
+from registry.convertverbs import ConvertVerbs
 from registry.errors import UsageError
 from registry.filters import list_query, parse_duration
 from registry.handle import Handle
 from registry.hub.verbs import HubVerbs
 from registry.progress import silent, unheard
 from registry.pullverbs import PullVerbs
-from registry.refs import Ref, is_path, parse_alias
+from registry.refs import Ref, parse_alias
 from registry.resolve import resolve
 from registry.schema import prepare
 from registry.settings import Settings, load_settings
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
         BackupResult,
         BaseInfo,
         CheckReport,
-        ConvertResult,
         ExportResult,
         FsckResult,
         GcResult,
@@ -52,7 +51,7 @@ if TYPE_CHECKING:
     from registry.watch import Watch
 
 
-class Registry(PullVerbs, HubVerbs):
+class Registry(PullVerbs, HubVerbs, ConvertVerbs):
     """A catalog and its blobs. A class because it holds the connection pool; use `Registry.open`.
 
     References are texts as on the command line (`team/sql@prod`). Every method is one transaction, or one use case
@@ -362,16 +361,6 @@ class Registry(PullVerbs, HubVerbs):
         if tuple(for_engines) or tuple(with_refs):
             raise UsageError("checks for serving engines and siblings are not available yet")
         return check(self._handle, targets, base=base)
-
-    def convert(self, path: str | Path, *, to: str | Path, progress: Progress | None = None) -> ConvertResult:
-        """Write an adapter folder with pickled weights to the new folder `to`, as safetensors."""
-        from registry.convert import convert
-
-        if isinstance(path, str) and not is_path(path):
-            command = shlex.join(("adapters", "convert", f"./{path[:120]}", "--to", str(to)))
-            hint = f"a path starts with /, ./, ../ or ~: {command}"
-            raise UsageError(f"{path[:120]!r}: expected a folder", hint=hint)
-        return convert(Path(path).expanduser(), Path(to).expanduser(), progress=progress or silent)
 
     def merge(self, refs: Sequence[str] = (), *, into: str, **options: Unpack[MergeOptions]) -> MergeResult:
         """Merge versions into the next version of `into`, with a report of what was kept.

@@ -30,7 +30,7 @@ def convert(folder: Path, to: Path, *, progress: Progress = silent) -> ConvertRe
     something other than an empty folder is there; IntakeError and the engine's errors for what is in `folder`.
     """
     destination = Path(os.path.abspath(to))  # noqa: PTH100 (Path.absolute keeps `..`)
-    _require_free(destination)
+    require_free(destination)
     intake = scan(folder, pickled=True)
     label = f"converting {folder}"
     progress(label, 0, 1)
@@ -41,7 +41,8 @@ def convert(folder: Path, to: Path, *, progress: Progress = silent) -> ConvertRe
     return ConvertResult(destination, converted, intake.left_out, findings)
 
 
-def _require_free(destination: Path) -> None:
+def require_free(destination: Path) -> None:
+    """ConflictError unless a new folder can take this place."""
     if not os.path.lexists(destination):
         return
     with reaching(destination):
@@ -62,15 +63,24 @@ def _fill(scratch: Path, intake: Intake) -> tuple[tuple[ConvertedFile, ...], tup
                 converted.append(ConvertedFile(PICKLE_NAME, WEIGHTS_NAME, done.tensors, done.size))
                 findings += done.findings
             else:
-                _copy(source, scratch / file.path)
-    with reaching(scratch):
-        with opened(scratch / WEIGHTS_NAME, os.O_RDONLY) as weights:
-            os.fsync(weights)
-        sync_folders([scratch, *(place for place in scratch.rglob("*") if place.is_dir())])
+                copy_file(source, scratch / file.path)
+    sync_tree(scratch)
     return tuple(converted), tuple(findings)
 
 
-def _copy(source: int, target: Path) -> None:
+def sync_tree(folder: Path) -> None:
+    """Make everything beneath a folder durable."""
+    with reaching(folder):
+        places = [folder, *folder.rglob("*")]
+        for place in places:
+            if place.is_file():
+                with opened(place, os.O_RDONLY) as file:
+                    os.fsync(file)
+        sync_folders([place for place in places if place.is_dir()])
+
+
+def copy_file(source: int, target: Path) -> None:
+    """Copy an open file to a new place, making its folders."""
     with reaching(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with opened(target, CREATE, mode=0o666) as descriptor:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from engine.compat.engines.table import EngineTarget
+    from engine.compat.finding import Finding
     from engine.convert.pickled import Converted
     from engine.format.facts import BaseFacts
     from engine.merge import WeightRule
@@ -80,6 +82,50 @@ def convert_pickled(source: int, out: Path, *, path: str) -> Converted:
     from engine.convert.pickled import convert_pickled as convert
 
     return convert(source, out, path=path)
+
+
+@dataclass(frozen=True, slots=True)
+class Rewriting:
+    """What a rewrite did: its steps in order, the largest rank after it, how many tensors hold a rounded number and the
+    largest relative change of one (Frobenius), and what the rules say of the result.
+    """
+
+    rewrites: tuple[str, ...]
+    rank: int | None
+    rounded: int
+    largest_change: float
+    findings: tuple[Finding, ...]
+
+
+def rewrite_adapter(
+    folder: Path,
+    out: Path,
+    *,
+    target: EngineTarget,
+    base: BaseFacts | None = None,
+    files: Sequence[str] = (),
+    initial: Path | None = None,
+    rank: int | None = None,
+) -> Rewriting:
+    """Write an adapter's configuration and weights, as `target` takes them, into the empty folder `out`.
+
+    Imports no torch: factors are scaled and laid beside each other by numpy.
+    """
+    from engine.convert.rewrite.apply import apply_rewrites
+    from engine.convert.rewrite.plan import plan_rewrites
+    from engine.format.adapter import read_adapter
+
+    begun = None if initial is None else read_adapter(initial)
+    plan = plan_rewrites(read_adapter(folder), target, base=base, files=files, initial=begun, rank=rank)
+    done = apply_rewrites(plan, out)
+    return Rewriting(plan.rewrites, plan.draft.facts().rank, done.rounded, done.largest_change, plan.findings)
+
+
+def rewrite_versions() -> dict[str, str]:
+    """The versions that a rewrite's bytes depend on."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("adapter-registry", "numpy")}
 
 
 def tool_versions() -> dict[str, str]:

@@ -42,7 +42,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "base": ("bases:base", "Base models that adapters were trained on."),
         "check": ("check:check", "Check adapters against the rules, and against a base."),
         "merge": ("merge:merge", "Merge versions into a new one, with a report of what was kept."),
-        "convert": ("convert:convert", "Write an adapter with pickled weights anew, as safetensors."),
+        "convert": ("convert:convert", "Write an adapter anew: pickled weights as safetensors, or for an engine."),
     },
     "Keep": {
         "rm": ("removal:rm", "Delete a version; undelete brings it back until gc."),
