@@ -50,9 +50,9 @@ watched = ("import", "open", "exec", "compile", "os.", "subprocess.", "socket.",
 sys.addaudithook(lambda name, args: events.append([name, repr(args)[:200]]) if name.startswith(watched) else None)
 facts = read_adapter(folder)
 findings = check_adapter(facts, values=scan_values(facts), base_known=False, files=[p.name for p in folder.iterdir()])
-judged = [check_for(facts, target) for target in targets]
+judged = {target.engine.name: len(check_for(facts, target)) for target in targets}
 seen = list(events)
-print(json.dumps({"events": seen, "rules": sorted({f.rule for f in findings if f.severity == "error"}), "judged": [len(found) for found in judged]}))
+print(json.dumps({"events": seen, "rules": sorted({f.rule for f in findings if f.severity == "error"}), "judged": judged}))
 """
 
 
@@ -86,8 +86,10 @@ def test_nothing_is_imported_run_or_connected(report):
 
 
 def test_every_engine_says_something_of_it(report):
+    silent = {name for name, findings in report[1]["judged"].items() if not findings}
+
     assert len(report[1]["judged"]) == 7
-    assert all(report[1]["judged"])
+    assert silent == {"peft"}  # it would load it, hostile keys and all: those are the check-in rules' business
 
 
 def test_and_each_key_is_named(report):
