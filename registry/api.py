@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 from registry import aliases as alias_moves
 from registry import bases as base_models
 from registry import labels, removal
+from registry.checkverbs import CheckVerbs
 from registry.convertverbs import ConvertVerbs
-from registry.errors import UsageError
 from registry.filters import list_query, parse_duration
 from registry.handle import Handle
 from registry.hub.verbs import HubVerbs
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
         AliasInfo,
         BackupResult,
         BaseInfo,
-        CheckReport,
         ExportResult,
         FsckResult,
         GcResult,
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
     from registry.watch import Watch
 
 
-class Registry(PullVerbs, HubVerbs, ConvertVerbs):
+class Registry(PullVerbs, CheckVerbs, HubVerbs, ConvertVerbs):
     """A catalog and its blobs. A class because it holds the connection pool; use `Registry.open`.
 
     References are texts as on the command line (`team/sql@prod`). Every method is one transaction, or one use case
@@ -327,7 +326,7 @@ class Registry(PullVerbs, HubVerbs, ConvertVerbs):
             from registry.gc import collect as run
         return run(self._handle, grace=parse_duration(grace))
 
-    # Bases, checks, merges
+    # Bases, merges
 
     def add_base(self, path: str | Path, *, names: Iterable[str] = (), revision: str | None = None) -> BaseInfo:
         """Remember a base model by its path and names: safetensors headers and samples, or its config alone."""
@@ -351,16 +350,6 @@ class Registry(PullVerbs, HubVerbs, ConvertVerbs):
         wanted = self._handle.base_name(name)
         with self._handle.database.reading() as session:
             return base_models.show_base(session, base_models.get(session, wanted))
-
-    def check(
-        self, *targets: str, base: str | None = None, for_engines: Iterable[str] = (), with_refs: Iterable[str] = ()
-    ) -> CheckReport:
-        """Judge references or paths by the check-in rules, against a base where one is known."""
-        from registry.check import check
-
-        if tuple(for_engines) or tuple(with_refs):
-            raise UsageError("checks for serving engines and siblings are not available yet")
-        return check(self._handle, targets, base=base)
 
     def merge(self, refs: Sequence[str] = (), *, into: str, **options: Unpack[MergeOptions]) -> MergeResult:
         """Merge versions into the next version of `into`, with a report of what was kept.

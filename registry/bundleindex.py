@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from registry.labels import check_texts
+from registry.labeltexts import check_texts
 from registry.record import record_of
 from registry.refs import parse_alias
 from registry.strictjson import (

@@ -1,81 +1,134 @@
-"""Check: the check-in rules over stored versions and folders, changing nothing."""
+"""Check: the rules over references and folders, changing nothing. Folders against a base's path open no catalog."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
 
-from engine.compat.finding import worst_status
-from engine.compat.rule import Licensing
-from registry import bases
-from registry.basefiles import read_base_place
-from registry.errors import NotFoundError
-from registry.examine import examine, named_base
-from registry.intake import scan
-from registry.origin import base_licence, folder_origin
-from registry.pull import pull
+from engine.compat.check import check_adapter
+from engine.compat.engines.check import check_for
+from engine.compat.rules import RULES
+from registry.candidates import Candidate, GivenBase, base_at, folder_candidate
+from registry.questions import ForEngine, parse_engine
 from registry.refs import is_path
-from registry.resolve import resolve
-from registry.results import CheckReport
+from registry.verdicts import CHECKIN, Asked, Verdict, assemble
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
     from engine.compat.finding import Finding
     from engine.format.facts import BaseFacts
-    from registry.handle import Handle
+    from registry.settings import Settings
+    from registry.verdicts import CheckReport
+
+_CHECKIN_RULES = tuple(Asked(rule.id, rule.summary) for rule in RULES)
 
 
-def check(handle: Handle, targets: tuple[str, ...], *, base: str | None) -> CheckReport:
-    """Judge each target (a reference, or a path) against a base: the given one, else the one its config names.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckRequest:
+    """What is asked: `targets` are references or paths, `base` a base's name or path."""
+
+    targets: tuple[str, ...]
+    base: str | None = None
+    engines: tuple[ForEngine, ...] = ()
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether every adapter asked about is a folder, and a given base too."""
+        return all(is_path(name) for name in (*self.targets, *([] if self.base is None else [self.base])))
+
+
+class Catalog(Protocol):
+    """What a check asks of a registry."""
+
+    def base(self, name: str) -> BaseFacts:
+        """A base by any of its names; NotFoundError where it is not known."""
+
+    def known_base(self, name: str) -> BaseFacts | None:
+        """The same, None where it is not known."""
+
+    def candidate(self, ref: str, given: GivenBase | None) -> Candidate:
+        """The version that a reference names."""
+
+
+def check_request(
+    targets: Iterable[str],
+    *,
+    base: str | None = None,
+    for_engines: Iterable[str] = (),
+) -> CheckRequest:
+    """What was asked for, parsed. Raises engine.errors.OptionError for an engine."""
+    engines = {one.label: one for one in map(parse_engine, for_engines)}
+    return CheckRequest(targets=tuple(targets), base=base, engines=tuple(engines.values()))
+
+
+def needs_catalog(request: CheckRequest, settings: Settings) -> bool:
+    """Whether a registry must be asked: not for folders against a base's path, nor where there is none yet."""
+    if not request.on_disk:
+        return True
+    return request.base is None and (settings.database_url is not None or settings.catalog_file.exists())
+
+
+def check(request: CheckRequest, catalog: Callable[[], Catalog] | None) -> CheckReport:
+    """Judge each target against a base: the given one, else the one its config names.
 
     A given base that is not known is NotFoundError; an unknown one that a config names is a warning of the rules.
+    Without a catalog no base is known by name, and every target must be a path.
     """
-    given = None if base is None else base_facts(handle, base)
-    licence = base_licence(Path(base).expanduser()) if base is not None and is_path(base) else None
-    findings: list[Finding] = []
-    statuses = {}
-    for target in targets:
-        found = _one(handle, target, given, licence)
-        statuses[target] = worst_status(found)
-        findings += found
-    return CheckReport(status=worst_status(findings), targets=statuses, findings=tuple(findings))
+    given = None if request.base is None else _given(request.base, catalog)
+    candidates = [_candidate(target, given, catalog) for target in request.targets]
+    return assemble(verdict for one in candidates for verdict in judge(one, request.engines))
 
 
-def base_facts(handle: Handle, base: str) -> BaseFacts:
-    """The facts of a base by any of its names, or at a path."""
+def judge(candidate: Candidate, engines: Iterable[ForEngine]) -> Iterator[Verdict]:
+    """What the check-in rules say of an adapter, then what each engine's table does."""
+    yield _verdict(candidate, CHECKIN, check_in(candidate), _CHECKIN_RULES)
+    for engine in engines:
+        yield _verdict(candidate, engine.label, check_engine(candidate, engine), engine_rules(engine))
+
+
+def check_in(candidate: Candidate) -> tuple[Finding, ...]:
+    """The check-in rules."""
+    return check_adapter(
+        candidate.facts,
+        values=candidate.values,
+        base=candidate.base,
+        base_known=candidate.base_known,
+        base_name=candidate.base_name,
+        files=candidate.files,
+        licensing=candidate.licensing,
+    )
+
+
+def check_engine(candidate: Candidate, engine: ForEngine) -> tuple[Finding, ...]:
+    """One engine's table."""
+    return check_for(
+        candidate.facts, engine.target, base=candidate.base, values=candidate.values, files=candidate.files
+    )
+
+
+def engine_rules(engine: ForEngine) -> tuple[Asked, ...]:
+    """The rows that are asked for the release, none where the table does not speak of it."""
+    table, version = engine.target.engine, engine.target.version
+    if not table.covers(version):
+        return ()
+    return tuple(Asked(row.id, row.summary) for row in table.rules if row.span.holds(version))
+
+
+def _verdict(candidate: Candidate, question: str, found: Iterable[Finding], rules: tuple[Asked, ...]) -> Verdict:
+    findings = tuple(replace(finding, target=candidate.target) for finding in found)
+    return Verdict(candidate.target, question, findings, rules, digest=candidate.digest)
+
+
+def _given(base: str, catalog: Callable[[], Catalog] | None) -> GivenBase:
     if is_path(base):
-        return read_base_place(Path(base).expanduser())
-    with handle.database.reading() as session:
-        row = bases.find(session, base)
-        if row is None:
-            raise NotFoundError(f"base {base!r} is not known", hint="adapters base add PATH --name NAME")
-        return bases.facts_of(row)
+        return base_at(base)
+    assert catalog is not None
+    return GivenBase(catalog().base(base))
 
 
-def _one(handle: Handle, target: str, given: BaseFacts | None, base_terms: str | None) -> list[Finding]:
+def _candidate(target: str, given: GivenBase | None, catalog: Callable[[], Catalog] | None) -> Candidate:
     if is_path(target):
-        folder = Path(target).expanduser()
-        files = [file.path for file in scan(folder).files]
-        licensing, pushed_for = folder_origin(folder).licensing(base_terms), None
-    else:
-        licensing, pushed_for = _recorded(handle, target, base_terms)
-        folder = pull(handle, handle.ref(target)).path
-        files = sorted(path.name for path in folder.iterdir())
-    examined = examine(folder)
-    base, known = given, given is not None
-    name = pushed_for or named_base(examined.facts)
-    if base is None and name is not None:
-        with handle.database.reading() as session:
-            row = bases.find(session, name)
-            base, known = (None, False) if row is None else (bases.facts_of(row), True)
-    found = examined.findings(base=base, base_known=known, base_name=name, files=files, licensing=licensing)
-    return [replace(finding, target=target) for finding in found]
-
-
-def _recorded(handle: Handle, ref: str, base_terms: str | None) -> tuple[Licensing, str | None]:
-    """What the catalog has, whoever said it: the licence, and the base it was pushed for, which need not be the one in
-    its config.
-    """
-    with handle.database.reading() as session:
-        version = resolve(session, handle.ref(ref))
-        return Licensing(version.licence, base_terms), version.base_name
+        return folder_candidate(target, given, lambda name: None if catalog is None else catalog().known_base(name))
+    assert catalog is not None
+    return catalog().candidate(target, given)

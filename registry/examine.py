@@ -74,12 +74,14 @@ class Examined:
         return sum(info.count for info in self.facts.header.tensors.values())
 
 
-def examine(folder: Path) -> Examined:
-    """Read an adapter folder. Raises engine.errors.UnreadableError or PatternError where it is no adapter."""
+def examine(folder: Path, *, digest: bool = True) -> Examined:
+    """Read an adapter folder; without `digest` the tensors have none. Raises engine.errors.UnreadableError or
+    PatternError where it is no adapter.
+    """
     facts = read_adapter(folder)
     # Small tensors are not worth a thread.
     threads = 1 if facts.header.file_size < _LARGE else _THREADS
-    return Examined(facts, scan_values(facts, threads=threads))
+    return Examined(facts, scan_values(facts, threads=threads, digest=digest))
 
 
 def named_base(facts: AdapterFacts) -> str | None:

@@ -10,7 +10,7 @@ from registry.combination import Combination
 from registry.draft import Parent, RecipeDraft
 from registry.errors import UsageError
 from registry.ingredients import base_doubts, check_weights, fetch, licences
-from registry.labels import check_texts
+from registry.labeltexts import check_texts
 from registry.operations import Ingredient, merge_adapters, tool_versions
 from registry.progress import silent
 from registry.provenance import PARENTS, claims, first

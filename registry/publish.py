@@ -13,7 +13,8 @@ from registry.audit import note
 from registry.blobrows import know_blobs
 from registry.draft import Parent, RecipeDraft, VersionDraft
 from registry.facts import Filled, fill
-from registry.labels import check_texts, put_metrics, put_tags
+from registry.labels import put_metrics, put_tags
+from registry.labeltexts import check_texts
 from registry.models import Adapter, File, Version
 from registry.newest import mark_newest
 from registry.recordrows import keep_record

@@ -13,7 +13,7 @@ from registry.draft import Parent, RecipeDraft, VersionDraft
 from registry.errors import BlobGoingError, FindingsError, LeaseLostError, MissingBlobError, UsageError
 from registry.examine import Examined, documents, examine, named_base
 from registry.intake import scan
-from registry.labels import check_texts
+from registry.labeltexts import check_texts
 from registry.manifest import manifest_bytes
 from registry.origin import Origin, base_licence, origin
 from registry.progress import silent

@@ -7,18 +7,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.compat.finding import Finding
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from engine.compat.finding import Status
+    from engine.compat.finding import Finding
     from registry.rankneeds import RanksFor
 
 
 def to_json(value: Any) -> Any:
     """A result as plain JSON types: dataclasses become objects, moments ISO 8601 in UTC, paths text."""
-    if isinstance(value, Finding):
+    if hasattr(value, "as_json"):
         return value.as_json()
     if hasattr(value, "__dataclass_fields__"):
         return {item.name: to_json(getattr(value, item.name)) for item in fields(value)}
@@ -279,15 +277,6 @@ class BaseInfo:
     adapters: int
     created: bool = False
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class CheckReport:
-    """What the rules said, over all targets."""
-
-    status: Status
-    targets: Mapping[str, Status]
-    findings: tuple[Finding, ...]
 
 
 @dataclass(frozen=True, slots=True)

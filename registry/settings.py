@@ -29,7 +29,8 @@ class Settings:
 
     `database_url` None means SQLite at `home/catalog.db`; `store_url` None means the folder `home/blobs`;
     `cache` None means the folder `home/pulled`, `hub_endpoint` None the Hugging Face Hub itself. `chosen` and `files`
-    say what adapters.toml had to do with it, `sources` what says each place: a flag, a variable, a file.
+    say what adapters.toml had to do with it, `sources` what says each place: a flag, a variable, a file. `step_summary`
+    is where a step of a GitHub workflow puts its page.
     """
 
     home: Path
@@ -43,6 +44,7 @@ class Settings:
     actor_problem: str | None = field(default=None, compare=False)
     surroundings: Mapping[str, Claim] = field(default_factory=dict, compare=False)
     color: bool = field(default=True, compare=False)
+    step_summary: Path | None = field(default=None, compare=False)
     push: PushDefaults = field(default_factory=PushDefaults, compare=False)
     chosen: Chosen = field(default_factory=Chosen, compare=False)
     files: tuple[ConfigFile, ...] = field(default=(), compare=False)
@@ -124,6 +126,7 @@ def load_settings(
         actor_problem=problem,
         surroundings=first(_who(actor), surrounding_claims(env), *(file.provenance for file in files)),
         color=not env.get("NO_COLOR") and env.get("TERM") != "dumb",
+        step_summary=Path(env["GITHUB_STEP_SUMMARY"]) if env.get("GITHUB_STEP_SUMMARY") else None,
         push=next((file.push for file in files if file.push != PushDefaults()), PushDefaults()),
         chosen=which,
         files=files,

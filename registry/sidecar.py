@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from registry.disk import reading_beneath
 from registry.errors import UsageError
-from registry.labels import check_metrics
+from registry.labeltexts import check_metrics
 from registry.provenance import FIELDS, Claim, claims
 
 if TYPE_CHECKING:

@@ -58,14 +58,14 @@ class _Seen(NamedTuple):
     gram: NDArray[np.float64] | None
 
 
-def scan_values(facts: AdapterFacts, *, threads: int = 1) -> ValueFacts:
-    """Reads every tensor of the adapter once.
+def scan_values(facts: AdapterFacts, *, threads: int = 1, digest: bool = True) -> ValueFacts:
+    """Reads every tensor of the adapter once. Without `digest` nothing is hashed, and tensors_digest is empty.
 
     Raises HeaderError where the file is no longer the one whose header `facts` holds.
     """
     header = facts.header
     plans = factor_plans([module for module in facts.modules if _plain(facts, module)], header)
-    seen = _see_all(facts, plans, threads)
+    seen = _see_all(facts, plans, threads, digest=digest)
     nonfinite = {name: found.nonfinite for name, found in seen.items() if found.nonfinite}
     return ValueFacts(
         nonfinite=nonfinite,
@@ -77,7 +77,7 @@ def scan_values(facts: AdapterFacts, *, threads: int = 1) -> ValueFacts:
             for module in facts.modules
         },
         unscanned=tuple(sorted(name for name, info in header.tensors.items() if not _scannable(info))),
-        tensors_digest=combined(header, {name: found.sha256 for name, found in seen.items()}),
+        tensors_digest=combined(header, {name: found.sha256 for name, found in seen.items()}) if digest else "",
     )
 
 
@@ -90,12 +90,12 @@ def _plain(facts: AdapterFacts, module: ModuleFacts) -> bool:
     return max(sizes) <= FACTOR_LIMIT and not any(parse_key(name).role == "diag" for name in module.extras)
 
 
-def _see_all(facts: AdapterFacts, plans: Mapping[str, FactorPlan], threads: int) -> dict[str, _Seen]:
+def _see_all(facts: AdapterFacts, plans: Mapping[str, FactorPlan], threads: int, *, digest: bool) -> dict[str, _Seen]:
     """Every tensor, dealt out to threads that each open the file for themselves."""
 
     def work(part: list[TensorInfo]) -> dict[str, _Seen]:
         with TensorFile(facts.weights, facts.header) as file:
-            return {info.name: _see(file, info, plans.get(info.name)) for info in part}
+            return {info.name: _see(file, info, plans.get(info.name), hashed=digest) for info in part}
 
     infos = list(facts.header.tensors.values())
     if threads == 1 or len(infos) < threads:
@@ -107,14 +107,15 @@ def _see_all(facts: AdapterFacts, plans: Mapping[str, FactorPlan], threads: int)
         return found
 
 
-def _see(file: TensorFile, info: TensorInfo, plan: FactorPlan | None) -> _Seen:
+def _see(file: TensorFile, info: TensorInfo, plan: FactorPlan | None, *, hashed: bool) -> _Seen:
     """One tensor, read once: a factor whole, anything else in blocks."""
     whole = None if plan is None else file.whole(info)
     blocks = file.blocks(info) if whole is None else _slices(whole)
     digest = hashlib.sha256()
     look = _Look(info) if _scannable(info) else None
     for block in blocks:
-        digest.update(block)
+        if hashed:
+            digest.update(block)
         if look is not None:
             look.at(block)
     sound = look is not None and not look.bad

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from registry.check import check as run_check
+from registry.check import check_request, needs_catalog
 from registry.cli.command import Verb
-from registry.cli.findings import finding_lines, rules_broken
+from registry.cli.findings import accepted_lines, finding_lines, rules_broken
 from registry.cli.output import emit, styled
 from registry.cli.params import Reference, Word
+from registry.cli.reports import deliver
 from registry.cli.text import printable
+from registry.reports import FORMATS, parse_wanted
+from registry.verdicts import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from engine.compat.finding import Status
+    from registry.check import CheckRequest
     from registry.cli.invocation import Invocation
-    from registry.results import CheckReport
+    from registry.verdicts import CheckReport, Doubt, FailOn
 
 _COLOURS: dict[str, str] = {"fail": "red", "warn": "yellow", "inconclusive": "yellow", "pass": "green"}
 
@@ -26,12 +31,28 @@ _COLOURS: dict[str, str] = {"fail": "red", "warn": "yellow", "inconclusive": "ye
     cls=Verb,
     examples=[
         "adapters check team/sql@prod",
-        "adapters check ./out/sql-lora --base ./Llama-3-8B",
+        "adapters check ./out/sql-lora --base ./Llama-3-8B --for vllm",
+        "adapters check team/sql --for vllm@0.33.0:max_lora_rank=64 --report junit=check.xml",
         "adapters check team/a team/b --fail-on warning --format json",
     ],
 )
 @click.argument("targets", type=Reference(), nargs=-1, required=True, metavar="REF-or-PATH...")
 @click.option("--base", type=Word(), metavar="BASE", help="Check against this base model: a name or a folder.")
+@click.option(
+    "--for",
+    "for_engines",
+    multiple=True,
+    type=Word(),
+    metavar="ENGINE",
+    help="Will this serving engine load it and compute its function? ENGINE[@VERSION][:limit=value]. Repeatable.",
+)
+@click.option(
+    "--report",
+    "reports",
+    multiple=True,
+    metavar="FORMAT[=FILE]",
+    help=f"Write a report: {', '.join(FORMATS)}. Repeatable; one without =FILE is what stdout gets.",
+)
 @click.option(
     "--fail-on",
     type=click.Choice(["error", "warning"]),
@@ -39,25 +60,48 @@ _COLOURS: dict[str, str] = {"fail": "red", "warn": "yellow", "inconclusive": "ye
     show_default=True,
     help="The severity that makes the exit code 1.",
 )
+@click.option(
+    "--inconclusive",
+    type=click.Choice(["fail", "allow"]),
+    default="fail",
+    show_default=True,
+    help="Whether what no table answers makes the exit code 3.",
+)
 @click.pass_obj
-def check(invocation: Invocation, targets: tuple[str, ...], *, base: str | None, fail_on: str) -> int:
+def check(
+    invocation: Invocation,
+    targets: tuple[str, ...],
+    *,
+    reports: tuple[str, ...],
+    fail_on: FailOn,
+    inconclusive: Doubt,
+    **asked: Any,
+) -> int:
     """Check adapters against the rules, and against a base.
 
     A PATH starts with / ./ ../ or ~; anything else is a REF. Exit code 1 for findings, 3 for inconclusive.
     """
-    report = invocation.registry.check(*targets, base=base)
-    emit(invocation, report, human=lambda: _lines(invocation, report), quiet=lambda: rules_broken(report.findings))
-    return exit_code(report.status, fail_on=fail_on)
+    wanted, policy = parse_wanted(reports), Policy(fail_on, inconclusive)
+    report = _run(invocation, check_request(targets, **asked))
+    if not deliver(invocation, report, policy, wanted):
+        emit(invocation, report, human=lambda: _lines(invocation, report), quiet=lambda: rules_broken(report.findings))
+    return policy.exit_code(report)
 
 
-def exit_code(status: Status, *, fail_on: str) -> int:
-    """1 for a failure, 3 for inconclusive, else 0; with `--fail-on warning` a warning is a failure."""
-    failing = ("fail", "warn") if fail_on == "warning" else ("fail",)
-    return 1 if status in failing else 3 if status == "inconclusive" else 0
+def _run(invocation: Invocation, request: CheckRequest) -> CheckReport:
+    """Without the database layer where nothing asks for it: importing that takes longer than most checks."""
+    if needs_catalog(request, invocation.settings):
+        return invocation.registry.check_request(request)
+    return run_check(request, None)
 
 
 def _lines(invocation: Invocation, report: CheckReport) -> Iterator[str]:
-    room = max((len(status) for status in report.targets.values()), default=0)
-    for target, status in report.targets.items():
-        yield f"{styled(invocation, status.ljust(room), colour=_COLOURS[status])}  {printable(target)}"
+    asked = [(verdict.status, verdict.adapter, verdict.question) for verdict in report.results]
+    several = len({question for _, _, question in asked}) > 1
+    rows = asked if several else [(status, target, "") for target, status in report.targets.items()]
+    room = max((len(status) for status, _, _ in rows), default=0)
+    for status, target, question in rows:
+        of = f"  {printable(question)}" if question else ""
+        yield f"{styled(invocation, status.ljust(room), colour=_COLOURS[status])}  {printable(target)}{of}"
     yield from finding_lines(invocation, report.findings)
+    yield from accepted_lines(report.accepted)

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
     from engine.compat.finding import Finding
     from registry.cli.invocation import Invocation
+    from registry.verdicts import Accepted
 
-_COLOURS = {"error": "red", "warning": "yellow"}
-_ORDER = {"error": 0, "warning": 1, "info": 2}
+_COLOURS = {"error": "red", "inconclusive": "yellow", "warning": "yellow"}
+_ORDER = {"error": 0, "inconclusive": 1, "warning": 2, "info": 3}
 
 
 def finding_lines(invocation: Invocation, findings: Sequence[Finding]) -> Iterator[str]:
@@ -36,6 +37,14 @@ def finding_lines(invocation: Invocation, findings: Sequence[Finding]) -> Iterat
         yield f"{'skipped'.ljust(severities)}  {plural(count, 'rule')}: {reason}"
 
 
+def accepted_lines(accepted: Sequence[Accepted]) -> Iterator[str]:
+    """One line for each finding that a baseline accepts, with the reason."""
+    for one in accepted:
+        until = "" if one.until is None else f" until {one.until}"
+        said = f"{_target(one.finding)}{printable(one.finding.message)}"
+        yield f"accepted  {one.finding.rule}  {said}  ({printable(one.reason)}{until})"
+
+
 def emit_refusal(invocation: Invocation, subjects: Sequence[str], findings: Sequence[Finding]) -> None:
     """What a refused push or merge prints on stdout: the object that `check` prints too."""
     names = subjects or sorted({finding.target for finding in findings})
@@ -53,7 +62,7 @@ def emit_refusal(invocation: Invocation, subjects: Sequence[str], findings: Sequ
 
 
 def rules_broken(findings: Sequence[Finding]) -> list[str]:
-    """The ids of the rules that said error or warning, each once, errors first."""
+    """The ids of the rules that said error, inconclusive or warning, each once, the worst first."""
     loud = [finding for severity in _COLOURS for finding in findings if finding.severity == severity]
     return list(dict.fromkeys(finding.rule for finding in loud))
 

@@ -10,7 +10,7 @@ from registry.hub.client import connected
 from registry.hub.fetch import fetch
 from registry.hub.listing import snapshot
 from registry.hub.place import is_hub, parse_place
-from registry.labels import check_texts
+from registry.labeltexts import check_texts
 from registry.progress import silent
 from registry.push import check_allowed, push
 

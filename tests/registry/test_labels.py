@@ -4,7 +4,8 @@ import pytest
 from sqlalchemy import select
 
 from registry.errors import UsageError
-from registry.labels import check_metrics, check_tags, remove_tags, set_metrics, set_tags
+from registry.labels import remove_tags, set_metrics, set_tags
+from registry.labeltexts import check_metrics, check_tags
 from registry.models import AuditEntry, Metric, Tag
 from registry.refs import parse_ref
 from registry.resolve import resolve

@@ -9,12 +9,12 @@ from typing import Any
 import click
 import pytest
 
+from registry.check import CheckRequest
 from registry.cli.output import note
 from registry.cli.root import SECTIONS, VERBS, root
 from registry.results import (
     BaseInfo,
     CacheEntry,
-    CheckReport,
     FsckResult,
     GcResult,
     LineageGraph,
@@ -25,6 +25,7 @@ from registry.results import (
     RerunResult,
     VerifyResult,
 )
+from registry.verdicts import CheckReport
 from tests.commands import COMMANDS
 from tests.registry.cli.stub import AT, DIGEST, Adapters, moved, pushed, version
 
@@ -172,7 +173,13 @@ ASKED: list[tuple[str, Any, str, tuple[Any, ...], dict[str, Any]]] = [
     ("base add ./m --name a --name b --revision r", BASE, "add_base", ("./m",), {"names": ("a", "b"), "revision": "r"}),
     ("base list", (BASE,), "bases", (), {}),
     ("base show gpt2", BASE, "base", ("gpt2",), {}),
-    ("check t/s ./x --base b", CheckReport("pass", {}, ()), "check", ("t/s", "./x"), {"base": "b"}),
+    (
+        "check t/s ./x --base b",
+        CheckReport("pass", {}, ()),
+        "check_request",
+        (CheckRequest(targets=("t/s", "./x"), base="b"),),
+        {},
+    ),
     (
         (
             "merge t/a t/b --weights 0.7,-0.3 --combination cat --rank max --dtype F32 --into t/ab --dry-run"

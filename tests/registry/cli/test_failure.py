@@ -19,7 +19,8 @@ from registry.errors import (
     UnavailableError,
     UsageError,
 )
-from registry.results import CheckReport, FsckResult, RegistryStatus, StoreFinding
+from registry.results import FsckResult, RegistryStatus, StoreFinding
+from registry.verdicts import CheckReport
 from tests.registry.cli.stub import Adapters, version
 
 CODES = [
@@ -208,7 +209,7 @@ def test_a_wrong_format_in_the_environment_is_bad_usage(adapters: Adapters, monk
 def test_check_turns_its_status_into_an_exit_code(adapters: Adapters, status: str, fail_on: str, code: int):
     report = CheckReport(status=status, targets={"t/s@1": status}, findings=())
 
-    outcome = adapters("check", "t/s", "--fail-on", fail_on, check=report)
+    outcome = adapters("check", "t/s", "--fail-on", fail_on, check_request=report)
 
     assert outcome.code == code
     assert outcome.out == f"{status}  t/s@1\n"

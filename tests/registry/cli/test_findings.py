@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.compat.finding import Finding
-from registry.results import CheckReport
+from registry.verdicts import CheckReport
 
 if TYPE_CHECKING:
     from tests.registry.cli.stub import Adapters
@@ -21,7 +21,7 @@ FINDINGS = (
 def test_the_worst_comes_first_and_skipped_rules_share_a_line(adapters: Adapters):
     report = CheckReport("fail", {"t/a@1": "fail", "./b": "warn"}, FINDINGS)
 
-    assert adapters("check", "t/a", "./b", check=report).out.splitlines() == [
+    assert adapters("check", "t/a", "./b", check_request=report).out.splitlines() == [
         "fail  t/a@1",
         "warn  ./b",
         "error    nan            t/a@1: NaN in B",
@@ -36,4 +36,4 @@ def test_the_worst_comes_first_and_skipped_rules_share_a_line(adapters: Adapters
 def test_quiet_names_the_rules_that_were_broken_errors_first(adapters: Adapters):
     report = CheckReport("fail", {"t/a@1": "fail"}, FINDINGS)
 
-    assert adapters("check", "t/a", "--format", "quiet", check=report).out == "nan\nbase-unknown\n"
+    assert adapters("check", "t/a", "--format", "quiet", check_request=report).out == "nan\nbase-unknown\n"
