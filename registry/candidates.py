@@ -14,6 +14,7 @@ from registry.origin import base_licence, folder_origin
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from engine.compat.finding import Finding
     from engine.compat.rule import Licensing
     from engine.format.facts import AdapterFacts, BaseFacts
     from engine.format.values import ValueFacts
@@ -29,7 +30,9 @@ class GivenBase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """An adapter with all that the rules ask for. `target` is how the caller named it; `digest` the version's."""
+    """An adapter with all that the rules ask for. `target` is how the caller named it; `digest` the version's;
+    `doubts` are what its catalog says of its base.
+    """
 
     target: str
     facts: AdapterFacts
@@ -41,6 +44,7 @@ class Candidate:
     licensing: Licensing | None = None
     digest: str | None = None
     version_id: int | None = None
+    doubts: tuple[Finding, ...] = ()
 
 
 def base_at(place: str) -> GivenBase:

@@ -1,16 +1,24 @@
-"""Check: the rules over references and folders, changing nothing. Folders against a base's path open no catalog."""
+"""Check: the rules over references and folders. Folders against a base's path open no catalog; answers about versions
+are kept.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from engine.compat.check import check_adapter
 from engine.compat.engines.check import check_for
 from engine.compat.rules import RULES
+from registry.baseline import Baseline, apply, read_baseline
 from registry.candidates import Candidate, GivenBase, base_at, folder_candidate
+from registry.errors import UsageError
+from registry.lock import read_lock, require_locked
 from registry.questions import ForEngine, parse_engine
 from registry.refs import is_path
+from registry.rulesets import base_key, ruleset
 from registry.verdicts import CHECKIN, Asked, Verdict, assemble
 
 if TYPE_CHECKING:
@@ -26,15 +34,25 @@ _CHECKIN_RULES = tuple(Asked(rule.id, rule.summary) for rule in RULES)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckRequest:
-    """What is asked: `targets` are references or paths, `base` a base's name or path."""
+    """What is asked: `targets` are references or paths, `base` a base's name or path.
+
+    `everything` asks about all live versions instead. With `lock` each reference must mean what that file says, and
+    without targets all that it names are asked about. `baseline` are accepted findings, as of the day `today`.
+    """
 
     targets: tuple[str, ...]
     base: str | None = None
     engines: tuple[ForEngine, ...] = ()
+    everything: bool = False
+    lock: Path | None = None
+    baseline: Baseline | None = None
+    today: date = field(default_factory=date.today, compare=False)
 
     @property
     def on_disk(self) -> bool:
         """Whether every adapter asked about is a folder, and a given base too."""
+        if self.everything or self.lock is not None:
+            return False
         return all(is_path(name) for name in (*self.targets, *([] if self.base is None else [self.base])))
 
 
@@ -50,16 +68,52 @@ class Catalog(Protocol):
     def candidate(self, ref: str, given: GivenBase | None) -> Candidate:
         """The version that a reference names."""
 
+    def remember(self, answers: Iterable[tuple[int, Verdict]]) -> None:
+        """Keep what was said of versions."""
+
 
 def check_request(
     targets: Iterable[str],
     *,
     base: str | None = None,
     for_engines: Iterable[str] = (),
+    everything: bool = False,
+    lock: str | Path | None = None,
+    baseline: str | Path | None = None,
+    new_baseline: bool = False,
 ) -> CheckRequest:
-    """What was asked for, parsed. Raises engine.errors.OptionError for an engine."""
+    """What was asked for, parsed and read.
+
+    UsageError for what cannot be asked together and for a wrong file, engine.errors.OptionError for an engine.
+    """
+    named = tuple(targets)
+    place = None if lock is None else Path(lock).expanduser()
+    if everything and (named or base is not None or place is not None):
+        raise UsageError(
+            "--all asks about every version, each against its own base: no REF, --base or --locked beside it"
+        )
+    if not named and place is not None:
+        named = tuple(pin.ref for pin in read_lock(place))
+    if not named and not everything:
+        raise UsageError("expected a REF or PATH to check", hint="adapters check --help")
     engines = {one.label: one for one in map(parse_engine, for_engines)}
-    return CheckRequest(targets=tuple(targets), base=base, engines=tuple(engines.values()))
+    return CheckRequest(
+        targets=named,
+        base=base,
+        engines=tuple(engines.values()),
+        everything=everything,
+        lock=place,
+        baseline=_baseline(baseline, new=new_baseline),
+    )
+
+
+def _baseline(file: str | Path | None, *, new: bool) -> Baseline | None:
+    if file is None:
+        if new:
+            raise UsageError("--write-baseline: expected --baseline FILE, where to write it")
+        return None
+    place = Path(file).expanduser()
+    return Baseline(str(place)) if new and not place.exists() else read_baseline(place)
 
 
 def needs_catalog(request: CheckRequest, settings: Settings) -> bool:
@@ -77,14 +131,32 @@ def check(request: CheckRequest, catalog: Callable[[], Catalog] | None) -> Check
     """
     given = None if request.base is None else _given(request.base, catalog)
     candidates = [_candidate(target, given, catalog) for target in request.targets]
-    return assemble(verdict for one in candidates for verdict in judge(one, request.engines))
+    if request.lock is not None:
+        require_locked(request.lock, read_lock(request.lock), candidates)
+    said = [(one, verdict) for one in candidates for verdict in judge(one, request.engines)]
+    stored = [(one.version_id, verdict) for one, verdict in said if one.version_id is not None]
+    if stored and given is None and catalog is not None:
+        catalog().remember(stored)
+    return assemble(with_baseline((verdict for _, verdict in said), request))
+
+
+def with_baseline(verdicts: Iterable[Verdict], request: CheckRequest) -> Iterable[Verdict]:
+    """The verdicts, accepted findings set apart where there is a baseline."""
+    return verdicts if request.baseline is None else apply(verdicts, request.baseline, request.today)
 
 
 def judge(candidate: Candidate, engines: Iterable[ForEngine]) -> Iterator[Verdict]:
     """What the check-in rules say of an adapter, then what each engine's table does."""
-    yield _verdict(candidate, CHECKIN, check_in(candidate), _CHECKIN_RULES)
+    yield _verdict(candidate, CHECKIN, (*check_in(candidate), *candidate.doubts), _CHECKIN_RULES)
     for engine in engines:
         yield _verdict(candidate, engine.label, check_engine(candidate, engine), engine_rules(engine))
+
+
+def questions(engines: Iterable[ForEngine]) -> Iterator[str]:
+    """The questions that `judge` answers, in its order."""
+    yield CHECKIN
+    for engine in engines:
+        yield engine.label
 
 
 def check_in(candidate: Candidate) -> tuple[Finding, ...]:
@@ -117,7 +189,8 @@ def engine_rules(engine: ForEngine) -> tuple[Asked, ...]:
 
 def _verdict(candidate: Candidate, question: str, found: Iterable[Finding], rules: tuple[Asked, ...]) -> Verdict:
     findings = tuple(replace(finding, target=candidate.target) for finding in found)
-    return Verdict(candidate.target, question, findings, rules, digest=candidate.digest)
+    asked_by = ruleset(question, base_key(candidate.base))
+    return Verdict(candidate.target, question, findings, rules, digest=candidate.digest, ruleset=asked_by)
 
 
 def _given(base: str, catalog: Callable[[], Catalog] | None) -> GivenBase:

@@ -1,28 +1,63 @@
-"""What a check asks of a catalog: bases by name, and versions by what is kept of them or by their files."""
+"""What a check asks of a catalog: bases by name, and versions by what is kept of them, else by their files."""
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from sqlalchemy import select
 
 from engine.compat.rule import Licensing
 from registry import bases
+from registry.among import among
 from registry.candidates import Candidate
-from registry.errors import NotFoundError
+from registry.database import insert_into
+from registry.errors import NotFoundError, UnavailableError
 from registry.examine import examine, named_base
+from registry.keptchecks import base_ids, base_keys, keep, kept_checks, same_answer
+from registry.lock import Pin
+from registry.models import Adapter, Base, Document, File, Version
 from registry.pull import pull
+from registry.refs import parse_ref
 from registry.resolve import resolve
+from registry.storedfacts import KIND, NEEDED, facts_document, read_stored
+from registry.strictjson import canonical_json
 
 if TYPE_CHECKING:
-    from engine.format.facts import BaseFacts
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from sqlalchemy.orm import Session
+
+    from engine.compat.finding import Finding
+    from engine.format.facts import AdapterFacts, BaseFacts
+    from engine.format.values import ValueFacts
     from registry.candidates import GivenBase
     from registry.handle import Handle
+    from registry.verdicts import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A version as the catalog has it. `base` is the row of the base that it is judged against."""
+
+    id: int
+    ref: str
+    digest: str
+    licence: str | None
+    base_name: str | None
+    base: int | None
+    files: tuple[str, ...]
+    documents: dict[str, str]
 
 
 class StoredCatalog:
-    """A registry's catalog; a class because it keeps bases that it has read."""
+    """A registry's catalog; a class because it keeps the bases that it has read."""
 
     def __init__(self, handle: Handle) -> None:
         self._handle = handle
+        self._bases: dict[int, BaseFacts] = {}
 
     def base(self, name: str) -> BaseFacts:
         """A base by any of its names; NotFoundError where it is not known."""
@@ -34,29 +69,122 @@ class StoredCatalog:
     def known_base(self, name: str) -> BaseFacts | None:
         """The same, None where it is not known."""
         with self._handle.database.reading() as session:
-            row = bases.find(session, name)
-            return None if row is None else bases.facts_of(row)
+            found = bases.find_id(session, name)
+            return None if found is None else self._facts(session, found)
 
     def candidate(self, ref: str, given: GivenBase | None) -> Candidate:
         """The version that a reference names."""
         wanted = self._handle.ref(ref)
         with self._handle.database.reading() as session:
+            found = resolve(session, wanted).id
+        return self.candidates([found], given, called=ref)[0]
+
+    def pin(self, ref: str) -> Pin:
+        """What a reference means now."""
+        wanted = self._handle.ref(ref)
+        with self._handle.database.reading() as session:
             version = resolve(session, wanted)
-        # Whoever said it: the licence, and the base it was pushed for, which need not be the one in its config.
-        licensing = Licensing(version.licence, None if given is None else given.licence)
-        folder = pull(self._handle, wanted).path
-        examined = examine(folder)
-        name = version.base_name or named_base(examined.facts)
-        base = given.facts if given is not None else None if name is None else self.known_base(name)
+            key = base_keys(session, [version.id])[version.id]
+        return Pin(ref, f"{wanted.name}@{version.number}", version.digest, key)
+
+    def remember(self, answers: Iterable[tuple[int, Verdict]]) -> None:
+        """Keep what was said of versions, where it is news. A catalog that takes no writes still answers."""
+        told = list(answers)
+        with self._handle.database.reading() as session:
+            kept = kept_checks(session, sorted({version for version, _ in told}))
+        news = [(version, verdict) for version, verdict in told if not same_answer(kept, version, verdict)]
+        if news:
+            with suppress(UnavailableError):
+                self._handle.database.write(lambda session: keep(session, news))
+
+    def candidates(
+        self, ids: Sequence[int], given: GivenBase | None = None, *, called: str | None = None
+    ) -> list[Candidate]:
+        """Versions by their ids; `called` is how the caller named the one, else each goes by its exact reference."""
+        with self._handle.database.reading() as session:
+            rows = _rows(session, ids)
+            for row in rows:
+                if row.base is not None:
+                    self._facts(session, row.base)
+        return [self._judged(row, given, called or row.ref) for row in rows]
+
+    def _judged(self, row: _Row, given: GivenBase | None, target: str) -> Candidate:
+        facts, values = self._read(row)
+        base = given.facts if given is not None else None if row.base is None else self._bases[row.base]
         return Candidate(
-            target=ref,
-            facts=examined.facts,
-            values=examined.values,
-            files=tuple(sorted(path.name for path in folder.iterdir())),
+            target=target,
+            facts=facts,
+            values=values,
+            files=row.files,
             base=base,
             base_known=base is not None,
-            base_name=name,
-            licensing=licensing,
-            digest=version.digest,
-            version_id=version.id,
+            base_name=row.base_name or named_base(facts),
+            # Whoever said it: the card, a flag, the sidecar.
+            licensing=Licensing(row.licence, None if given is None else given.licence),
+            digest=row.digest,
+            version_id=row.id,
+            doubts=() if given is not None else self._doubts(row, facts),
         )
+
+    def _read(self, row: _Row) -> tuple[AdapterFacts, ValueFacts]:
+        """What is kept; of a version that an older release pushed, its files, and then what they say is kept."""
+        kept = read_stored(row.documents, self._folder(row))
+        if kept is not None:
+            return kept
+        folder = pull(self._handle, parse_ref(f"{row.ref}@{row.digest}", namespace="local")).path
+        examined = examine(folder, digest=False)
+        body = canonical_json(facts_document(examined.facts, examined.values)).decode()
+        self._handle.database.write(lambda session: _keep_facts(session, row.id, body))
+        return examined.facts, examined.values
+
+    def _folder(self, row: _Row) -> Path:
+        return self._handle.settings.pulled / row.digest.removeprefix("sha256:")
+
+    def _doubts(self, row: _Row, facts: AdapterFacts) -> tuple[Finding, ...]:
+        """Whether the base it was pushed for is the one in its config, as a push asks."""
+        named = named_base(facts)
+        if row.base is None or row.base_name is None or named is None or named == row.base_name:
+            return ()
+        with self._handle.database.reading() as session:
+            other = bases.find(session, named)
+            doubt = bases.other_base(session.get_one(Base, row.base), row.base_name, other, named)
+        return () if doubt is None else (doubt,)
+
+    def _facts(self, session: Session, base: int) -> BaseFacts:
+        if base not in self._bases:
+            self._bases[base] = bases.facts_of(session.get_one(Base, base))
+        return self._bases[base]
+
+
+def _rows(session: Session, ids: Sequence[int]) -> list[_Row]:
+    of, wanted = base_ids(session, ids), {"ids": list(ids)}
+    files: dict[int, list[str]] = {one: [] for one in ids}
+    held = select(File.version_id, File.path).where(among(File.version_id), File.role == "file").order_by(File.path)
+    for version, path in session.execute(held, wanted):
+        files[version].append(path)
+    documents: dict[int, dict[str, str]] = {one: {} for one in ids}
+    kept = select(Document.version_id, Document.kind, Document.body)
+    for version, kind, body in session.execute(
+        kept.where(among(Document.version_id), Document.kind.in_(NEEDED)), wanted
+    ):
+        documents[version][kind] = body
+    columns = (Version.id, Adapter.namespace, Adapter.name, Version.number, Version.digest, Version.licence)
+    query = select(*columns, Version.base_name).join(Adapter, Adapter.id == Version.adapter_id)
+    return [
+        _Row(
+            row.id,
+            f"{row.namespace}/{row.name}@{row.number}",
+            row.digest,
+            row.licence,
+            row.base_name,
+            of[row.id],
+            tuple(files[row.id]),
+            documents[row.id],
+        )
+        for row in session.execute(query.where(among(Version.id)).order_by(Version.id), wanted)
+    ]
+
+
+def _keep_facts(session: Session, version_id: int, body: str) -> None:
+    row = insert_into(session, Document).values(version_id=version_id, kind=KIND, body=body)
+    session.execute(row.on_conflict_do_update(index_elements=["version_id", "kind"], set_={"body": body}))

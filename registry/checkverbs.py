@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from registry.check import check, check_request
 from registry.checkcatalog import StoredCatalog
 from registry.errors import UsageError
+from registry.lock import LOCK, LockResult, read_lock, write_lock
+from registry.progress import silent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from registry.check import CheckRequest
     from registry.handle import Handle
+    from registry.progress import Progress
     from registry.verdicts import CheckReport
 
 
@@ -28,14 +32,45 @@ class CheckVerbs:
         for_engines: Iterable[str] = (),
         with_refs: Iterable[str] = (),
         together: str | None = None,
+        lock: str | Path | None = None,
+        baseline: str | Path | None = None,
     ) -> CheckReport:
         """Judge references or paths by the check-in rules, against a base where one is known, and for each engine
-        (`vllm@0.33.0:max_lora_rank=64`).
+        (`vllm@0.33.0:max_lora_rank=64`). With `lock` each reference must mean what that file says; what the file
+        `baseline` accepts does not count. Answers about versions against their own base are kept.
         """
         if tuple(with_refs) or together is not None:
             raise UsageError("checks of several adapters together are not available yet")
-        return self.check_request(check_request(targets, base=base, for_engines=for_engines))
+        return self.check_request(
+            check_request(targets, base=base, for_engines=for_engines, lock=lock, baseline=baseline)
+        )
 
-    def check_request(self, request: CheckRequest) -> CheckReport:
+    def check_all(
+        self,
+        *,
+        for_engines: Iterable[str] = (),
+        baseline: str | Path | None = None,
+        progress: Progress | None = None,
+    ) -> CheckReport:
+        """Judge every live version: what today's rules said of it already stays. Killed, it goes on where it was."""
+        request = check_request((), for_engines=for_engines, everything=True, baseline=baseline)
+        return self.check_request(request, progress=progress)
+
+    def check_request(self, request: CheckRequest, *, progress: Progress | None = None) -> CheckReport:
         """The same for a request that is parsed already."""
-        return check(request, lambda: StoredCatalog(self._handle))
+        if request.everything:
+            from registry.recheck import recheck
+
+            return recheck(self._handle, request, progress=progress or silent)
+        catalog = StoredCatalog(self._handle)
+        return check(request, lambda: catalog)
+
+    def lock(self, *refs: str, file: str | Path = LOCK) -> LockResult:
+        """Write down what references mean now, beside what the file holds; without any, all that it holds anew."""
+        path = Path(file).expanduser()
+        before = read_lock(path) if path.exists() or not refs else ()
+        catalog = StoredCatalog(self._handle)
+        pins = {pin.ref: pin for pin in before} | {ref: catalog.pin(ref) for ref in refs or [one.ref for one in before]}
+        write_lock(path, pins.values())
+        changed = tuple(ref for ref, pin in sorted(pins.items()) if pin not in before)
+        return LockResult(path, tuple(pin for _, pin in sorted(pins.items())), changed)

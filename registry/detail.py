@@ -13,6 +13,7 @@ from registry.listing import base_label, labels_of
 from registry.models import Adapter, CheckResult, Document, File, Recipe, Version
 from registry.rankneeds import ranks_for
 from registry.results import FileEntry, VersionDetail
+from registry.storedfacts import KIND
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -104,7 +105,8 @@ def _files(session: Session, version_id: int) -> tuple[FileEntry, ...]:
 
 
 def _documents(session: Session, version_id: int) -> dict[str, Any]:
-    rows = session.execute(select(Document.kind, Document.body).where(Document.version_id == version_id))
+    shown = Document.version_id == version_id, Document.kind != KIND
+    rows = session.execute(select(Document.kind, Document.body).where(*shown))
     return {row.kind: json.loads(row.body) for row in rows}
 
 

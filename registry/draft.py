@@ -53,8 +53,8 @@ class VersionDraft:
     """A version before it has a number. All its blobs, the manifest's too, are in the store and named by `lease`.
 
     `manifest` is the digest of the manifest and so of the version, `manifest_size` its bytes. `documents` are compact
-    JSON texts by kind. `findings` are all that the check-in rules of `ruleset` said. `sources` say who says what of
-    its provenance (registry/provenance.py).
+    JSON texts by kind. `findings` are all that the check-in rules said, those of `ruleset`, None for today's.
+    `sources` say who says what of its provenance (registry/provenance.py).
     """
 
     name: Name
@@ -78,7 +78,7 @@ class VersionDraft:
     parents: tuple[Parent, ...] = ()
     recipe: RecipeDraft | None = None
     findings: tuple[Finding, ...] = ()
-    ruleset: str = "1"
+    ruleset: str | None = None
     message: str | None = None
     actor: str | None = None
     git_commit: str | None = None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from engine.compat.check import check_adapter
 from engine.format.adapter import read_adapter
 from engine.format.values import scan_values
+from registry.storedfacts import KIND, facts_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -102,6 +103,7 @@ def documents(
     found: dict[str, Any] = {
         "config": examined.facts.config.raw,
         "modules": [module.as_json() for module in modules],
+        KIND: facts_document(examined.facts, examined.values),
     }
     if report is not None:
         found["report"] = report

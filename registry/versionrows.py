@@ -10,9 +10,12 @@ from sqlalchemy import func, select, update
 from registry.blobrows import know_blobs
 from registry.database import insert_into
 from registry.errors import ConflictError
+from registry.keptchecks import base_keys
 from registry.models import Adapter, CheckResult, Document, File, LineageEdge, Recipe, Version
 from registry.newest import IS_NEWEST
 from registry.results import FileEntry
+from registry.rulesets import ruleset
+from registry.verdicts import CHECKIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -124,9 +127,8 @@ def add_check(session: Session, version_id: int, draft: VersionDraft) -> None:
     """What the check-in rules said."""
     findings = json.dumps([finding.as_json() for finding in draft.findings], ensure_ascii=False)
     values = {"status": draft.status, "findings": findings, "created_at": func.current_timestamp()}
-    row = insert_into(session, CheckResult).values(
-        version_id=version_id, target="checkin", ruleset=draft.ruleset, **values
-    )
+    rules = draft.ruleset or ruleset(CHECKIN, base_keys(session, [version_id])[version_id])
+    row = insert_into(session, CheckResult).values(version_id=version_id, target=CHECKIN, ruleset=rules, **values)
     session.execute(row.on_conflict_do_update(index_elements=["version_id", "target", "ruleset"], set_=values))
 
 

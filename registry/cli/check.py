@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from registry.baseline import write_baseline as save_baseline
 from registry.check import check as run_check
 from registry.check import check_request, needs_catalog
 from registry.cli.command import Verb
 from registry.cli.findings import accepted_lines, finding_lines, rules_broken
-from registry.cli.output import emit, styled
+from registry.cli.output import emit, note, styled
 from registry.cli.params import Reference, Word
+from registry.cli.progress import bars
 from registry.cli.reports import deliver
 from registry.cli.text import printable
+from registry.lock import LOCK
 from registry.reports import FORMATS, parse_wanted
 from registry.verdicts import Policy
 
@@ -34,9 +37,10 @@ _COLOURS: dict[str, str] = {"fail": "red", "warn": "yellow", "inconclusive": "ye
         "adapters check ./out/sql-lora --base ./Llama-3-8B --for vllm",
         "adapters check team/sql --for vllm@0.33.0:max_lora_rank=64 --report junit=check.xml",
         "adapters check team/a team/b --fail-on warning --format json",
+        "adapters check --all --for vllm --for sglang",
     ],
 )
-@click.argument("targets", type=Reference(), nargs=-1, required=True, metavar="REF-or-PATH...")
+@click.argument("targets", type=Reference(), nargs=-1, metavar="[REF-or-PATH]...")
 @click.option("--base", type=Word(), metavar="BASE", help="Check against this base model: a name or a folder.")
 @click.option(
     "--for",
@@ -46,6 +50,11 @@ _COLOURS: dict[str, str] = {"fail": "red", "warn": "yellow", "inconclusive": "ye
     metavar="ENGINE",
     help="Will this serving engine load it and compute its function? ENGINE[@VERSION][:limit=value]. Repeatable.",
 )
+@click.option("--all", "everything", is_flag=True, help="Every live version; what today's rules answered stays.")
+@click.option("--locked", is_flag=True, help="Exit 5 where a REF means something else than the lock file says.")
+@click.option("--lock", type=Word(), default=LOCK, show_default=True, metavar="FILE", help="The lock file.")
+@click.option("--baseline", type=Word(), metavar="FILE", help="Findings that are accepted, with reasons.")
+@click.option("--write-baseline", is_flag=True, help="Write what is found into the baseline; add the reasons there.")
 @click.option(
     "--report",
     "reports",
@@ -72,6 +81,9 @@ def check(
     invocation: Invocation,
     targets: tuple[str, ...],
     *,
+    locked: bool,
+    lock: str,
+    write_baseline: bool,
     reports: tuple[str, ...],
     fail_on: FailOn,
     inconclusive: Doubt,
@@ -79,20 +91,27 @@ def check(
 ) -> int:
     """Check adapters against the rules, and against a base.
 
-    A PATH starts with / ./ ../ or ~; anything else is a REF. Exit code 1 for findings, 3 for inconclusive.
+    A PATH starts with / ./ ../ or ~; anything else is a REF. Exit code 1 for findings, 3 for inconclusive, 5 where
+    --locked does not hold. Answers about versions are kept: `list --check vllm=pass`.
     """
     wanted, policy = parse_wanted(reports), Policy(fail_on, inconclusive)
-    report = _run(invocation, check_request(targets, **asked))
+    request = check_request(targets, lock=lock if locked else None, new_baseline=write_baseline, **asked)
+    report = _run(invocation, request)
     if not deliver(invocation, report, policy, wanted):
         emit(invocation, report, human=lambda: _lines(invocation, report), quiet=lambda: rules_broken(report.findings))
+    if write_baseline and request.baseline is not None:
+        count = save_baseline(report, request.baseline)
+        note(f"accepted now: {count} more, in {request.baseline.place}; write down why in each reason")
+        return 0
     return policy.exit_code(report)
 
 
 def _run(invocation: Invocation, request: CheckRequest) -> CheckReport:
     """Without the database layer where nothing asks for it: importing that takes longer than most checks."""
-    if needs_catalog(request, invocation.settings):
-        return invocation.registry.check_request(request)
-    return run_check(request, None)
+    if not needs_catalog(request, invocation.settings):
+        return run_check(request, None)
+    with bars(invocation) as progress:
+        return invocation.registry.check_request(request, progress=progress)
 
 
 def _lines(invocation: Invocation, report: CheckReport) -> Iterator[str]:
