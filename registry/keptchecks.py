@@ -124,5 +124,5 @@ def base_ids(session: Session, ids: Sequence[int]) -> dict[int, int | None]:
     for version, base, name in rows:
         if base is None and name is not None and name not in meanings:
             meanings[name] = bases.find_id(session, name)
-        found[version] = base if base is not None else meanings.get(name)
+        found[version] = base if base is not None or name is None else meanings[name]
     return found

@@ -67,4 +67,4 @@ def _tables(name: str | None) -> list[Path]:
     package = Path(next(iter(import_module("engine.compat.engines").__path__)))
     shared = {"check", "table", "traits", "version"}
     modules = {row.function.__module__.rpartition(".")[2] for row in find_engine(name).rules}
-    return sorted(file for file in package.glob("*.py") if file.stem in shared | modules)
+    return sorted(file for file in package.glob("*.py") if file.stem in shared | modules or file.stem.startswith(name))

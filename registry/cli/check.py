@@ -79,6 +79,7 @@ _COLOURS: dict[str, str] = {"fail": "red", "warn": "yellow", "inconclusive": "ye
 @click.pass_obj
 def check(
     invocation: Invocation,
+    /,
     targets: tuple[str, ...],
     *,
     locked: bool,

@@ -29,7 +29,7 @@ def _questions(report: CheckReport) -> Iterator[str]:
 
 def _findings(report: CheckReport) -> Iterator[str]:
     told = sorted((one for one in report.findings if one.severity in _ORDER), key=lambda one: _ORDER[one.severity])
-    rows = [(one.severity, *_said(one), one.fix or "") for one in told]
+    rows: list[tuple[str, ...]] = [(one.severity, *_said(one), one.fix or "") for one in told]
     rows += [("accepted", *_said(one.finding), f"accepted: {one.reason}") for one in report.accepted]
     if rows:
         yield ""

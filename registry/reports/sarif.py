@@ -59,7 +59,7 @@ def _result(verdict: Verdict, finding: Finding, accepted: Accepted | None) -> di
         "message": {"text": one_line(told)},
         "locations": [_location(finding)],
         "partialFingerprints": {"adapters/v1": _fingerprint(verdict, finding)},
-        "properties": {"question": verdict.question, "severity": finding.severity, "fix": finding.fix},
+        "properties": {"question": one_line(verdict.question), "severity": finding.severity},
     }
     if accepted is not None:
         found["suppressions"] = [{"kind": "external", "justification": one_line(accepted.reason)}]

@@ -178,7 +178,7 @@ ASKED: list[tuple[str, Any, str, tuple[Any, ...], dict[str, Any]]] = [
         CheckReport("pass", {}, ()),
         "check_request",
         (CheckRequest(targets=("t/s", "./x"), base="b"),),
-        {},
+        {"progress": None},
     ),
     (
         (
@@ -294,7 +294,7 @@ def test_the_verbs_of_this_release_are_all_there():
         ),
         *("alias", "alias set", "alias rm", "alias rollback", "alias list"),
         *("tag", "tag set", "tag rm", "metric", "metric set"),
-        *("base", "base add", "base list", "base show", "check", "merge"),
+        *("base", "base add", "base list", "base show", "check", "lock", "merge"),
         *("rm", "undelete", "verify", "fsck", "gc", "cache", "cache ls", "cache prune", "backup"),
         *("export", "import", "convert"),
         *("context", "context list", "context show"),
