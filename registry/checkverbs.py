@@ -5,10 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from registry.check import check, check_request
-from registry.checkcatalog import StoredCatalog
 from registry.errors import UsageError
-from registry.lock import LOCK, LockResult, read_lock, write_lock
 from registry.progress import silent
 
 if TYPE_CHECKING:
@@ -16,6 +13,7 @@ if TYPE_CHECKING:
 
     from registry.check import CheckRequest
     from registry.handle import Handle
+    from registry.lock import LockResult
     from registry.progress import Progress
     from registry.verdicts import CheckReport
 
@@ -39,6 +37,8 @@ class CheckVerbs:
         (`vllm@0.33.0:max_lora_rank=64`). With `lock` each reference must mean what that file says; what the file
         `baseline` accepts does not count. Answers about versions against their own base are kept.
         """
+        from registry.check import check_request
+
         if tuple(with_refs) or together is not None:
             raise UsageError("checks of several adapters together are not available yet")
         return self.check_request(
@@ -53,6 +53,8 @@ class CheckVerbs:
         progress: Progress | None = None,
     ) -> CheckReport:
         """Judge every live version: what today's rules said of it already stays. Killed, it goes on where it was."""
+        from registry.check import check_request
+
         request = check_request((), for_engines=for_engines, everything=True, baseline=baseline)
         return self.check_request(request, progress=progress)
 
@@ -62,11 +64,17 @@ class CheckVerbs:
             from registry.recheck import recheck
 
             return recheck(self._handle, request, progress=progress or silent)
+        from registry.check import check
+        from registry.checkcatalog import StoredCatalog
+
         catalog = StoredCatalog(self._handle)
         return check(request, lambda: catalog)
 
-    def lock(self, *refs: str, file: str | Path = LOCK) -> LockResult:
+    def lock(self, *refs: str, file: str | Path = "adapters.lock") -> LockResult:
         """Write down what references mean now, beside what the file holds; without any, all that it holds anew."""
+        from registry.checkcatalog import StoredCatalog
+        from registry.lock import LockResult, read_lock, write_lock
+
         path = Path(file).expanduser()
         before = read_lock(path) if path.exists() or not refs else ()
         catalog = StoredCatalog(self._handle)

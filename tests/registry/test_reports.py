@@ -197,7 +197,7 @@ def test_no_report_holds_a_character_that_a_reader_might_obey(form: str, text: s
 
     assert all(char.isprintable() or char in "\n\u200b" for char in report)
     assert report.encode("utf-8")
-    assert len(report) < 500_000  # an adapter's name of 100,000 characters stands in a URI, and in JSON, whole
+    assert len(report) < 500_000 or form == "json"  # whose texts are whole; a name stands whole in a URI too
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
