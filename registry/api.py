@@ -13,6 +13,7 @@ from registry.convertverbs import ConvertVerbs
 from registry.filters import list_query, parse_duration
 from registry.handle import Handle
 from registry.hub.verbs import HubVerbs
+from registry.lookverbs import LookVerbs
 from registry.progress import silent, unheard
 from registry.pullverbs import PullVerbs
 from registry.refs import Ref, parse_alias
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Unpack
 
-    from registry.differences import DiffResult
     from registry.filters import ListFilters
     from registry.options import MergeOptions, PushOptions, RerunOptions
     from registry.progress import Notice, Progress
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
         FsckResult,
         GcResult,
         ImportResult,
-        LineageGraph,
-        LogEntry,
         MergeResult,
         PushResult,
         RegistryStatus,
@@ -50,7 +48,7 @@ if TYPE_CHECKING:
     from registry.watch import Watch
 
 
-class Registry(PullVerbs, CheckVerbs, HubVerbs, ConvertVerbs):
+class Registry(LookVerbs, PullVerbs, CheckVerbs, HubVerbs, ConvertVerbs):
     """A catalog and its blobs. A class because it holds the connection pool; use `Registry.open`.
 
     References are texts as on the command line (`team/sql@prod`). Every method is one transaction, or one use case
@@ -202,40 +200,6 @@ class Registry(PullVerbs, CheckVerbs, HubVerbs, ConvertVerbs):
 
         plan = WatchPlan(interval=interval, timeout=timeout, once=once, command=tuple(command))
         return Watch(self._handle, self._handle.ref(ref), plan, notice=notice or unheard)
-
-    def log(self, name: str) -> tuple[LogEntry, ...]:
-        """Versions and alias moves of an adapter in the order they happened."""
-        from registry.history import log
-
-        wanted = self._handle.name(name)
-        with self._handle.database.reading() as session:
-            return log(session, wanted)
-
-    def lineage(self, ref: str, *, up: bool = True, down: bool = True) -> LineageGraph:
-        """What a version comes from (`up`) and what came from it (`down`)."""
-        from registry.lineage import lineage
-
-        wanted = self._handle.ref(ref)
-        with self._handle.database.reading() as session:
-            return lineage(session, resolve(session, wanted, deleted=True).id, up=up, down=down)
-
-    def diff(self, left: str, right: str, *, progress: Progress | None = None) -> DiffResult:
-        """Compare two references or paths: configs, modules, norms and subspaces of every ΔW, files."""
-        from registry.diff import diff
-
-        return diff(self._handle, left, right, progress=progress or silent)
-
-    def which(self, file: str | Path) -> tuple[VersionInfo, ...]:
-        """The versions that hold this file, or a safetensors file with the same tensors; NotFoundError for none.
-
-        Deleted ones are found too until gc frees them; `deleted` says so.
-        """
-        from registry.summary import summaries
-        from registry.verify import file_digests, versions_holding
-
-        digest, tensors = file_digests(Path(file).expanduser())
-        with self._handle.database.reading() as session:
-            return summaries(session, versions_holding(session, digest, tensors))
 
     # Names and labels
 

@@ -27,7 +27,19 @@ FENCE = re.compile(r"^```console(?P<flags>[^\n]*)\n(?P<body>.*?)^```", re.DOTALL
 FILE = re.compile(r"`(\w+(?:\.py|/))`")
 EXIT = re.compile(r"\s+# exit (\d+)$")
 # what a newcomer does not meet in the README
-ELSEWHERE = {"convert", "migrate", "undelete", "metric", "which", "verify", "export", "import", "backup"}
+ELSEWHERE = {
+    "plan",
+    "impact",
+    "convert",
+    "migrate",
+    "undelete",
+    "metric",
+    "which",
+    "verify",
+    "export",
+    "import",
+    "backup",
+}
 
 
 @dataclass(frozen=True)

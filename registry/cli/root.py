@@ -42,6 +42,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "base": ("bases:base", "Base models that adapters were trained on."),
         "check": ("check:check", "Check adapters against the rules, and against a base."),
         "lock": ("lock:lock", "Write down what references mean now: digests and bases."),
+        "plan": ("capacity:plan", "Plan the room that a server needs for adapters."),
+        "impact": ("capacity:impact", "Show what breaks when a base or a serving engine is replaced."),
         "merge": ("merge:merge", "Merge versions into a new one, with a report of what was kept."),
         "convert": ("convert:convert", "Write an adapter anew: pickled weights as safetensors, or for an engine."),
     },
