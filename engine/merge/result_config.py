@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from engine.format.keys import wrapped_path
 from engine.merge.parameters import leaves
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from engine.format.config import AdapterConfig
     from engine.merge.others import Extras
@@ -19,6 +21,8 @@ SHARED = ("auto_mapping", "layer_replication", "revision", "task_type")
 """Keys that survive when all parents that have them agree."""
 
 NESTED = ".base_layer."
+
+_PLAIN = re.compile(r"[A-Za-z0-9_.]+")
 
 ROOT_DEPTH = 3
 """Names of at most this many parts may also end the names of other modules of the base (`head`, `layers.0.q`)."""
@@ -40,7 +44,8 @@ def result_config(parents: Sequence[AdapterConfig], modules: Sequence[Adapted], 
     """
     largest = max(module.rank for module in modules)
     ranks = {_target(module.name): module.rank for module in modules if not module.parameter}
-    smaller = {_pattern(name, ranks): rank for name, rank in ranks.items() if rank < largest}
+    plain = _unmistaken(ranks)
+    smaller = {_pattern(name, plain): rank for name, rank in ranks.items() if rank < largest}
     named = _parameters(parents)
     holders = {wrapped_path(module.name): module.rank for module in modules if module.parameter}
     smaller |= {_holder_pattern(name, named): rank for name, rank in holders.items() if rank < largest}
@@ -89,10 +94,33 @@ def _target(name: str) -> str:
     return name.split(NESTED, maxsplit=1)[0]
 
 
-def _pattern(name: str, ranks: Mapping[str, int]) -> str:
+def _pattern(name: str, plain: Collection[str]) -> str:
     """A rank_pattern key that matches `name` and no other of the adapted modules; the bare name where that does."""
-    matched = [other for other in ranks if re.match(rf"(.*\.)?({name})$", other)]
-    return name if matched == [name] else f"^{re.escape(name)}"
+    return name if name in plain else f"^{re.escape(name)}"
+
+
+def _unmistaken(names: Collection[str]) -> frozenset[str]:
+    """The names that, as expressions for the end of a name from a dot on, match themselves and no other of `names`.
+
+    Names of more than letters, digits, _ and the dot are not tried: they are untrusted. Those whose dots lie alike are
+    compared together, so that the cost does not grow with the square of their number.
+    """
+    alike: dict[tuple[int, ...], list[str]] = {}
+    for name in names:
+        if _PLAIN.fullmatch(name):
+            alike.setdefault((len(name), *(at for at, letter in enumerate(name) if letter == ".")), []).append(name)
+    found: set[str] = set()
+    for (length, *dots), group in alike.items():
+        ends = (name[-length:] for name in names if len(name) == length or name[-length - 1 : -length] == ".")
+        counts = Counter(_without(end, dots) for end in ends)
+        found.update(name for name in group if counts[_without(name, dots)] == 1)
+    return frozenset(found)
+
+
+def _without(text: str, places: Sequence[int]) -> tuple[str, ...]:
+    """What stands between `places`, whose own characters may be any."""
+    edges = [-1, *places, len(text)]
+    return tuple(text[start + 1 : stop] for start, stop in pairwise(edges))
 
 
 def _excluded(parents: Sequence[AdapterConfig], ranks: Mapping[str, int]) -> str | None:

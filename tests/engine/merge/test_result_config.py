@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import pytest
 
@@ -147,3 +148,24 @@ def test_the_excluded_modules_of_many_layers_are_one_expression():
     ]
 
     assert excluded == r"(?:.*\.(?:blocks\.\d+\.q))"
+
+
+def test_names_are_data_and_no_expressions():
+    """A module's name comes from a stranger's file: it neither has to be an expression nor is run as one."""
+    modules = {"a(b": 2, "(a+)+b": 3, "x." + "a" * 40: 8, "[z": 4}
+
+    result = result_config([config()], [Adapted(name, r) for name, r in modules.items()], Extras())
+
+    assert {name: rank(result, name) for name in modules} == modules
+
+
+def test_names_are_told_apart_in_time_that_grows_as_their_number():
+    """Some thousands of experts, all but one of another rank: a second would be too long."""
+    modules = [Adapted(f"model.layers.{n // 128}.mlp.experts.{n % 128}.up_proj", 1 + n % 7) for n in range(6144)]
+
+    started = time.process_time()
+    result = result_config([config()], modules, Extras())
+
+    assert time.process_time() - started < 1.0
+    assert len(result["rank_pattern"]) == sum(module.rank < 7 for module in modules)
+    assert not any(key.startswith("^") for key in result["rank_pattern"])
