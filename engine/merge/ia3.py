@@ -10,6 +10,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from engine.errors import ConfigError, PatternError
 from engine.format.facts import ModuleFacts
 from engine.format.keys import PREFIX, parse_key
 from engine.format.patterns import compile_bounded
@@ -45,7 +46,7 @@ def with_vectors(facts: AdapterFacts) -> AdapterFacts:
     """The adapter with a module for each of its vectors, full copies among its others, and the rest unmatched."""
     if facts.config.peft_type != TYPE:
         return facts
-    saved = tuple(facts.config.raw.get("modules_to_save") or ())
+    saved = _entries(facts, "modules_to_save")
     modules, others, unmatched = [], {}, []
     for name, info in facts.header.tensors.items():
         key = parse_key(name)
@@ -60,8 +61,12 @@ def with_vectors(facts: AdapterFacts) -> AdapterFacts:
     return replace(facts, modules=tuple(modules), others=others, unmatched=tuple(sorted(unmatched)))
 
 
-def ia3_refusals(parents: Sequence[AdapterFacts], method: str) -> Iterator[Finding]:
+def ia3_refusals(parents: Sequence[AdapterFacts], method: str, semantics: str = "exact") -> Iterator[Finding]:
     """Every reason why these IA3 parents cannot be merged."""
+    if semantics != "exact":
+        yield refusal(
+            "merge-type", f"IA3 vectors are summed as PEFT sums them by themselves; {semantics} semantics are for LORA"
+        )
     if method != METHOD:
         yield refusal("merge-type", f"IA3 vectors are only summed, which is {METHOD}; {method} merges LORA adapters")
     seen: dict[str, tuple[AdapterFacts, ModuleFacts]] = {}
@@ -118,11 +123,25 @@ def vector_key(module: str) -> str:
 
 
 def _scales_input(facts: AdapterFacts, module: ModuleFacts) -> bool:
-    """PEFT's rule: feedforward_modules is an expression for the whole name, or a list of endings (no dot needed)."""
+    """PEFT's rule: feedforward_modules is an expression for the whole name, or a list of endings (no dot needed).
+
+    Raises PatternError, and ConfigError where it is neither.
+    """
     given = facts.config.raw.get("feedforward_modules")
-    if isinstance(given, str):
+    if not isinstance(given, str):
+        return any(module.name.endswith(entry) for entry in _entries(facts, "feedforward_modules"))
+    try:
         return compile_bounded(given).fullmatch(module.name, timeout=PATTERN_SECONDS) is not None
-    return any(module.name.endswith(entry) for entry in given or () if isinstance(entry, str))
+    except TimeoutError:
+        raise PatternError(given, f"needs more than {PATTERN_SECONDS:g} s") from None
+
+
+def _entries(facts: AdapterFacts, key: str) -> tuple[str, ...]:
+    """A list of names in the config; raises ConfigError where it is anything else."""
+    given = facts.config.raw.get(key)
+    if given is not None and not (isinstance(given, list) and all(isinstance(one, str) for one in given)):
+        raise ConfigError(facts.config.path, f"{key} must be a list of names or null, found {repr(given)[:80]}")
+    return tuple(given or ())
 
 
 def _in_words(one: tuple[AdapterFacts, ModuleFacts], module: ModuleFacts) -> str:

@@ -10,7 +10,7 @@ import transformers
 from safetensors.torch import load_file
 from torch import nn
 
-from engine.errors import RefusedError
+from engine.errors import ConfigError, PatternError, RefusedError
 from engine.merge import METHODS, Source, merge, plan
 from tests.engine.merge.factories import PREFIX, linear, normal, write_adapter
 
@@ -216,3 +216,30 @@ def test_endings_that_would_match_other_modules_are_written_as_expressions(tmp_p
 
     assert config["target_modules"] == sorted(names)
     assert config["feedforward_modules"] == r"a\.b\.c\.two"
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_other_semantics_are_refused(tmp_path, count):
+    folders = [parent(tmp_path / str(seed), vectors(seed)) for seed in range(count)]
+
+    with pytest.raises(RefusedError) as caught:
+        plan([Source(folder, 0.5) for folder in folders], method="linear", semantics="peft")
+
+    assert [finding.rule for finding in caught.value.findings] == ["merge-type"]
+
+
+@pytest.mark.parametrize(("key", "value"), [("modules_to_save", 5), ("modules_to_save", [5]), ("modules_to_save", "head"),
+                                            ("feedforward_modules", 5), ("feedforward_modules", [5])])  # fmt: skip
+def test_what_is_no_list_of_names_is_an_error_of_the_config(tmp_path, key, value):
+    folder = parent(tmp_path / "a", vectors(1), **{key: value})
+
+    with pytest.raises(ConfigError, match=f"{key} must be a list of names"):
+        plan([Source(folder, 1.0)], method="linear")
+
+
+def test_an_expression_that_takes_too_long_is_an_error_of_the_config(tmp_path):
+    name = "a" * 60
+    folder = parent(tmp_path / "a", {f"{name}.ia3_l": normal(1, 16, 1)}, feedforward_modules="(a|a)*(b|c)")
+
+    with pytest.raises(PatternError, match="needs more than"):
+        plan([Source(folder, 1.0)], method="linear")
