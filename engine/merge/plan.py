@@ -192,7 +192,7 @@ def plan(
     complete_options = complete(options, find(method, semantics).defaults, method=method)
     wanted = None if dtype is None else parse_dtype(dtype)
     parents, unclear = _read(sources)
-    findings = [*(ia3_refusals(parents, method) if all_ia3(parents) else refusals(parents)), *unclear]
+    findings = [*(ia3_refusals(parents, method, semantics) if all_ia3(parents) else refusals(parents)), *unclear]
     others, extras, problems = gather(parents, parse_other(other))
     findings += problems
     findings += bias_findings(parents, method, linear=row.linear)
@@ -226,9 +226,13 @@ def plan(
 
 
 def check_weights(planned: MergePlan, weights: Sequence[Weight]) -> None:
-    """Raises OptionError where the method cannot take these weights, one a parent, in some module, and RefusedError
-    where they add up to 0 and something has to be averaged.
+    """Raises OptionError where the method cannot take these weights, one a parent, in some module, or a rule among them
+    fits none; RefusedError where they add up to 0 and something has to be averaged.
     """
+    names = {one.name for one in planned.modules} | {one.module for one in planned.others}
+    for rule in (rule for weight in weights for rule in weight.rules):
+        if not any(map(rule.fits, names)):
+            raise OptionError(f"weight {rule.weight:g} for {rule.told}: no module of these adapters fits")
     for one in planned.others:
         one.factors(weights)
     check = planned.row.check

@@ -20,6 +20,12 @@ class WeightRule:
     modules: str | None = None
     layers: tuple[int, int] | None = None
 
+    @property
+    def told(self) -> str:
+        """What the rule asks of a module, in words."""
+        modules = self.modules or "all modules"
+        return modules if self.layers is None else "{} in layers {} to {}".format(modules, *self.layers)
+
     def fits(self, module: str) -> bool:
         """Whether the rule speaks of this module."""
         if self.modules is not None and not fnmatchcase(module, self.modules):
