@@ -40,7 +40,7 @@ def batches(modules: Iterable[ModulePlan], *, together: int) -> list[list[Module
     found: list[list[ModulePlan]] = []
     filling: dict[tuple[object, ...], list[ModulePlan]] = {}
     for module in modules:
-        shapes = [(piece.module.a_shape, piece.module.b_shape) for piece in module.pieces]
+        shapes = [(piece.module.a_shape, piece.module.b_shape, piece.dora is None) for piece in module.pieces]
         alike = (module.groups, module.experts, *shapes)
         batch = filling.get(alike)
         if batch is None or len(batch) == together:

@@ -66,16 +66,16 @@ class DoraWeight:
         """The true ΔW (m, n) as factors, one of them the identity: float32, or float64 where it shall be `precise`."""
         stored = self.tensor.read()
         W = stored.T if self.transposed else stored.flatten(1)
-        dtype = torch.float64 if precise else torch.float32
-        D = torch.empty(tuple(W.shape), dtype=dtype)
+        dtype, device = torch.float64 if precise else torch.float32, part.B.device
+        D = torch.empty(tuple(W.shape), dtype=dtype, device=device)
         A, m = part.A.double(), magnitude.double().flatten()
         for start, stop in row_blocks((W.shape[0], W.shape[1])):
-            base = W[start:stop].double()
+            base = W[start:stop].to(device).double()
             moved = base + (part.scaling * part.B[start:stop].double()) @ A
             D[start:stop] = (m[start:stop] / moved.norm(dim=1))[:, None] * moved - base
         if D.shape[0] <= D.shape[1]:
-            return Part(torch.eye(D.shape[0], dtype=dtype), D, 1.0)
-        return Part(D, torch.eye(D.shape[1], dtype=dtype), 1.0)
+            return Part(torch.eye(D.shape[0], dtype=dtype, device=device), D, 1.0)
+        return Part(D, torch.eye(D.shape[1], dtype=dtype, device=device), 1.0)
 
 
 def base_tensors(path: Path) -> Mapping[str, BaseTensor]:

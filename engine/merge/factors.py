@@ -75,7 +75,8 @@ def grouped(module: ModulePlan, files: Sequence[FactorFile], *, precise: bool = 
     for piece in module.pieces:
         file, facts = files[piece.parent], piece.module
         if module.vector:
-            pieces.append(([torch.ones(1, 1)], [file.read(facts.b_key).reshape(-1, 1)], facts.scaling))
+            vector = file.read(facts.b_key).reshape(-1, 1)
+            pieces.append(([torch.ones(1, 1, device=vector.device)], [vector], facts.scaling))
             continue
         if piece.dora is not None:
             factors = Part(file.read(facts.b_key).flatten(1), file.read(facts.a_key).flatten(1), facts.scaling)

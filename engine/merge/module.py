@@ -137,7 +137,7 @@ def _write(
         target = _target(planned, module, group, parts, weights=writing.weights, random=writing.random)
         B, A = padded(*target.factors(module.rank // module.groups), module.rank // module.groups)
         if module.vector:
-            B, A = B @ A, torch.ones(1, 1, dtype=B.dtype)
+            B, A = B @ A, torch.ones(1, 1, dtype=B.dtype, device=B.device)
         rounded = B.to(dtype), A.to(dtype)
         sums.append(measure(parts, target, (B, A), rounded))
         if not math.isfinite(sums[-1].rounding):

@@ -113,7 +113,7 @@ def apply_grid(
         survey = planned.row.survey
         known = survey(planned, files, jobs) if survey else planned
         settled = _settled(known, weights[0], files, jobs) if planned.rule.measured else known
-        alike = batches(settled.modules, together=together or (1 if where.type == "cpu" else TOGETHER))
+        alike = batches(settled.modules, together=_together(settled, where, together))
         measured = _write_weights(settled, weights, outs, files, alike, jobs=jobs, progress=progress)
         for out in outs:
             # Last, because a folder without it is no adapter.
@@ -122,6 +122,13 @@ def apply_grid(
         merge_report(settled, modules, [weight.default for weight in row])
         for modules, row in zip(measured, weights, strict=True)
     ]
+
+
+def _together(planned: MergePlan, where: torch.device, asked: int | None) -> int:
+    """How many modules of one shape are taken at once: one by one where the order decides what is drawn."""
+    if planned.row.ordered:
+        return 1
+    return asked or (1 if where.type == "cpu" else TOGETHER)
 
 
 def _settled(planned: MergePlan, weights: Sequence[Weight], files: Sequence[FactorFile], jobs: int | None) -> MergePlan:

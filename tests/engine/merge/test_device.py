@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from engine.errors import OptionError, RefusedError
-from engine.merge import Source, apply_grid, merge, plan
+from engine.merge import Options, Source, apply_grid, merge, plan
 from engine.merge.device import batches, parse_device
+from engine.merge.factors import FactorFile, grouped
 from engine.merge.parts import Part, Parts, join_together
 from tests.engine.merge.factories import deltas, distance, linear, normal, write_adapter
 
@@ -107,3 +109,71 @@ def test_a_gpu_gives_the_processors_product(planned, tmp_path, method):
 
     expected, found = deltas(tmp_path / "cpu"), deltas(tmp_path / "cuda")
     assert max(distance(found[name], expected[name]) for name in expected) < 1e-4
+
+
+def test_where_the_order_decides_what_is_drawn_modules_are_taken_one_by_one(tmp_path):
+    """PEFT's DARE draws module after module, so modules of one shape may not be drawn together."""
+    folders = []
+    for seed in (1, 2):
+        tensors = {}
+        for place, inputs in enumerate((12, 8, 12)):
+            tensors |= linear(f"layers.{place}.q", inputs=inputs, outputs=10, rank=3, seed=seed + 10 * place)
+        folders.append(write_adapter(tmp_path / str(seed), tensors, r=3))
+    planned = plan(
+        [Source(folder, 0.5) for folder in folders],
+        method="dare_linear",
+        semantics="peft",
+        options=Options(density=0.5, seed=3),
+    )
+
+    for together in (1, 64):
+        apply_grid(planned, weights(planned), [tmp_path / f"out{together}"], together=together)
+
+    one, many = ((tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("out1", "out64"))
+    assert one == many
+
+
+def on_the_meta_device(sources, base=None, method="svd"):
+    """The parts of every module of a merge whose device holds shapes alone: any mixing with another one raises."""
+    planned = plan(sources, method=method, base=base)
+    files = [FactorFile(facts, device=torch.device("meta")) for facts in planned.parents]
+    return [part for module in planned.modules for parts in grouped(module, files) for part in parts]
+
+
+def test_vectors_are_whole_on_their_device(tmp_path):
+    tensors = {"base_model.model.one.ia3_l": normal(1, 16, 1)}
+    folder = write_adapter(tmp_path / "a", tensors, peft_type="IA3", target_modules=["one"], feedforward_modules=[])
+
+    (part,) = on_the_meta_device([Source(folder, 1.0)], method="linear")
+
+    assert (part.A.device.type, part.B.device.type) == ("meta", "meta")
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(12, 10), (10, 12)])
+def test_dora_is_made_on_its_device(tmp_path, inputs, outputs):
+    pair = linear("q", inputs=inputs, outputs=outputs, rank=3, seed=1)
+    folder = write_adapter(
+        tmp_path / "a", pair | {"base_model.model.q.lora_magnitude_vector": torch.ones(outputs)}, r=3, use_dora=True
+    )
+    save_file({"q.weight": normal(5, outputs, inputs)}, tmp_path / "base.safetensors")
+
+    (part,) = on_the_meta_device([Source(folder, 1.0)], base=tmp_path / "base.safetensors")
+
+    assert (part.A.device.type, part.B.device.type, part.shape) == ("meta", "meta", (outputs, inputs))
+
+
+def test_dora_is_taken_apart_from_plain_modules_of_its_shape(tmp_path):
+    """One parent's ΔW are dense, the other's are factors of the same shapes."""
+    magnitudes = {"base_model.model.one.lora_magnitude_vector": torch.ones(10)}
+    dora = write_adapter(
+        tmp_path / "a", linear("one", inputs=12, outputs=10, rank=3, seed=1) | magnitudes, r=3, use_dora=True
+    )
+    plain = write_adapter(tmp_path / "b", linear("two", inputs=12, outputs=10, rank=3, seed=2), r=3)
+    save_file({"one.weight": normal(5, 10, 12), "two.weight": normal(6, 10, 12)}, tmp_path / "base.safetensors")
+    planned = plan([Source(dora, 1.0), Source(plain, 1.0)], method="svd", base=tmp_path / "base.safetensors")
+
+    for together in (1, 64):
+        apply_grid(planned, weights(planned), [tmp_path / f"out{together}"], together=together)
+
+    expected, found = deltas(tmp_path / "out1"), deltas(tmp_path / "out64")
+    assert max(distance(found[name], expected[name]) for name in expected) < 1e-6
