@@ -55,3 +55,5 @@ def each_batch(
         return [result for future in futures for result in future.result()]
     finally:
         pool.shutdown(cancel_futures=True)
+        # What the workers set is also what threads begun later would start with.
+        torch.set_num_threads(torch.get_num_threads())

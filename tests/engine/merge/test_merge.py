@@ -3,6 +3,7 @@
 import json
 import os
 import tracemalloc
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -212,6 +213,22 @@ def test_same_parents_give_the_same_bytes(tmp_path):
 
     for file in ("adapter_model.safetensors", "adapter_config.json"):
         assert len({(tmp_path / name / file).read_bytes() for name in ("one", "two", "three")}) == 1
+
+
+def test_threads_begun_later_compute_as_before(tmp_path):
+    """A merge is a guest in its process: torch hands its last setting to every new thread."""
+    threads, found = torch.get_num_threads(), []
+    try:
+        torch.set_num_threads(2)
+
+        run(parents(tmp_path, "plain"), tmp_path / "out")
+        thread = Thread(target=lambda: found.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+
+        assert found == [2]
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_threads_are_left_as_they_were(tmp_path):
