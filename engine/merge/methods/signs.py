@@ -6,6 +6,7 @@ what its share is counted over.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -44,6 +45,7 @@ def agreed(trims: Sequence[Tensor], weights: Sequence[float], options: Options) 
     sign (`majority_sign` frequency); zero elects +. The mean is λ·Σ w_i·D̃_i / Σ |w_i| over the i whose w_i·D̃_i has
     that sign, and zero where there is none. `options` are complete.
     """
+    weights = _ordinary(weights)
     # A sum that began with +0 is never -0, so zero elects +.
     elected = torch.copysign(torch.ones_like(trims[0]), _votes(trims, weights, options))
     total, share = torch.zeros_like(elected), torch.zeros_like(elected)
@@ -72,6 +74,12 @@ def _votes(trims: Sequence[Tensor], weights: Sequence[float], options: Options) 
         value = trim.sign() if options.majority_sign == "frequency" else trim
         votes.add_(value, alpha=sign if options.elect == "unweighted" else weight)
     return votes
+
+
+def _ordinary(weights: Sequence[float]) -> list[float]:
+    """The weights times a power of two, none above 1: only their ratio counts, and float32 holds what they multiply."""
+    _, exponent = math.frexp(max(map(abs, weights), default=0.0))
+    return [math.ldexp(weight, -exponent) for weight in weights]
 
 
 def _below(value: Tensor | float, dtype: torch.dtype) -> float:

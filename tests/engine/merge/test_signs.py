@@ -115,3 +115,13 @@ def test_each_matrix_is_trimmed_by_itself_and_rescaled():
 
 def test_all_zeros_give_zeros():
     assert not ties([torch.zeros(3, 4), torch.zeros(3, 4)], [1.0, 1.0], options(density=0.2)).any()
+
+
+@pytest.mark.parametrize("size", [5e-324, 1e-42, 1e-30, 1e39, 1e300])
+def test_only_the_ratio_of_weights_counts_however_small_or_large(size):
+    """float32 holds no 1e-42 that could be divided by, and no 1e39."""
+    trims = [normal(seed, 4, 5) for seed in (1, 2)]
+
+    found = agreed(trims, [size, -size], options())
+
+    assert torch.allclose(found, agreed(trims, [1.0, -1.0], options()), rtol=1e-6, atol=0)
