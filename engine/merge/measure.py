@@ -270,7 +270,7 @@ def _parents(sums: Sums, weights: Sequence[float]) -> tuple[ParentReport, ...]:
         ParentReport(
             weight=weight,
             norm=norm,
-            cosine=inner / (length * norm) if length and norm else None,
+            cosine=max(-1.0, min(1.0, inner / (length * norm))) if length and norm else None,
             retention=inner / norm**2 if norm else None,
             share=part / total if total else None,
         )

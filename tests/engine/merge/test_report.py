@@ -135,3 +135,12 @@ def test_weights_by_layer(tmp_path):
     own, other = math.sqrt(2), math.sqrt(36 + 16)
     assert [parent.share for parent in report.parents] == pytest.approx([own / (own + other), other / (own + other)])
     assert [parent.weight for parent in report.parents] == [1.0, 1.0]
+
+
+def test_a_cosine_is_no_more_than_one(tmp_path):
+    """Of a parent with itself it is one, and rounding would take some of these a little over."""
+    for seed in range(20):
+        folder = write_adapter(tmp_path / f"a{seed}", linear("q", inputs=9, outputs=7, rank=3, seed=seed), r=3)
+        report = merge([Source(folder, 0.7)], method="resize", out=tmp_path / f"out{seed}")
+
+        assert 1 - 1e-12 < report.parents[0].cosine <= 1
