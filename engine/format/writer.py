@@ -52,7 +52,9 @@ class TensorWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)
+        # A thread that comes too late meets no file instead of one that has got this number since.
+        descriptor, self._descriptor = self._descriptor, -1
+        os.close(descriptor)
 
 
 def header_size(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> int:

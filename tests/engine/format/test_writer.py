@@ -67,3 +67,13 @@ def test_a_file_that_exists_is_never_written_over(tmp_path):
         TensorWriter(tmp_path / "x", {})
 
     assert (tmp_path / "x").read_text() == "kept"
+
+
+def test_what_comes_after_the_end_is_written_nowhere(tmp_path):
+    """Another file has the descriptor's number by then."""
+    with TensorWriter(tmp_path / "w.safetensors", {"a": ("U8", (4,))}) as writer:
+        writer.put("a", b"full")
+    with (tmp_path / "other").open("wb"), pytest.raises(OSError, match="Bad file descriptor"):
+        writer.put("a", b"late")
+
+    assert (tmp_path / "other").read_bytes() == b""
