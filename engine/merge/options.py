@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -51,7 +51,7 @@ def complete(options: Options, defaults: Mapping[str, object], *, method: str) -
     """
     for name, value in options.given().items():
         if name not in defaults:
-            takes = ", ".join(defaults) or "none"
+            takes = ", ".join(map(_told, defaults)) or "none"
             raise OptionError(f"{method} takes no {_told(name)} (options it takes: {takes})")
         _check(name, value)
     given = {**defaults, **options.given()}
@@ -65,8 +65,8 @@ def _check(name: str, value: object) -> None:
         raise OptionError(f"{_told(name)} {value!r}: expected {' or '.join(CHOICES[name])}")
     if name == "density" and not (isinstance(value, (int, float)) and 0 < value <= 1):
         raise OptionError(f"density {value}: expected a share in (0, 1]")
-    if name == "scale" and not (isinstance(value, (int, float)) and math.isfinite(value)):
-        raise OptionError(f"lambda {value}: expected a finite number")
+    if name == "scale" and not (isinstance(value, (int, float)) and abs(value) <= sys.float_info.max):
+        raise OptionError(f"lambda {str(value)[:80]}: expected a finite number")
     if name == "seed" and not (isinstance(value, int) and 0 <= value < 2**64):
         raise OptionError(f"seed {value}: expected an integer from 0 to 2**64 - 1")
 

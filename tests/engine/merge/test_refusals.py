@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engine.errors import OptionError, RefusedError
-from engine.merge import RankRule, Source, merge, plan
+from engine.merge import Options, RankRule, Source, merge, plan
 from engine.merge.others import RULE
 from engine.merge.refusals import RULES
 from tests.engine.merge.factories import PREFIX, conv, embedding, linear, normal, write_adapter
@@ -200,6 +200,7 @@ OPTIONS = {
     "rank word": ({"rank": "min"}, "expected 1 or more, or max"),
     "rank of cat": ({"method": "cat", "rank": 4}, "use svd"),
     "rank of linear": ({"method": "linear", "rank": 4}, "use svd"),
+    "lambda beyond floats": ({"method": "tsv_m", "options": Options(scale=10**400)}, "lambda 1000.*finite"),
     "dtype": ({"dtype": "int8"}, "expected one of"),
 }
 
@@ -244,3 +245,12 @@ def test_a_module_of_the_plan_names_pefts_tensors(tmp_path):
     first = plan([Source(folder, 1.0)], method="svd").modules[0]
 
     assert (first.a_key, first.b_key) == (ONE + "lora_A.weight", ONE + "lora_B.weight")
+
+
+def test_options_are_named_as_they_are_written(tmp_path):
+    folder = write_adapter(tmp_path / "a", tensors())
+
+    with pytest.raises(
+        OptionError, match=r"takes no seed \(options it takes: density, rescale, lambda, elect, majority-sign\)"
+    ):
+        plan([Source(folder, 1.0)], method="core_ties", options=Options(seed=1))
