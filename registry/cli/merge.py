@@ -71,7 +71,8 @@ def merge(
     """
     if rerun is not None:
         where = {name: options.pop(name) for name in ("base", "jobs", "device")}
-        return _rerun(invocation, rerun, where, others=(*refs, into, weights_grid, report_plot, *options.values()))
+        others = (*refs, into, weights_grid is not None, report_plot, *options.values())
+        return _rerun(invocation, rerun, where, others=others)
     if into is None:
         raise _misused("expected --into NAME, the adapter that gets the new version")
     picture = None if report_plot is None else _picture(report_plot, weights_grid)
@@ -114,7 +115,7 @@ def _misused(reason: str) -> click.UsageError:
 
 
 def _rerun(invocation: Invocation, ref: str, where: Mapping[str, Any], others: Iterable[object]) -> int:
-    if any(others):
+    if any(value is not None and value is not False and value not in ((), {}) for value in others):
         raise _misused("--rerun takes all from the recipe: give only --base, --jobs or --device beside it")
     with bars(invocation) as progress:
         result = invocation.registry.rerun(ref, progress=progress, **where)

@@ -167,6 +167,9 @@ def test_json_leaves_stdout_empty_on_other_errors(adapters: Adapters):
         ("merge", "a", "b", "--into", "c", "--energy", "most"),
         ("merge", "a", "b", "--rerun", "c"),
         ("merge", "--rerun", "c", "--rank", "4"),
+        ("merge", "--rerun", "c", "--seed", "0"),
+        ("merge", "--rerun", "c", "--lambda", "0"),
+        ("merge", "--rerun", "c", "--weights-grid", ""),
     ],
     ids=" ".join,
 )
