@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from registry.refs import Name, Ref
 
 
+SCHEMA = 1
+"""Of the recipe; `rerun` repeats no other."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeRequest:
     """What a caller wants merged. `weights` are rows of one weight a parent: a result each, in this order; none is one
@@ -171,7 +175,7 @@ def _recipe(
     """
     used = {"lambda" if name == "scale" else name: value for name, value in report["options"].items()}
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         "method": request.combination.method,
         "parameters": {**request.combination.parameters(), **used},
         "base": None if request.base is None else read_base(request.base).fingerprint,

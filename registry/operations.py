@@ -132,7 +132,7 @@ def tool_versions() -> dict[str, str]:
     """The versions that a merge's bytes depend on."""
     from importlib.metadata import version
 
-    return {name: version(name) for name in ("adapter-registry", "torch")}
+    return {name: version(name) for name in ("adapter-registry", "numpy", "torch")}
 
 
 def base_from_config(folder: Path) -> BaseFacts:

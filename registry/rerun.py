@@ -13,6 +13,7 @@ from engine.format.header import read_header
 from registry.combination import from_parameters
 from registry.errors import NotFoundError, UsageError
 from registry.ingredients import fetch
+from registry.merge import SCHEMA
 from registry.models import Adapter, LineageEdge, Recipe, Version
 from registry.operations import Ingredient, merge_adapters, tool_versions
 from registry.progress import silent
@@ -70,7 +71,7 @@ def rerun(
         )
         weights = out / "adapter_model.safetensors"
         found = tensors_digest(weights, read_header(weights))
-    return RerunResult(named, found == expected, expected, found, _moved(body.get("tool") or {}))
+    return RerunResult(named, found == expected, expected, found, _moved(body["tool"]))
 
 
 def _body(session: Session, version: Version, named: str) -> dict[str, Any]:
@@ -78,7 +79,22 @@ def _body(session: Session, version: Version, named: str) -> dict[str, Any]:
     body = {} if text is None else json.loads(text)
     if not isinstance(body.get("parents"), list) or "parameters" not in body:
         raise UsageError(f"{named}: no merge made it, so there is nothing to repeat", hint=f"adapters show {named}")
-    return {"method": "", **body}
+    if not _is_readable(body):
+        raise UsageError(f"{named}: its recipe is none that this release can repeat", hint=f"adapters show {named}")
+    return body
+
+
+def _is_readable(body: Mapping[str, Any]) -> bool:
+    """Whether this is the recipe that a merge writes; one in a bundle is a stranger's."""
+    parents = body["parents"]
+    return (
+        body.get("schema") == SCHEMA
+        and isinstance(body.get("method"), str)
+        and isinstance(body["parameters"], dict)
+        and isinstance(body.get("base"), str | None)
+        and isinstance(body.get("tool"), dict)
+        and all(isinstance(one, dict) and isinstance(one.get("digest"), str) and "weight" in one for one in parents)
+    )
 
 
 def _check_base(named: str, recorded: str | None, base: Path | None) -> None:

@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from sqlalchemy import update
 
 from registry.errors import NotFoundError, UsageError
-from tests.registries import MODULES, factors, make_adapter
+from registry.models import Recipe
+from tests.registries import MODULES, factors, make_adapter, make_base
 
 FIRST = next(iter(MODULES))
 NAMES = [f"base_model.model.{name}" for name in MODULES]
@@ -133,12 +135,13 @@ def test_other_bytes_are_told(parents, monkeypatch):
         return report
 
     monkeypatch.setattr(rerun, "merge_adapters", doubled)
-    monkeypatch.setattr(rerun, "tool_versions", lambda: {"adapter-registry": "9.9", "torch": "x"})
+    monkeypatch.setattr(rerun, "tool_versions", lambda: {"adapter-registry": "9.9", "numpy": "y", "torch": "x"})
     again = parents.rerun(made.ref)
 
     assert (again.same, again.expected) == (False, made.tensors_digest)
     assert again.found != again.expected
-    assert {name: now for name, (_, now) in again.changed.items()} == {"adapter-registry": "9.9", "torch": "x"}
+    changed = {name: now for name, (_, now) in again.changed.items()}
+    assert changed == {"adapter-registry": "9.9", "numpy": "y", "torch": "x"}
 
 
 def test_what_no_merge_made_cannot_be_repeated(parents):
@@ -163,3 +166,69 @@ def test_a_parent_elsewhere_will_do(parents, tmp_path):
     parents.remove("team/b@1")
 
     assert parents.rerun("team/ab").same
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema": 2},
+        {"parents": ["sha256:00"]},
+        {"parents": [{"digest": "sha256:00"}]},
+        {"parents": [{"weight": 1.0}]},
+        {"parameters": None},
+        {"method": None},
+        {"tool": ["torch"]},
+        {"base": 3},
+    ],
+)
+def test_a_strangers_recipe_is_refused(parents, change):
+    """A bundle may bring any object as the recipe of its version."""
+    parents.merge(["team/a", "team/b"], into="team/ab")
+    body = {**parents.show("team/ab").recipe, **change}
+    handle = parents._handle
+    handle.database.write(lambda session: session.execute(update(Recipe).values(body=json.dumps(body))))
+
+    with pytest.raises(UsageError, match="recipe is none that this release can repeat"):
+        parents.rerun("team/ab")
+
+
+METHODS = {
+    "dare": {"combination": "dare_ties", "density": 0.5, "seed": 2**64 - 1},
+    "an alias": {"combination": "ties_svd", "trim": "tensor", "lambda_": 0.0},
+    "peft's": {"combination": "dare_linear", "semantics": "peft", "density": 0.5, "seed": 7},
+    "small cores": {"combination": "core_ties", "majority_sign": "frequency", "elect": "unweighted", "rank": 1},
+    "a budget": {"combination": "tsv_m", "budget": "2kB"},
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_kind_of_merge_can_be_repeated(parents, name):
+    made = parents.merge(["team/a", "team/b"], weights=[0.7, -0.3], into="team/ab", **METHODS[name])
+
+    again = parents.rerun(made.ref, jobs=2)
+
+    assert (again.same, again.found) == (True, made.tensors_digest)
+
+
+def test_a_row_of_a_grid_and_rules_can_be_repeated(parents, tmp_path):
+    made = parents.merge_grid(["team/a", "team/b"], weights_grid=[(1, 1), (0.7, -0.3)], into="team/grid")
+    rules = {"default": 0.3, "rules": [{"modules": "*.mlp.*", "weight": -1}]}
+    ruled = parents.merge(["team/a", "team/b"], weights=[0.7, rules], into="team/ruled")
+
+    assert [parents.rerun(one.ref).same for one in (*made, ruled)] == [True, True, True]
+    assert len({one.tensors_digest for one in (*made, ruled)}) == 3
+
+
+def test_a_merge_that_read_a_base_is_repeated_with_that_base(parents, tmp_path):
+    tensors = factors(5, 2)
+    tensors |= {f"base_model.model.{name}.lora_magnitude_vector": np.ones(rows, np.float32)
+                for name, (_, rows) in MODULES.items()}  # fmt: skip
+    parents.push(make_adapter(tmp_path / "dora", rank=2, tensors=tensors, use_dora=True), "team/dora")
+    base, other = make_base(tmp_path / "base", 1), make_base(tmp_path / "other", 2)
+    made = parents.merge(["team/dora"], combination="resize", rank=1, base=base, into="team/small")
+
+    assert parents.rerun(made.ref, base=base).same
+    with pytest.raises(UsageError, match="its merge read base weights"):
+        parents.rerun(made.ref)
+    with pytest.raises(UsageError, match="another base"):
+        parents.rerun(made.ref, base=other)
