@@ -1,8 +1,11 @@
 """Recipes as files: what they say, and how a wrong one is named."""
 
-import pytest
+from pathlib import Path
 
-from registry.combination import Combination, from_parameters
+import pytest
+import yaml
+
+from registry.combination import OPTIONS, Combination, from_parameters
 from registry.errors import IntakeError, UsageError
 from registry.mergespec import parse_spec, read_spec
 from registry.weighting import Weighting, WeightRule, parse_weighting
@@ -65,6 +68,7 @@ WRONG = {
     "weight as text": ({"parents": [{"ref": "a", "weight": "1"}]}, "weight: expected a number"),
     "weight true": ({"parents": [{"ref": "a", "weight": True}]}, "expected a finite number, found True"),
     "weight nan": ({"parents": [{"ref": "a", "weight": float("nan")}]}, "expected a finite number, found nan"),
+    "weight beyond floats": ({"parents": [{"ref": "a", "weight": 10**400}]}, "expected a finite number, found 1000"),
     "no default": ({"parents": [{"ref": "a", "weight": {"rules": []}}]}, "expected a number, or default and rules"),
     "density as text": ({"parents": ["a"], "parameters": {"density": "0.2"}}, "density: expected a number"),
     "seed as float": ({"parents": ["a"], "parameters": {"seed": 1.0}}, "seed: expected a whole number"),
@@ -139,3 +143,21 @@ def test_a_weighting_is_read_again_as_it_was_written():
 
     assert parse_weighting(weighting.as_json(), where="weight") == weighting
     assert parse_weighting(Weighting(2.0).as_json(), where="weight") == Weighting(2.0)
+
+
+def test_the_recipe_on_the_page_of_methods_is_one():
+    """All parameters that the page names are there, and no others."""
+    page = (Path(__file__).parents[2] / "docs/methods/README.md").read_text(encoding="utf-8")
+    section = page.split("## A merge as a file\n")[1]
+    block = section.split("```yaml\n")[1].split("```")[0]
+    named = section.split("by their names: ")[1].split(".")[0].replace("-", "_").replace("\n", " ").split(", ")
+
+    spec = parse_spec(yaml.safe_load(block))
+
+    assert spec.refs == ("team/sql@3", "team/chat@prod")
+    assert spec.combination == Combination(method="ties", energy=0.99, options={"density": 0.2})
+    assert spec.weights == (
+        Weighting(0.7),
+        Weighting(0.3, (WeightRule(0.1, "*.mlp.*", (0, 7)), WeightRule(0.5, None, (20, 31)))),
+    )
+    assert set(named) == set(Combination().parameters()) | set(OPTIONS)
