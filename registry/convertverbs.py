@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
     from registry.handle import Handle
     from registry.progress import Progress
-    from registry.results import ConvertResult, RewriteResult
+    from registry.results import ConvertResult
     from registry.rewrite import RewriteRequest
+    from registry.rewritten import RewriteResult
 
 
 class RewriteOptions(TypedDict, total=False):

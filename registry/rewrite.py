@@ -23,7 +23,8 @@ from registry.progress import silent
 from registry.provenance import PARENTS, claims, first
 from registry.push import PushRequest, push
 from registry.refs import is_path
-from registry.results import FileEntry, RewriteResult
+from registry.results import FileEntry
+from registry.rewritten import RewriteResult
 from registry.scratch import scratch_beside
 from registry.transfer import hash_file
 

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from registry.cli.invocation import Invocation
-    from registry.results import ConvertResult, RewriteResult
+    from registry.results import ConvertResult
+    from registry.rewritten import RewriteResult
 
 
 @click.command(
     cls=Verb,
     examples=[
         "adapters convert ./old-lora --to ./old-lora-safetensors",
-        "adapters push $(adapters convert ./old-lora --to ./new-lora --format quiet) team/old",
         "adapters convert team/sql@prod --for sglang --into team/sql-sglang --alias prod",
         "adapters convert ./pissa-lora --for vllm:max_lora_rank=64 --initial ./pissa-init --to ./plain-lora",
     ],
@@ -77,7 +77,7 @@ def convert(
         raise click.UsageError(
             "convert works from folder to folder; `adapters pull REF --to hf://org/name` writes there"
         )
-    from registry.results import RewriteResult
+    from registry.rewritten import RewriteResult
 
     with bars(invocation) as progress:
         result = invocation.registry.convert(

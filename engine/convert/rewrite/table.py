@@ -154,3 +154,12 @@ REWRITES: tuple[Rewrite, ...] = (
         _prefix,
     ),
 )
+
+
+def describe_rewrites() -> str:
+    """The table as Markdown; docs/rewrites.md holds this text."""
+    rows = [
+        f"| `{row.id}` | {row.summary} | {', '.join(f'`{rule}`' for rule in sorted(row.clears))} |" for row in REWRITES
+    ]
+    header = ["| rewrite | what it does | findings that it clears |", "|---|---|---|"]
+    return "\n".join([*header, *rows]) + "\n"

@@ -17,9 +17,10 @@ from engine.compat.engines.target import ENGINES, parse_target
 from engine.compat.rules import RULES
 from engine.convert.rewrite.apply import apply_rewrites
 from engine.convert.rewrite.plan import plan_rewrites
-from engine.convert.rewrite.table import REWRITES
+from engine.convert.rewrite.table import REWRITES, describe_rewrites
 from engine.errors import EngineError, OptionError, RefusedError
 from engine.format.adapter import read_adapter
+from engine.format.pairing import compare_modules
 from tests.engine.compat.peft_adapters import llama, save_adapter
 from tests.engine.compat.small_adapter import CONFIG, tensors, write_adapter
 from tests.engine.convert.rewrite.adapters import config_of
@@ -107,6 +108,12 @@ def test_every_rule_of_the_table_exists():
     known = {rule.id for rule in RULES} | {rule.id for engine in ENGINES for rule in engine.rules}
 
     assert {rule for row in REWRITES for rule in row.clears} - known == set()
+
+
+def test_the_page_holds_the_table():
+    page = (Path(__file__).parents[4] / "docs" / "rewrites.md").read_text(encoding="utf-8")
+
+    assert describe_rewrites() in page
 
 
 def test_no_finding_is_cleared_twice():
@@ -227,6 +234,28 @@ def test_memory_does_not_follow_the_size_of_a_tensor(tmp_path):
 
 def write_config(folder, config):
     (folder / "adapter_config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.skipif(not CORPUS.is_dir(), reason="the corpus of strangers' adapters is not here")
+def test_strangers_adapters_keep_every_delta(tmp_path):
+    """Against the reader that `diff` uses, which knows nothing of rewriting: the deltas of both files, module by module."""
+    compared = 0
+    for place, folder in enumerate(sorted(path.parent for path in CORPUS.rglob("adapter_model.safetensors"))):
+        for engine in ("ollama", "sglang", "vllm:max_lora_rank=512"):
+            out = tmp_path / f"{place}-{engine.partition(':')[0]}"
+            try:
+                facts = read_adapter(folder)
+                plan = plan_rewrites(facts, parse_target(engine), rank=2 * (facts.rank or 1))
+                out.mkdir()
+                apply_rewrites(plan, out)
+            except EngineError:
+                continue
+            for module in compare_modules(facts, read_adapter(out)):
+                assert module.contrast is not None, module
+                assert module.contrast.distance <= 1e-2 * module.contrast.norms[0]
+                compared += 1
+
+    assert compared > 10
 
 
 @pytest.mark.skipif(not CORPUS.is_dir(), reason="the corpus of strangers' adapters is not here")
