@@ -1,0 +1,76 @@
+"""Ask one question about several adapters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.compat.check import MOST_PER_RULE
+from engine.compat.finding import Finding, worst_status
+from engine.compat.together import hotswap
+from engine.compat.together.group import Group, Lineage
+from engine.compat.together.question import Question, parse_question
+from engine.compat.together.slot import slot_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from engine.compat.finding import Status
+    from engine.compat.together.group import GroupRule
+    from engine.format.facts import AdapterFacts, BaseFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """The answer: what the rules say, and the numbers of `hotswap` (class, target_rank, load_first, ranks)."""
+
+    question: str
+    findings: tuple[Finding, ...]
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def status(self) -> Status:
+        """The worst of the findings."""
+        return worst_status(self.findings)
+
+
+def check_together(
+    adapters: Sequence[AdapterFacts],
+    question: str | Question,
+    *,
+    base: BaseFacts | None = None,
+    bases: Sequence[Lineage] | None = None,
+    names: Iterable[str] | None = None,
+) -> Together:
+    """Whether these adapters can be merged, share one slot, or run in one batch.
+
+    `base` is one base named for all of them; else `bases` says what is known of each one's, by default the name in
+    its config. `names` are what messages call the adapters, by default their folders. Every finding's target is the
+    question. Pure: reads no file and no tensor. Raises OptionError for an unknown question.
+    """
+    asked = parse_question(question) if isinstance(question, str) else question
+    called = [facts.path.name for facts in adapters] if names is None else list(names)
+    adapters = [replace(facts, path=Path(name)) for facts, name in zip(adapters, called, strict=True)]
+    if bases is None:
+        bases = [Lineage(facts.config.base_model_name_or_path) for facts in adapters]
+    group = Group(asked, tuple(adapters), tuple(bases), one_base=base is not None)
+    found = tuple(finding for rule in TABLES[asked.kind] for finding in _findings(rule, group))
+    numbers = slot_of(adapters).as_json() if asked.kind == "hotswap" and adapters else {}
+    return Together(str(asked), found, numbers)
+
+
+def _findings(rule: GroupRule, group: Group) -> list[Finding]:
+    target = str(group.question)
+    if not group.adapters:
+        return []
+    hits = list(islice(rule.function(group), MOST_PER_RULE + 1))
+    found = [Finding(rule.id, rule.severity, one.message, target, one.where, one.fix) for one in hits[:MOST_PER_RULE]]
+    if len(hits) > MOST_PER_RULE:
+        found.append(Finding(rule.id, rule.severity, f"and more places; the first {MOST_PER_RULE} are listed", target))
+    return found
+
+
+TABLES: Mapping[str, tuple[GroupRule, ...]] = {"hotswap": hotswap.RULES}
+"""The rules of each question."""

@@ -1,0 +1,100 @@
+"""Rules for adapters that meet, whatever for: one base, one layout of layers, one shape of each module."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from engine.compat.layers import implied_weight
+from engine.compat.rule import Hit, size
+from engine.compat.together.group import name_of, values_in_words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from engine.compat.layers import Shape
+    from engine.compat.together.group import Group, Lineage
+    from engine.format.facts import AdapterFacts, ModuleFacts
+
+
+def other_type(group: Group) -> Iterator[Hit]:
+    for facts in group.adapters:
+        if facts.config.lora is None:
+            yield Hit(f"{name_of(facts)}: expected peft_type LORA, found {facts.config.peft_type!r:.80}", "peft_type")
+
+
+def too_few(group: Group) -> Iterator[Hit]:
+    if len(group.adapters) < 2:
+        yield Hit(
+            f"{group.question} asks about adapters together: expected at least 2, found {len(group.adapters)}",
+            fix=f"adapters check REF --with OTHER --together {group.question}",
+        )
+
+
+def different_bases(group: Group) -> Iterator[Hit]:
+    """Equal fingerprints are one base, equal names are one unless both fingerprints are known and differ."""
+    if group.one_base:
+        return
+    for one, other in _pairs(group):
+        why = _apart(one[1], other[1])
+        if why is not None:
+            yield Hit(
+                f"{name_of(one[0])} is for base {one[1].name or 'without a name'}, {name_of(other[0])} for "
+                f"{other[1].name or 'one without a name'}, {why}",
+                "base_model_name_or_path",
+                "adapters base add PATH --name NAME for both, or one --base for all",
+            )
+
+
+def unnamed_base(group: Group) -> Iterator[Hit]:
+    if group.one_base or not any(_known(base) for base in group.bases):
+        return
+    for facts, base in zip(group.adapters, group.bases, strict=True):
+        if not _known(base):
+            yield Hit(f"{name_of(facts)} names no base: taken to be for the others'", "base_model_name_or_path")
+
+
+def _pairs(group: Group) -> Iterator[tuple[tuple[AdapterFacts, Lineage], tuple[AdapterFacts, Lineage]]]:
+    known = [pair for pair in zip(group.adapters, group.bases, strict=True) if _known(pair[1])]
+    first = {(base.name, base.fingerprint): (facts, base) for facts, base in reversed(known)}
+    return combinations(first.values(), 2)
+
+
+def _known(base: Lineage) -> bool:
+    return bool(base.name or base.fingerprint)
+
+
+def _apart(one: Lineage, other: Lineage) -> str | None:
+    if one.fingerprint is not None and other.fingerprint is not None:
+        return None if one.fingerprint == other.fingerprint else "their contents differ"
+    return None if one.name and one.name == other.name else "and it is not known that their contents are equal"
+
+
+def different_replication(group: Group) -> Iterator[Hit]:
+    found = [(facts, lora.layer_replication or None) for facts, lora in group.loras()]
+    if len({layout for _, layout in found}) > 1:
+        yield Hit(f"layer_replication: expected one layout, found {values_in_words(found)}", "layer_replication")
+
+
+def different_shapes(group: Group) -> Iterator[Hit]:
+    """A module that several adapt has one weight, so their factors agree in everything but the rank."""
+    seen: dict[str, tuple[AdapterFacts, tuple[str, Shape]]] = {}
+    for facts in group.adapters:
+        for module in facts.modules:
+            found = _outer(module)
+            first, expected = seen.setdefault(module.name, (facts, found))
+            if expected != found:
+                yield Hit(
+                    f"module {module.name}: {name_of(first)} adapts a {_in_words(expected)}, {name_of(facts)} a "
+                    f"{_in_words(found)}",
+                    module.name,
+                )
+
+
+def _outer(module: ModuleFacts) -> tuple[str, Shape]:
+    weight = implied_weight(module)
+    return module.kind, (*module.b_shape[:1], *module.a_shape[1:]) if weight is None else weight
+
+
+def _in_words(outer: tuple[str, Shape]) -> str:
+    return f"{outer[0]} weight {size(outer[1])}"
