@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 
 from registry.errors import NotFoundError
+from registry.keptchecks import check_states
 from registry.lineage import neighbours
 from registry.listing import base_label, labels_of
 from registry.models import Adapter, CheckResult, Document, File, Recipe, Version
@@ -90,6 +91,7 @@ def show(session: Session, version_id: int, *, energy: float | None = None) -> V
         data_digest=row.data_digest,
         licence=row.licence,
         sources=documents.get("provenance", {}).get("sources", {}),
+        checks=check_states(session, [version_id])[version_id],
         ranks_for=None if energy is None else ranks_for(ref, modules, report, energy),
     )
 

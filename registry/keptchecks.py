@@ -12,6 +12,7 @@ from registry import bases
 from registry.among import among
 from registry.models import Base, CheckResult, Version
 from registry.rulesets import ruleset
+from registry.verdicts import CheckState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -94,6 +95,16 @@ def same_answer(kept: Mapping[tuple[int, str], KeptCheck], version_id: int, verd
     """Whether the newest answer of a version is this one already."""
     one = kept.get((version_id, verdict.question))
     return one is not None and (one.ruleset, one.findings) == (verdict.ruleset, findings_text(verdict))
+
+
+def check_states(session: Session, ids: Sequence[int]) -> dict[int, tuple[CheckState, ...]]:
+    """What is kept about versions, by version, in order of the questions."""
+    kept = kept_checks(session, ids)
+    stale = stale_checks(session, kept.values())
+    found: dict[int, list[CheckState]] = {one: [] for one in ids}
+    for (version, question), one in sorted(kept.items()):
+        found[version].append(CheckState(question, one.status, (version, question) in stale))
+    return {version: tuple(states) for version, states in found.items()}
 
 
 def stale_checks(session: Session, kept: Iterable[KeptCheck]) -> set[tuple[int, str]]:

@@ -7,7 +7,7 @@ the list, each filter is looked up by key, and the walk ends when the page is fu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +89,17 @@ def list_versions(session: Session, query: ListQuery) -> list[VersionInfo]:
     rows = session.connection().execute(page, values).all()
     labels = labels_of(session, [row[0] for row in rows])
     mark = mark_of(query)
-    return [_info(row, labels, mark) for row in rows]
+    found = [_info(row, labels, mark) for row in rows]
+    return found if query.check is None else _checked(session, found, [row[0] for row in rows], query.check[0])
+
+
+def _checked(session: Session, found: list[VersionInfo], ids: list[int], question: str) -> list[VersionInfo]:
+    """With what is kept of the question; only asked for where a list filters by it."""
+    from registry.keptchecks import check_states
+
+    states = check_states(session, ids)
+    asked = [next((one for one in states[version] if one.question == question), None) for version in ids]
+    return [replace(info, check=state) for info, state in zip(found, asked, strict=True)]
 
 
 def labels_of(session: Session, ids: Sequence[int]) -> Labels:

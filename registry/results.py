@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from datetime import datetime
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
+    from pathlib import Path
 
     from engine.compat.finding import Finding
     from registry.rankneeds import RanksFor
-
-
-def to_json(value: Any) -> Any:
-    """A result as plain JSON types: dataclasses become objects, moments ISO 8601 in UTC, paths text."""
-    if hasattr(value, "as_json"):
-        return value.as_json()
-    if hasattr(value, "__dataclass_fields__"):
-        return {item.name: to_json(getattr(value, item.name)) for item in fields(value)}
-    if isinstance(value, dict):
-        return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_json(item) for item in value]
-    if isinstance(value, datetime):
-        return value.isoformat().replace("+00:00", "Z")
-    return str(value) if isinstance(value, Path) else value
+    from registry.verdicts import CheckState
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +47,7 @@ class VersionInfo:
     run_id: str | None = None
     data_digest: str | None = None
     licence: str | None = None
+    check: CheckState | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +113,7 @@ class VersionDetail:
     licence: str | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
     ranks_for: RanksFor | None = None
+    checks: tuple[CheckState, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,15 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckState:
+    """What the catalog keeps of a question about a version; `stale` where today's rules, or its base, are others."""
+
+    question: str
+    status: str
+    stale: bool
+
+
+@dataclass(frozen=True, slots=True)
 class CheckReport:
     """What the rules said, over all targets. `findings` are those of all `results` in order."""
 

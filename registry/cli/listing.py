@@ -113,6 +113,9 @@ def emit_versions(invocation: Invocation, found: Sequence[VersionInfo]) -> None:
     if not found and invocation.settings.output == "human":
         note("no versions match")
     emit(invocation, found, human=lambda: version_lines(found), quiet=lambda: [info.ref for info in found])
+    stale = sum(info.check is not None and info.check.stale for info in found)
+    if stale:
+        note(f"{stale} of these answers are stale: the rules or a base changed; adapters check --all asks again")
 
 
 def version_lines(found: Sequence[VersionInfo]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from engine.compat.finding import Finding
 from registry.cli.findings import finding_lines
 from registry.cli.report import need_lines, report_lines
 from registry.cli.text import fields, moment, number, pairs, printable, size, table
+from registry.verdicts import CHECKIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,8 @@ def detail_lines(invocation: Invocation, found: VersionDetail) -> Iterator[str]:
     files = [(item.path, size(item.size), item.sha256) for item in found.files]
     yield from table(("FILE", "SIZE", "DIGEST"), files, right=("SIZE",))
     findings = [Finding(**item) for item in found.findings]
-    for lines in (module_lines(found.modules), _edges(found.lineage), finding_lines(invocation, findings)):
+    said = (_checks(found), finding_lines(invocation, findings))
+    for lines in (module_lines(found.modules), _edges(found.lineage), *said):
         shown = list(lines)
         if shown:
             yield ""
@@ -54,6 +56,14 @@ def edge_lines(graph: LineageGraph) -> Iterator[str]:
         yield from _edges(graph)
     else:
         yield from (printable(node.id) for node in graph.nodes)
+
+
+def _checks(found: VersionDetail) -> Iterator[str]:
+    """The questions besides check-in, and whatever is stale: what else is kept is what the findings below say."""
+    told = [one for one in found.checks if one.stale or one.question != CHECKIN]
+    if told:
+        rows = [(one.question, f"{one.status} (stale)" if one.stale else one.status) for one in told]
+        yield from table(("CHECK", "STATUS"), rows)
 
 
 def _facts(found: VersionDetail) -> dict[str, str | None]:

@@ -309,7 +309,7 @@ def test_threads_that_start_together_agree(empty):
 
 
 def test_a_state_can_be_told_in_json():
-    from registry.results import to_json
+    from registry.plainjson import to_json
 
     state = schema.SchemaState(revision="0001", ordinal=1, backup=Path("/h/catalog.db.bak-0000"))
     assert json.loads(json.dumps(to_json(state)))["backup"] == "/h/catalog.db.bak-0000"
