@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from engine.compat.finding import Finding
 from registry.verdicts import Asked, Verdict, assemble
-from tests.registry.cli.stub import Adapters
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.registry.cli.stub import Adapters
 
 ERROR = Finding("rank", "error", "too high", target="t/a", where="r")
 WARNING = Finding("dora", "warning", "on", target="t/a")
