@@ -23,7 +23,7 @@ from registry.models import Alias, Base, Version
 from registry.resolve import resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from sqlalchemy.orm import Session
 
@@ -94,25 +94,24 @@ def plan(handle: Handle, request: PlanRequest) -> PlanResult:
     findings: list[Finding] = []
     needs: list[Need] = []
     served: dict[str, str] = {}
-    for member, found in _judged(handle, ids, target, floor.facts):
+    for member, found, need in _judged(handle, ids, target, pool, floor.facts):
         findings += (replace(finding, target=member.ref) for finding in found)
-        if not any(finding.severity == "error" for finding in found):
-            needs.append(need_of(member.ref, member.facts, pool))
+        if need is not None:
+            needs.append(replace(need, ref=member.ref))
             served[member.ref] = member.name
     wishes = Wishes(request.dtype or _dtype(floor.facts), request.max_loras, request.memory)
     room = plan_capacity(needs, pool, base=floor.facts, wishes=wishes) if needs else None
-    told = tuple(one for one in findings if one.severity in ("error", "inconclusive", "warning"))
     return PlanResult(
         engine=target.engine.name,
         version=None if target.version is None else str(target.version),
         base=floor.name,
-        status=worst_status(told),
+        status=worst_status(findings),
         asked=len(ids),
         capacity=room,
         command=None
         if room is None
         else server_command(pool.engine, room, floor.name, _named(served), dtype=request.dtype),
-        findings=told,
+        findings=tuple(findings),
         notes=tuple(_notes(floor, room, len(served))),
     )
 
@@ -129,17 +128,26 @@ def _widest(target: EngineTarget, pool: Pool, *, capped: bool) -> EngineTarget:
 
 
 def _judged(
-    handle: Handle, ids: Sequence[int], target: EngineTarget, base: BaseFacts | None
-) -> Iterable[tuple[Member, tuple[Finding, ...]]]:
-    """Each version with what the engine's and the base's rules say of it; versions that are alike are asked once."""
-    kept: dict[object, tuple[Finding, ...]] = {}
+    handle: Handle, ids: Sequence[int], target: EngineTarget, pool: Pool, base: BaseFacts | None
+) -> Iterator[tuple[Member, tuple[Finding, ...], Need | None]]:
+    """Each version with what the engine's and the base's rules say of it, and what it needs if none is an error.
+
+    Versions that are alike are asked once.
+    """
+    kept: dict[object, tuple[tuple[Finding, ...], Need | None]] = {}
     for member in members(handle, ids):
-        found = kept.get(member.likeness)
-        if found is None:
+        answer = kept.get(member.likeness)
+        if answer is None:
             found = (*check_for(member.facts, target, base=base), *base_findings(member.facts, base))
+            fine = not any(finding.severity == "error" for finding in found)
+            answer = _told(found), need_of(member.ref, member.facts, pool) if fine else None
             if len(kept) < _MOST_KEPT:
-                kept[member.likeness] = found
-        yield member, found
+                kept[member.likeness] = answer
+        yield member, *answer
+
+
+def _told(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    return tuple(one for one in findings if one.severity in ("error", "inconclusive", "warning"))
 
 
 def _chosen(handle: Handle, request: PlanRequest) -> tuple[list[int], _Floor]:

@@ -25,13 +25,16 @@ SERVED_BYTES: Mapping[str, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What one adapter asks of a server: ranks by config key or module, layers, target names, bytes as stored."""
+    """What one adapter asks of a server: ranks by config key or module, layers, target names, bytes as stored, and
+    elements of all its factors at their own ranks.
+    """
 
     ref: str
     ranks: Mapping[str, int]
     modules: tuple[ModuleFacts, ...]
     targets: frozenset[str]
     stored_bytes: int
+    numbers: int
 
     @property
     def rank(self) -> int:
@@ -47,11 +50,6 @@ class Need:
     def rest(self) -> int:
         """The rank it would ask for if all that ask for the largest were gone."""
         return max((rank for rank in self.ranks.values() if rank < self.rank), default=0)
-
-    @property
-    def numbers(self) -> int:
-        """Elements of all its factors at their own ranks."""
-        return sum(prod(module.a_shape) + prod(module.b_shape) for module in self.modules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +127,8 @@ def need_of(ref: str, facts: AdapterFacts, pool: Pool) -> Need:
     listed = lora.target_modules if lora is not None and isinstance(lora.target_modules, tuple) else ()
     names = {leaf(module.base_name) for module in facts.modules} | {leaf(name) for name in listed}
     stored = sum(info.size for info in facts.header.tensors.values())
-    return Need(ref, pool.asked(facts), facts.modules, frozenset(names), stored)
+    numbers = sum(prod(module.a_shape) + prod(module.b_shape) for module in facts.modules)
+    return Need(ref, pool.asked(facts), facts.modules, frozenset(names), stored, numbers)
 
 
 def plan_capacity(needs: Sequence[Need], pool: Pool, *, base: BaseFacts | None, wishes: Wishes) -> Capacity:

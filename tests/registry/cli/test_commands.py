@@ -294,7 +294,7 @@ def test_the_verbs_of_this_release_are_all_there():
         ),
         *("alias", "alias set", "alias rm", "alias rollback", "alias list"),
         *("tag", "tag set", "tag rm", "metric", "metric set"),
-        *("base", "base add", "base list", "base show", "check", "lock", "merge"),
+        *("base", "base add", "base list", "base show", "check", "lock", "plan", "impact", "merge"),
         *("rm", "undelete", "verify", "fsck", "gc", "cache", "cache ls", "cache prune", "backup"),
         *("export", "import", "convert"),
         *("context", "context list", "context show"),
