@@ -28,6 +28,7 @@ FILE = re.compile(r"`(\w+(?:\.py|/))`")
 EXIT = re.compile(r"\s+# exit (\d+)$")
 # what a newcomer does not meet in the README
 ELSEWHERE = {
+    "lock",
     "plan",
     "impact",
     "convert",
