@@ -23,6 +23,7 @@ _INPUT_NAMES = frozenset(
 )  # fmt: skip
 _LAYER_NUMBER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d+)(?=\.|$)")
 _MOST_LAYERS = 10_000
+_MOST_DIGITS = 9
 _MIXTURE_PARTS = frozenset({"experts", "gate", "router", "block_sparse_moe", "shared_expert", "shared_expert_gate"})
 
 
@@ -31,7 +32,8 @@ def base_name(module: str, raw: Mapping[str, Any]) -> str:
     plain = ".".join(part for part in module.split(".") if part != "base_layer")
     sources = _replicated(raw.get("layer_replication"))
     number = _LAYER_NUMBER.search(plain) if sources else None
-    if number is None or int(number[1]) >= len(sources):
+    # longer numbers than any model has layers are no Python integers by default
+    if number is None or len(number[1]) > _MOST_DIGITS or int(number[1]) >= len(sources):
         return plain
     return plain[: number.start(1)] + str(sources[int(number[1])]) + plain[number.end(1) :]
 
@@ -92,6 +94,26 @@ class BaseIndex:
     def transposed(self, *, fan_in_fan_out: bool) -> bool:
         """Say whether linear weights may be stored (in, out)."""
         return self._transposed or (self._untyped and fan_in_fan_out)
+
+
+def layer_number(module: str) -> int | None:
+    """The number of the layer that a module lies in, None outside the numbered ones."""
+    found = _LAYER_NUMBER.search(module)
+    return None if found is None or len(found[1]) > _MOST_DIGITS else int(found[1])
+
+
+def layer_count(base: BaseFacts) -> int | None:
+    """How many layers the base's config states, else has numbers for; None where none are numbered."""
+    stated = base.config.get("num_hidden_layers", base.config.get("n_layer"))
+    if isinstance(stated, int) and stated > 0:
+        return stated
+    numbers = {number for path in base.parameters if (number := layer_number(path)) is not None}
+    return max(numbers) + 1 if numbers else None
+
+
+def is_transposed_type(base: BaseFacts) -> bool:
+    """Whether the base's family stores linear weights (in, out)."""
+    return base.model_type in _TRANSPOSED_TYPES
 
 
 def _ancestors(paths: Iterable[str]) -> set[str]:

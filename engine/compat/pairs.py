@@ -32,7 +32,8 @@ def prefix(subject: Subject) -> Iterator[Hit]:
         yield Hit(
             f"{len(bare)} of {len(names)} tensor names lack the prefix base_model.model. (first: {bare[0]}); "
             "PeftModel.from_pretrained ignores such tensors",
-            where=bare[0],
+            bare[0],
+            "adapters convert REF --for peft",
         )
 
 

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from engine.compat import fit, licence_rules, numbers, pairs, safety, settings, shapes
+from engine.compat import (
+    coverage,
+    fit,
+    licence_rules,
+    magnitude,
+    numbers,
+    overlap,
+    pairs,
+    replication,
+    safety,
+    settings,
+    shapes,
+    vocabulary,
+)
 from engine.compat.rule import Rule
 
 RULES: tuple[Rule, ...] = (
@@ -23,6 +36,18 @@ RULES: tuple[Rule, ...] = (
     Rule("base-module-absent", "error", "The base has no module of that name.", "base", fit.absent),
     Rule("base-shape", "error", "The factors of a module do not fit the base's weight.", "base", fit.shape),
     Rule("base-copy-shape", "error", "A full tensor has another shape than the base's.", "base", fit.copies),
+    Rule("token-rows", "error", "A token's replaced row is missing or one too many.", "tensors", vocabulary.token_rows),
+    Rule("token-absent", "error", "A replaced row is of no token of the base.", "base", vocabulary.token_numbers),
+    Rule(
+        "replication-range", "error", "layer_replication names layers that are not there.", "config", replication.ranges
+    ),
+    Rule(
+        "replication-number",
+        "error",
+        "A module lies in a layer that layer_replication does not make.",
+        "tensors",
+        replication.numbers,
+    ),
     Rule(
         "unsafe-megatron-config",
         "error",
@@ -42,6 +67,32 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "value-zero", "warning", "Modules add nothing: B (A for embeddings) is all zero.", "values", numbers.zero_factor
     ),
+    Rule("norm-outlier", "warning", "A module changes far more than the others.", "values", magnitude.outliers),
+    Rule(
+        "norm-large",
+        "warning",
+        "A module changes by more than its weight's norm.",
+        "values",
+        magnitude.larger_than_base,
+    ),
+    Rule(
+        "pattern-overlap",
+        "warning",
+        "Two patterns with different values match one module.",
+        "tensors",
+        overlap.overlapping,
+    ),
+    Rule("pattern-unmatched", "warning", "A pattern matches no adapted module.", "tensors", overlap.unmatched),
+    Rule("target-unused", "warning", "target_modules names what no tensor adapts.", "tensors", overlap.unused_targets),
+    Rule("target-fraction", "warning", "Targets in the base have no factors.", "base", coverage.fraction),
+    Rule(
+        "target-orientation",
+        "warning",
+        "fan_in_fan_out is not how the base stores weights.",
+        "base",
+        coverage.orientation,
+    ),
+    Rule("embedding-tied", "warning", "A table that the base ties is changed.", "base", vocabulary.tied),
     Rule("base-unknown", "warning", "The base is not named or not known here.", "config", settings.unnamed_base),
     Rule(
         "base-resized",
@@ -130,6 +181,7 @@ RULES: tuple[Rule, ...] = (
         "layer-replication", "warning", "The adapter repeats layers of the base.", "config", settings.layer_replication
     ),
     Rule("init-changed-base", "warning", "Its initialisation changed the base.", "config", settings.changed_base),
+    Rule("dtype-unusual", "warning", "Factors are no F32, F16 or BF16.", "tensors", settings.unusual_dtype),
     Rule("rank-large", "warning", "A rank is above 512.", "tensors", settings.large_rank),
     Rule("scaling-extreme", "warning", "lora_alpha / r lies outside 1/64 to 64.", "config", settings.extreme_scaling),
     Rule("file-template", "warning", "Chat template or tokenizer files travel along.", "config", safety.template_files),
@@ -141,6 +193,7 @@ RULES: tuple[Rule, ...] = (
         "config",
         licence_rules.base_terms,
     ),
+    Rule("scaling-rslora", "info", "The scaling is that of rsLoRA.", "config", settings.rank_stabilised),
     Rule("licence-unknown", "info", "Nothing is known here of the licence.", "config", licence_rules.unfamiliar),
     Rule("licence-missing", "info", "No licence is named.", "config", licence_rules.missing),
     Rule("value-unscanned", "info", "Tensors have a dtype not looked into.", "values", numbers.unscanned),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from engine.compat.rule import Hit, listed, strings
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
     from engine.compat.rule import Subject
 
+_DTYPES = frozenset({"F32", "F16", "BF16"})
 _MOST_RANK = 512
 # PEFT's own advice is alpha = r to 2r; beyond these the update is a typing error more often than a choice.
 _LEAST_RATIO, _MOST_RATIO = 1 / 64, 64
@@ -46,7 +48,8 @@ def regular_expression(subject: Subject) -> Iterator[Hit]:
     for key in ("target_modules", "exclude_modules"):
         value = subject.raw.get(key)
         if isinstance(value, str) and _PATTERN_SIGNS & frozenset(value):
-            yield Hit(f"{key}: a regular expression, expected a list of names: {value[:80]}", where=key)
+            fix = "adapters convert REF --for sglang" if key == "target_modules" else None
+            yield Hit(f"{key}: a regular expression, expected a list of names: {value[:80]}", key, fix)
 
 
 def lora_bias(subject: Subject) -> Iterator[Hit]:
@@ -92,9 +95,31 @@ def changed_base(subject: Subject) -> Iterator[Hit]:
     method = subject.raw.get("init_lora_weights")
     if isinstance(method, str) and method.lower().startswith(CHANGING_INITS):
         yield Hit(
-            f"init_lora_weights {method!r} changed the base it was trained on; it cannot be combined as it is",
+            f"init_lora_weights {method!r:.80} changed the base it was trained on; it cannot be combined as it is",
             "init_lora_weights",
+            "adapters convert REF --for vllm --initial INITIAL",
         )
+    elif subject.raw.get("kasa_config"):
+        yield Hit("kasa_config: KaSA cuts the base it is loaded on; it cannot be combined", "kasa_config")
+
+
+def rank_stabilised(subject: Subject) -> Iterator[Hit]:
+    lora = subject.facts.config.lora
+    if lora is not None and lora.use_rslora and lora.r > 0:
+        yield Hit(
+            f"use_rslora: scaled by lora_alpha / sqrt(r), which is {math.sqrt(lora.r):.3g} times lora_alpha / r; what "
+            "knows no rsLoRA scales by the latter",
+            "use_rslora",
+            "adapters convert REF --for sglang",
+        )
+
+
+def unusual_dtype(subject: Subject) -> Iterator[Hit]:
+    tensors = subject.facts.header.tensors
+    factors = sorted(key for module in subject.facts.modules for key in (module.a_key, module.b_key))
+    if found := [key for key in factors if tensors[key].dtype not in _DTYPES]:
+        kinds = ", ".join(sorted({tensors[key].dtype for key in found}))
+        yield Hit(f"{len(found)} factors: expected F32, F16 or BF16, found {kinds}: {listed(found)}", found[0])
 
 
 def training_mode(subject: Subject) -> Iterator[Hit]:

@@ -94,7 +94,8 @@ class BaseFacts:
 
     `parameters` maps the canonical parameter path (no dtype, no model prefix) to its shape. `fingerprint` is over
     sorted (name, shape, dtype, first/middle/last 4 KiB) of every tensor, None for config-only bases; `layout` over
-    sorted (canonical path, shape). Both are `sha256:` + 64 hex.
+    sorted (canonical path, shape). Both are `sha256:` + 64 hex. `norms` maps canonical parameter paths to their
+    Frobenius norms, empty where the weights were not streamed.
     """
 
     layout: str
@@ -106,3 +107,4 @@ class BaseFacts:
     quantization: str | None = None
     tensors: int = 0
     config: Mapping[str, Any] = field(default_factory=dict)
+    norms: Mapping[str, float] = field(default_factory=dict)

@@ -69,6 +69,10 @@ class Matcher:
         lora = self.lora
         return self._first(lora.rank_pattern, module, lora.r), self._first(lora.alpha_pattern, module, lora.lora_alpha)
 
+    def matching(self, patterns: Iterable[str], module: str) -> list[str]:
+        """Which keys of rank_pattern or alpha_pattern match the module, in their order; PEFT takes the first."""
+        return [pattern for pattern in patterns if self._suffix(pattern, module)]
+
     def _first(self, patterns: Mapping[str, Number], module: str, default: Number) -> Number:
         for pattern, value in patterns.items():
             if self._suffix(pattern, module):

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from engine.compat.together.refusals import refusal
 from engine.errors import RefusedError
 from engine.format.header import BITS
 from engine.format.tensorfile import BLOCK, TensorFile
 from engine.merge.dtypes import SIZES
 from engine.merge.factors import TORCH_DTYPES
-from engine.merge.refusals import refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from engine.compat.together.dora import RULE, dora_parents, dora_refusal
+from engine.compat.together.refusals import refusal
 from engine.format.base import weight_files
 from engine.format.canonical import canonical, canonical_names
+from engine.format.dtypes import READABLE
 from engine.format.header import read_header
 from engine.format.keys import parse_key
 from engine.format.tensorfile import TensorFile
-from engine.merge.dtypes import READABLE
 from engine.merge.factors import TORCH_DTYPES
 from engine.merge.parts import Part
-from engine.merge.refusals import refusal
 from engine.merge.rows import row_blocks
 
 if TYPE_CHECKING:
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from engine.compat.finding import Finding
     from engine.format.facts import AdapterFacts, ModuleFacts
     from engine.format.tensors import Header, TensorInfo
-
-RULE = "merge-dora"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +91,6 @@ def base_tensors(path: Path) -> Mapping[str, BaseTensor]:
     return {names[name]: tensor for name, tensor in found.items()}
 
 
-def dora_parents(parents: Sequence[AdapterFacts]) -> list[AdapterFacts]:
-    """Those that train magnitude vectors."""
-    return [
-        facts
-        for facts in parents
-        if (facts.config.lora and facts.config.lora.use_dora)
-        or any(parse_key(name).role == "magnitude" for name in facts.header.tensors)
-    ]
-
-
 def dora_weights(
     parents: Sequence[AdapterFacts], base: Path | None, method: str, *, takes: bool
 ) -> tuple[dict[str, dict[str, DoraWeight]], list[Finding]]:
@@ -112,7 +101,7 @@ def dora_weights(
     having = dora_parents(parents)
     if not having:
         return {}, []
-    told = [_told(facts, method, base, takes=takes) for facts in having]
+    told = [dora_refusal(facts, method, with_base=base is not None, takes=takes) for facts in having]
     refused = [finding for finding in told if finding is not None]
     if refused or base is None:
         return {}, refused
@@ -126,19 +115,6 @@ def dora_weights(
             else:
                 found.setdefault(str(facts.path), {})[module.name] = one
     return found, refused
-
-
-def _told(facts: AdapterFacts, method: str, base: Path | None, *, takes: bool) -> Finding | None:
-    reason = None
-    if base is None:
-        reason = "whose magnitudes rescale the base weights, so its ΔW needs them: give --base PATH"
-    elif not takes:
-        reason = f"whose ΔW has full rank, which {method} does not take: give it a rank first (resize, with --base)"
-    elif facts.config.lora is not None and facts.config.lora.layer_replication:
-        reason = "with replicated layers, which the base's checkpoint does not hold"
-    if reason is None:
-        return None
-    return refusal(RULE, f"{facts.path.name} is a DoRA adapter, {reason}", target=str(facts.path))
 
 
 def _weight(facts: AdapterFacts, module: ModuleFacts, tensors: Mapping[str, BaseTensor]) -> DoraWeight | str:

@@ -12,9 +12,6 @@ if TYPE_CHECKING:
 SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 """Bytes per element of every dtype a result can have."""
 
-READABLE = frozenset({*SIZES, "F8_E4M3", "F8_E5M2"})
-"""Dtypes a parent's factors can have."""
-
 NAMES = {
     "float64": "F64",
     "fp64": "F64",
@@ -39,7 +36,7 @@ def parse_dtype(text: str) -> str:
 
 
 def widest(dtypes: Iterable[str]) -> str:
-    """The narrowest result dtype that holds every value of `dtypes` (all of `READABLE`) in range and precision."""
+    """The narrowest result dtype that holds every value of `dtypes` (all of them `READABLE`) in range and precision."""
     found = set(dtypes)
     for dtype in ("F64", "F32"):
         if dtype in found:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from engine.compat.together.refusals import refusal
 from engine.errors import RefusedError
 from engine.merge.dtypes import LONG_NAMES, SIZES
 from engine.merge.factors import TORCH_DTYPES, as_bytes, grouped, joined, padded
@@ -19,7 +20,6 @@ from engine.merge.methods import Site
 from engine.merge.parts import Parts, join_together
 from engine.merge.peft.order import transposed
 from engine.merge.ranks import Spectrum, searched
-from engine.merge.refusals import refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

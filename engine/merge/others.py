@@ -8,43 +8,34 @@ PEFT writes beside an adapted or resized embedding, are carried where all parent
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from engine.compat.together.extras import (
+    DECIDES,
+    RULES,
+    collisions,
+    having,
+    lora_of,
+    saved_modules,
+    token_modules,
+    undecided,
+    unlike_tokens,
+)
+from engine.compat.together.refusals import refusal
 from engine.errors import OptionError
+from engine.format.dtypes import READABLE
 from engine.format.keys import PREFIX, WRAPPER, parse_key
 from engine.merge.carried import Carried, Origin
-from engine.merge.dtypes import READABLE, widest
-from engine.merge.refusals import refusal
+from engine.merge.dtypes import widest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from engine.compat.finding import Finding
+    from engine.compat.together.extras import Other
     from engine.format.facts import AdapterFacts
-    from engine.format.settings import LoraSettings
-
-Other = Literal["average", "first", "refuse"]
 
 CHOICES: tuple[Other, ...] = ("average", "first", "refuse")
-
-RULE = "merge-modules-to-save"
-
-RULES: Mapping[str, str] = {
-    "modules_to_save": RULE,
-    "embedding": RULE,
-    "bias": "merge-bias",
-    "tokens": "merge-trainable-tokens",
-}
-"""The roles that are carried, each with the rule that may refuse it; every other one has its own refusal."""
-
-WHAT = {
-    "modules_to_save": "train full copies of modules (modules_to_save)",
-    "bias": "train biases of the base (bias)",
-    "tokens": "replace embedding rows (trainable_token_indices)",
-}
-"""What several parents do that needs a decision."""
-
-DECIDES = "; --other average or first decides"
 
 TOKENS = "token_adapter"
 
@@ -72,9 +63,9 @@ def parse_other(other: str) -> Other:
 
 def gather(parents: Sequence[AdapterFacts], other: Other) -> tuple[tuple[Carried, ...], Extras, list[Finding]]:
     """The tensors the result carries besides factors, what its config says of them, and why that cannot be."""
-    findings = [*_undecided(parents, other), *_unlike_tokens(parents, other)]
+    findings = [*undecided(parents, other), *unlike_tokens(parents, other)]
     found: dict[str, list[tuple[str, str, Origin]]] = {}
-    first_with_tokens = next(iter(_having(parents, "tokens")), None)
+    first_with_tokens = next(iter(having(parents, "tokens")), None)
     adapted = {module.base_name: module.name for facts in parents for module in facts.modules}
     for place, facts in enumerate(parents):
         for name, role in facts.others.items():
@@ -82,7 +73,7 @@ def gather(parents: Sequence[AdapterFacts], other: Other) -> tuple[tuple[Carried
                 continue
             if role == "tokens" and other == "first" and facts is not first_with_tokens:
                 continue
-            module, renamed = _place(name, role, adapted, _token_modules(parents))
+            module, renamed = _place(name, role, adapted, token_modules(parents))
             found.setdefault(renamed, []).append((role, module, Origin(place, facts, facts.header.tensors[name])))
     told = {finding.rule for finding in findings}
     carried = []
@@ -94,52 +85,12 @@ def gather(parents: Sequence[AdapterFacts], other: Other) -> tuple[tuple[Carried
         elif one.rule not in told:
             findings.append(one)
     extras = Extras(
-        saved=tuple(sorted({module for facts in parents for module in _saved_modules(facts)})),
+        saved=tuple(sorted({module for facts in parents for module in saved_modules(facts)})),
         bias=_bias(parents),
         tokens=first_with_tokens and first_with_tokens.config.raw.get("trainable_token_indices"),
     )
-    findings.extend(_collisions(parents, extras.saved))
+    findings.extend(collisions(parents, extras.saved))
     return tuple(carried), extras, findings
-
-
-def _having(parents: Iterable[AdapterFacts], role: str) -> list[AdapterFacts]:
-    return [facts for facts in parents if role in facts.others.values()]
-
-
-def _undecided(parents: Sequence[AdapterFacts], other: Other) -> Iterator[Finding]:
-    for role, what in WHAT.items():
-        having = _having(parents, role)
-        if other == "refuse" and len(having) > 1:
-            names = ", ".join(facts.path.name for facts in having)
-            yield refusal(RULES[role], f"{names} each {what}{DECIDES}")
-
-
-def _unlike_tokens(parents: Sequence[AdapterFacts], other: Other) -> Iterator[Finding]:
-    """Rows of different tokens have no mean, and PEFT replaces no rows of an embedding that is adapted or saved."""
-    rule = RULES["tokens"]
-    having = _having(parents, "tokens")
-    if other == "average" and len({str(_lora(facts).trainable_token_indices) for facts in having}) > 1:
-        names = ", ".join(facts.path.name for facts in having)
-        yield refusal(rule, f"{names} replace rows of different tokens, which have no mean; --other first takes one's")
-    replaced = _token_modules(parents)
-    for facts in parents:
-        for module in facts.modules:
-            if module.name in replaced:
-                message = f"{facts.path.name} adapts {module.name}, of which another parent replaces rows"
-                yield refusal(rule, message, where=module.name)
-
-
-def _lora(facts: AdapterFacts) -> LoraSettings:
-    if facts.config.lora is None:
-        raise ValueError("only LoRA adapters hold token rows")
-    return facts.config.lora
-
-
-def _token_modules(parents: Iterable[AdapterFacts]) -> frozenset[str]:
-    """The embeddings of which some parent replaces rows."""
-    return frozenset(
-        parse_key(name).module for facts in parents for name, role in facts.others.items() if role == "tokens"
-    )
 
 
 def _place(name: str, role: str, adapted: Mapping[str, str], tokens: Iterable[str]) -> tuple[str, str]:
@@ -184,32 +135,5 @@ def _same(one: Origin, other: Origin) -> bool:
 
 
 def _bias(parents: Sequence[AdapterFacts]) -> str:
-    told = {_lora(facts).bias for facts in _having(parents, "bias")}
+    told = {lora_of(facts).bias for facts in having(parents, "bias")}
     return "all" if "all" in told else "lora_only" if told else "none"
-
-
-def _saved_modules(facts: AdapterFacts) -> Iterator[str]:
-    """The entries of modules_to_save, and the modules of heads that PEFT adds for a task without saying so."""
-    if "modules_to_save" not in facts.others.values():
-        return
-    entries = (facts.config.lora.modules_to_save if facts.config.lora else None) or ()
-    yield from entries
-    for name, role in facts.others.items():
-        if role == "modules_to_save" and not any(_inside(name, entry) for entry in entries):
-            yield parse_key(name).module
-
-
-def _inside(tensor: str, module: str) -> bool:
-    """Whether the tensor lies in a module whose name ends in `module`, PEFT's own rule (no dot needed before it)."""
-    parts = tensor.split(".")
-    return any(".".join(parts[:count]).endswith(module) for count in range(1, len(parts)))
-
-
-def _collisions(parents: Iterable[AdapterFacts], saved: Iterable[str]) -> Iterator[Finding]:
-    """One parent's LoRA below another's full copy: PEFT would load the copy and lose the factors."""
-    for facts in parents:
-        for module in facts.modules:
-            for name in saved:
-                if _inside(f"{module.name}.weight", name):
-                    message = f"{facts.path.name} adapts {module.name}, of which another parent saves a full copy"
-                    yield refusal(RULE, message, where=module.name)

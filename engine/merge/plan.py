@@ -7,20 +7,24 @@ import sys
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from engine.compat.together.biases import bias_findings
+from engine.compat.together.factors import contradictions, groups_of
+from engine.compat.together.ia3 import all_ia3, ia3_refusals, is_vector, with_vectors
+from engine.compat.together.parameters import disagreements, resolved
+from engine.compat.together.refusals import refusals
 from engine.errors import OptionError, RefusedError
 from engine.format.adapter import read_adapter
-from engine.merge.biases import bias_findings, summed_biases
+from engine.merge.biases import summed_biases
 from engine.merge.dora import dora_weights
 from engine.merge.dtypes import parse_dtype, widest
-from engine.merge.ia3 import all_ia3, ia3_config, ia3_refusals, is_vector, vector_key, with_vectors
+from engine.merge.ia3 import ia3_config, vector_key
 from engine.merge.methods import ALIASES, find
 from engine.merge.options import Options, complete
 from engine.merge.others import gather, parse_other
-from engine.merge.parameters import disagreements, evened, experts, resolved
+from engine.merge.parameters import evened
 from engine.merge.peft import limits
 from engine.merge.peft.order import natural
 from engine.merge.ranks import RankRule
-from engine.merge.refusals import refusal, refusals
 from engine.merge.result_config import Adapted, result_config
 from engine.merge.swallow import base_weights
 
@@ -287,51 +291,8 @@ def _pieces(
 def _disagreements(parents: Sequence[AdapterFacts]) -> Iterator[Finding]:
     """What no sum of these factors can be; vectors of IA3 have none."""
     if all(facts.config.lora is not None for facts in parents):
-        yield from _contradictions(parents)
+        yield from contradictions(parents)
         yield from disagreements(parents)
-
-
-def _contradictions(parents: Sequence[AdapterFacts]) -> Iterator[Finding]:
-    """Factors that do not multiply, and modules whose parents adapt weights of different shapes."""
-    for name, pieces in _pieces(parents).items():
-        broken = [piece.module for piece in pieces if not _fits(piece.module)]
-        for module in broken:
-            message = f"{name}: A {list(module.a_shape)} and B {list(module.b_shape)} do not multiply"
-            yield refusal("merge-shapes", message, where=name)
-        for module in (piece.module for piece in pieces if _of_another_rank(piece.module)):
-            message = f"{name}: the config gives rank {module.configured_rank}, A is {list(module.a_shape)}"
-            yield refusal("merge-shapes", message, where=name)
-        if not broken and len({_shape(piece.module) for piece in pieces}) > 1:
-            shapes = " and ".join(sorted({_in_words(piece.module) for piece in pieces}))
-            yield refusal("merge-shapes", f"{name} has different shapes in the parents: {shapes}", where=name)
-
-
-def _of_another_rank(module: ModuleFacts) -> bool:
-    return module.kind != "parameter" and module.configured_rank != module.a_shape[0]
-
-
-def _fits(module: ModuleFacts) -> bool:
-    """Whether B's rank is A's, or for a grouped convolution divides it and the output channels evenly."""
-    a, b = module.a_shape, module.b_shape
-    if min(len(a), len(b), *a, *b) < 1 or len(a) < 2 or len(b) < 2 or math.prod(b[2:]) != 1:
-        return False
-    if a[0] == b[1]:
-        return True
-    return module.kind.startswith("conv") and a[0] % b[1] == 0 and b[0] % (a[0] // b[1]) == 0
-
-
-def _shape(module: ModuleFacts) -> tuple[object, ...]:
-    """All that must agree between parents: everything but the rank."""
-    a, b = module.a_shape, module.b_shape
-    return module.kind, a[1:], b[0], len(b), _groups(module)
-
-
-def _groups(module: ModuleFacts) -> int:
-    return experts(module) if module.kind == "parameter" else module.a_shape[0] // module.b_shape[1]
-
-
-def _in_words(module: ModuleFacts) -> str:
-    return f"{module.kind} A {list(module.a_shape)} B {list(module.b_shape)}"
 
 
 def _modules(pieces: Mapping[str, Sequence[Piece]], limit: int, row: Method) -> tuple[ModulePlan, ...]:
@@ -343,7 +304,7 @@ def _module(name: str, pieces: Sequence[Piece], limit: int, row: Method) -> Modu
     a, b = pieces[0].module.a_shape, pieces[0].module.b_shape
     if is_vector(pieces[0].module):
         return ModulePlan(name, 1, 1, tuple(pieces), vector=True)
-    groups, parameter = _groups(pieces[0].module), pieces[0].module.kind == "parameter"
+    groups, parameter = groups_of(pieces[0].module), pieces[0].module.kind == "parameter"
     rank = pieces[0].module.rank if row.same_rank else sum(piece.rank for piece in pieces)
     if not (row.stacks or row.same_rank):
         # Of each group, so that every group keeps the same number of singular values: B's layout asks for it.

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from engine.compat.together.parameters import leaves
 from engine.format.keys import wrapped_path
-from engine.merge.parameters import leaves
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.format.canonical import canonical
+from engine.format.dtypes import READABLE
 from engine.format.samples import places
 from engine.merge.dora import base_tensors, orientations
-from engine.merge.dtypes import READABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

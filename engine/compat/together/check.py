@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.compat.check import MOST_PER_RULE
-from engine.compat.finding import Finding, worst_status
-from engine.compat.together import hotswap
+from engine.compat.finding import worst_status
+from engine.compat.together import batch, hotswap, merge
 from engine.compat.together.group import Group, Lineage
 from engine.compat.together.question import Question, parse_question
+from engine.compat.together.rows import ask
 from engine.compat.together.slot import slot_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from engine.compat.finding import Status
+    from engine.compat.finding import Finding, Status
     from engine.compat.together.group import GroupRule
     from engine.format.facts import AdapterFacts, BaseFacts
 
@@ -56,21 +55,15 @@ def check_together(
     if bases is None:
         bases = [Lineage(facts.config.base_model_name_or_path) for facts in adapters]
     group = Group(asked, tuple(adapters), tuple(bases), one_base=base is not None)
-    found = tuple(finding for rule in TABLES[asked.kind] for finding in _findings(rule, group))
+    found = tuple(_findings(group))
     numbers = slot_of(adapters).as_json() if asked.kind == "hotswap" and adapters else {}
     return Together(str(asked), found, numbers)
 
 
-def _findings(rule: GroupRule, group: Group) -> list[Finding]:
-    target = str(group.question)
+_TABLES: Mapping[str, tuple[GroupRule, ...]] = {"hotswap": hotswap.RULES, "batch": batch.RULES}
+
+
+def _findings(group: Group) -> Iterable[Finding]:
     if not group.adapters:
-        return []
-    hits = list(islice(rule.function(group), MOST_PER_RULE + 1))
-    found = [Finding(rule.id, rule.severity, one.message, target, one.where, one.fix) for one in hits[:MOST_PER_RULE]]
-    if len(hits) > MOST_PER_RULE:
-        found.append(Finding(rule.id, rule.severity, f"and more places; the first {MOST_PER_RULE} are listed", target))
-    return found
-
-
-TABLES: Mapping[str, tuple[GroupRule, ...]] = {"hotswap": hotswap.RULES}
-"""The rules of each question."""
+        return ()
+    return merge.findings(group) if group.question.kind == "merge" else ask(_TABLES[group.question.kind], group)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from engine.compat.together.refusals import refusal
 from engine.errors import OptionError, RefusedError
-from engine.merge.refusals import refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import engine.merge
+from engine.compat.together.refusals import MEANINGS, refusal
 from engine.errors import OptionError, RefusedError
 from engine.merge import METHODS, Options, RankRule, Source, merge, plan
-from engine.merge.refusals import MEANINGS, refusal
 from tests.engine.merge.factories import PREFIX, conv, deltas, distance, linear, normal, weighted, write_adapter
 
 SUMS = ("cat", "linear", "svd")

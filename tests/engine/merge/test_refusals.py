@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from engine.compat.together.extras import RULE
+from engine.compat.together.refusals import RULES
 from engine.errors import OptionError, RefusedError
 from engine.merge import Options, RankRule, Source, merge, plan
-from engine.merge.others import RULE
-from engine.merge.refusals import RULES
 from tests.engine.merge.factories import PREFIX, conv, embedding, linear, normal, write_adapter
 
 ONE = PREFIX + "one."

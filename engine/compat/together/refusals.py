@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.compat.finding import Finding
+from engine.format.dtypes import READABLE
 from engine.format.keys import parse_key
 from engine.format.settings import CHANGING_INITS
-from engine.merge.dtypes import READABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
