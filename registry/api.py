@@ -292,12 +292,19 @@ class Registry(LookVerbs, PullVerbs, CheckVerbs, HubVerbs, ConvertVerbs):
 
     # Bases, merges
 
-    def add_base(self, path: str | Path, *, names: Iterable[str] = (), revision: str | None = None) -> BaseInfo:
-        """Remember a base model by its path and names: safetensors headers and samples, or its config alone."""
-        from registry.basefiles import read_base_place
+    def add_base(
+        self, path: str | Path, *, names: Iterable[str] = (), revision: str | None = None, norms: bool = False
+    ) -> BaseInfo:
+        """Remember a base model by its path and names: safetensors headers and samples, or its config alone.
+
+        `norms` also streams the weights once and keeps their Frobenius norms, for the rules that compare ‖ΔW‖ with ‖W‖.
+        """
+        from registry.basefiles import read_base_place, with_norms
 
         place = Path(path).expanduser()
         facts = read_base_place(place)
+        if norms:
+            facts = with_norms(place, facts)
         known_as = (*dict.fromkeys(names), str(place.absolute()))
         actor = self.settings.actor
         return self._handle.database.write(

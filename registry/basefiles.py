@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from engine.format.base import read_base
+from engine.format.basenorms import base_norms
 from registry.errors import IntakeError
 from registry.operations import base_from_config
 
@@ -28,3 +30,10 @@ def read_base_place(place: Path) -> BaseFacts:
             return base_from_config(place)
         raise IntakeError(f"{place}: holds neither safetensors nor config.json")
     return read_base(place)
+
+
+def with_norms(place: Path, facts: BaseFacts) -> BaseFacts:
+    """The base with the norm of every weight, which reads all of its files once; IntakeError for a config alone."""
+    if facts.fingerprint is None:
+        raise IntakeError(f"{place}: --norms reads the weights, and there are none beside the config")
+    return replace(facts, norms=base_norms(place))

@@ -44,7 +44,8 @@ def add(
 
     Equal fingerprint is the same base: it gets the names. A base known from its config alone becomes complete when
     weights of the same layout arrive under one of its names; and a config alone adds nothing to a base of that name
-    and layout. A name that meant another base means this one from now on, which a note says.
+    and layout. Norms that were measured replace those known. A name that meant another base means this one from now on,
+    which a note says.
     """
     for name in names:
         _check_name(name)
@@ -55,6 +56,8 @@ def add(
         session.add(base)
     if created or (base.fingerprint is None and facts.fingerprint is not None):
         _describe(base, facts)
+    if facts.norms:
+        base.norms = json.dumps(dict(facts.norms), sort_keys=True)
     session.flush()
     notes = [text for name in names if (text := _give_name(session, base, name, revision)) is not None]
     notes += _twins(session, base)
@@ -120,6 +123,7 @@ def show_base(session: Session, base: Base, *, created: bool = False, notes: tup
         adapters=adapters or 0,
         created=created,
         notes=notes,
+        norms=0 if base.norms is None else len(json.loads(base.norms)),
     )
 
 
@@ -136,6 +140,7 @@ def facts_of(base: Base) -> BaseFacts:
         quantization=base.quantization,
         tensors=base.tensors,
         config=json.loads(base.config),
+        norms=json.loads(base.norms) if base.norms else {},
     )
 
 

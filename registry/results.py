@@ -226,7 +226,9 @@ class ConvertResult:
 
 @dataclass(frozen=True, slots=True)
 class BaseInfo:
-    """A base model; `created` tells whether `base add` met it for the first time."""
+    """A base model; `created` tells whether `base add` met it for the first time, `norms` of how many weights the
+    Frobenius norm is known.
+    """
 
     names: tuple[str, ...]
     fingerprint: str | None
@@ -241,6 +243,7 @@ class BaseInfo:
     adapters: int
     created: bool = False
     notes: tuple[str, ...] = ()
+    norms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

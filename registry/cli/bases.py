@@ -28,18 +28,20 @@ def base() -> None:
     examples=[
         "adapters base add ./Llama-3-8B --name llama-3-8b --name meta-llama/Meta-Llama-3-8B",
         "adapters base add ./Llama-3-8B --revision 8cde5ca",
+        "adapters base add ./Llama-3-8B --norms",
     ],
 )
 @click.argument("path", type=FilledPath())
 @click.option("--name", "names", multiple=True, metavar="N", help="A name it goes by. Repeatable.")
 @click.option("--revision", metavar="R", help="The revision this copy is of.")
+@click.option("--norms", is_flag=True, help="Read all weights once and keep their norms, for `check`.")
 @click.pass_obj
-def add(invocation: Invocation, path: str, *, names: tuple[str, ...], revision: str | None) -> None:
+def add(invocation: Invocation, path: str, *, names: tuple[str, ...], revision: str | None, norms: bool) -> None:
     """Remember a base model by its tensors' names, shapes and samples.
 
     Reads safetensors headers and a few KiB of each tensor; a folder with only config.json gives shapes alone.
     """
-    info = invocation.registry.add_base(path, names=names, revision=revision)
+    info = invocation.registry.add_base(path, names=names, revision=revision, norms=norms)
     for text in info.notes:
         note(text)
     _emit_base(invocation, info)
@@ -81,6 +83,7 @@ def _fields(info: BaseInfo) -> Iterator[str]:
             "quantization": info.quantization,
             "tensors": f"{info.tensors:,}",
             "parameters": f"{info.parameters:,}",
+            "norms": f"of {info.norms:,} weights" if info.norms else None,
             "revision": info.revision,
             "adapters": str(info.adapters),
         }
