@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Protocol
 from engine.compat.check import check_adapter
 from engine.compat.engines.check import check_for
 from engine.compat.rules import RULES
+from engine.compat.together.question import parse_question
 from registry.baseline import Baseline, apply, read_baseline
 from registry.candidates import Candidate, GivenBase, base_at, folder_candidate
 from registry.errors import UsageError
 from registry.lock import read_lock, require_locked
+from registry.meeting import meet
 from registry.questions import ForEngine, parse_engine
 from registry.refs import is_path
 from registry.rulesets import base_key, ruleset
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from engine.compat.finding import Finding
+    from engine.compat.together.question import Question
     from engine.format.facts import BaseFacts
     from registry.settings import Settings
     from registry.verdicts import CheckReport
@@ -36,13 +39,15 @@ _CHECKIN_RULES = tuple(Asked(rule.id, rule.summary) for rule in RULES)
 class CheckRequest:
     """What is asked: `targets` are references or paths, `base` a base's name or path.
 
-    `everything` asks about all live versions instead. With `lock` each reference must mean what that file says, and
+    `together` is asked of targets and `others` at once. `everything` asks about all live versions instead. With `lock` each reference must mean what that file says, and
     without targets all that it names are asked about. `baseline` are accepted findings, as of the day `today`.
     """
 
     targets: tuple[str, ...]
     base: str | None = None
     engines: tuple[ForEngine, ...] = ()
+    others: tuple[str, ...] = ()
+    together: tuple[Question, ...] = ()
     everything: bool = False
     lock: Path | None = None
     baseline: Baseline | None = None
@@ -53,7 +58,7 @@ class CheckRequest:
         """Whether every adapter asked about is a folder, and a given base too."""
         if self.everything or self.lock is not None:
             return False
-        return all(is_path(name) for name in (*self.targets, *([] if self.base is None else [self.base])))
+        return all(is_path(name) for name in (*self.targets, *self.others, *filter(None, [self.base])))
 
 
 class Catalog(Protocol):
@@ -77,6 +82,8 @@ def check_request(
     *,
     base: str | None = None,
     for_engines: Iterable[str] = (),
+    with_refs: Iterable[str] = (),
+    together: Iterable[str] = (),
     everything: bool = False,
     lock: str | Path | None = None,
     baseline: str | Path | None = None,
@@ -84,13 +91,17 @@ def check_request(
 ) -> CheckRequest:
     """What was asked for, parsed and read.
 
-    UsageError for what cannot be asked together and for a wrong file, engine.errors.OptionError for an engine.
+    UsageError for what cannot be asked together and for a wrong file, engine.errors.OptionError for an engine or a
+    question that is none.
     """
-    named = tuple(targets)
+    named, others = tuple(targets), tuple(with_refs)
+    asked = tuple(parse_question(question) for question in dict.fromkeys(together))
+    if others and not asked:
+        raise UsageError("--with gives adapters to meet: ask with --together merge, hotswap or batch")
     place = None if lock is None else Path(lock).expanduser()
-    if everything and (named or base is not None or place is not None):
+    if everything and (named or base is not None or place is not None or asked):
         raise UsageError(
-            "--all asks about every version, each against its own base: no REF, --base or --locked beside it"
+            "--all asks about every version, each against its own base: no REF, --base, --together or --locked beside it"
         )
     if not named and place is not None:
         named = tuple(pin.ref for pin in read_lock(place))
@@ -101,6 +112,8 @@ def check_request(
         targets=named,
         base=base,
         engines=tuple(engines.values()),
+        others=others,
+        together=asked,
         everything=everything,
         lock=place,
         baseline=_baseline(baseline, new=new_baseline),
@@ -137,7 +150,9 @@ def check(request: CheckRequest, catalog: Callable[[], Catalog] | None) -> Check
     stored = [(one.version_id, verdict) for one, verdict in said if one.version_id is not None]
     if stored and given is None and catalog is not None:
         catalog().remember(stored)
-    return assemble(with_baseline((verdict for _, verdict in said), request))
+    others = [_candidate(other, given, catalog) for other in request.others]
+    met = meet([*candidates, *others], request.together, given)
+    return assemble(with_baseline([*(verdict for _, verdict in said), *met], request))
 
 
 def with_baseline(verdicts: Iterable[Verdict], request: CheckRequest) -> Iterable[Verdict]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from registry.errors import UsageError
 from registry.progress import silent
 
 if TYPE_CHECKING:
@@ -29,21 +28,27 @@ class CheckVerbs:
         base: str | None = None,
         for_engines: Iterable[str] = (),
         with_refs: Iterable[str] = (),
-        together: str | None = None,
+        together: Iterable[str] = (),
         lock: str | Path | None = None,
         baseline: str | Path | None = None,
     ) -> CheckReport:
         """Judge references or paths by the check-in rules, against a base where one is known, and for each engine
-        (`vllm@0.33.0:max_lora_rank=64`). With `lock` each reference must mean what that file says; what the file
+        (`vllm@0.33.0:max_lora_rank=64`). `together` asks `merge[:METHOD]`, `hotswap` or `batch` of all of them and
+        `with_refs` at once. With `lock` each reference must mean what that file says; what the file
         `baseline` accepts does not count. Answers about versions against their own base are kept.
         """
         from registry.check import check_request
 
-        if tuple(with_refs) or together is not None:
-            raise UsageError("checks of several adapters together are not available yet")
-        return self.check_request(
-            check_request(targets, base=base, for_engines=for_engines, lock=lock, baseline=baseline)
+        request = check_request(
+            targets,
+            base=base,
+            for_engines=for_engines,
+            with_refs=with_refs,
+            together=together,
+            lock=lock,
+            baseline=baseline,
         )
+        return self.check_request(request)
 
     def check_all(
         self,

@@ -226,9 +226,7 @@ class ConvertResult:
 
 @dataclass(frozen=True, slots=True)
 class BaseInfo:
-    """A base model; `created` tells whether `base add` met it for the first time, `norms` of how many weights the
-    Frobenius norm is known.
-    """
+    """A base model; `created`: `base add` met it for the first time, `norms`: so many weights have a known norm."""
 
     names: tuple[str, ...]
     fingerprint: str | None

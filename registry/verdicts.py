@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from engine.compat.finding import worst_status
@@ -46,7 +46,7 @@ class Verdict:
 
     `question` is `checkin`, an engine as asked for (`vllm@0.33.0`), or what several adapters are to do together;
     `adapter` the reference or path as given. `digest` is the version's, None for a path. `ruleset` names the rules
-    that answered. `stored` tells that they did so before.
+    that answered. `stored` tells that they did so before. `numbers` go with an answer (`hotswap`: the slot's rank).
     """
 
     adapter: str
@@ -57,6 +57,7 @@ class Verdict:
     digest: str | None = None
     ruleset: str | None = None
     stored: bool = False
+    numbers: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def status(self) -> Status:
@@ -73,6 +74,7 @@ class Verdict:
             "ruleset": self.ruleset,
             "rules": [rule.id for rule in self.rules],
             "stored": self.stored,
+            "numbers": dict(self.numbers),
         }
 
 

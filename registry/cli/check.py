@@ -37,6 +37,8 @@ _COLOURS: dict[str, str] = {"fail": "red", "warn": "yellow", "inconclusive": "ye
         "adapters check ./out/sql-lora --base ./Llama-3-8B --for vllm",
         "adapters check team/sql --for vllm@0.33.0:max_lora_rank=64 --report junit=check.xml",
         "adapters check team/a team/b --fail-on warning --format json",
+        "adapters check team/a team/b --together hotswap --together merge:ties",
+        "adapters check ./out/sql-lora --with team/sql@prod --together batch",
         "adapters check --all --for vllm --for sglang",
     ],
 )
@@ -49,6 +51,15 @@ _COLOURS: dict[str, str] = {"fail": "red", "warn": "yellow", "inconclusive": "ye
     type=Word(),
     metavar="ENGINE",
     help="Will this serving engine load it and compute its function? ENGINE[@VERSION][:limit=value]. Repeatable.",
+)
+@click.option(
+    "--together",
+    multiple=True,
+    metavar="QUESTION",
+    help="Ask of all of them at once: merge, merge:METHOD, hotswap or batch. Repeatable.",
+)
+@click.option(
+    "--with", "with_refs", type=Reference(), multiple=True, metavar="REF-or-PATH", help="Another to meet. Repeatable."
 )
 @click.option("--all", "everything", is_flag=True, help="Every live version; what today's rules answered stays.")
 @click.option("--locked", is_flag=True, help="Exit 5 where a REF means something else than the lock file says.")
@@ -115,6 +126,12 @@ def _run(invocation: Invocation, request: CheckRequest) -> CheckReport:
         return invocation.registry.check_request(request, progress=progress)
 
 
+def _in_words(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {number}" for name, number in value.items())
+    return "-" if value is None else str(value)
+
+
 def _lines(invocation: Invocation, report: CheckReport) -> Iterator[str]:
     asked = [(verdict.status, verdict.adapter, verdict.question) for verdict in report.results]
     several = len({question for _, _, question in asked}) > 1
@@ -124,4 +141,7 @@ def _lines(invocation: Invocation, report: CheckReport) -> Iterator[str]:
         of = f"  {printable(question)}" if question else ""
         yield f"{styled(invocation, status.ljust(room), colour=_COLOURS[status])}  {printable(target)}{of}"
     yield from finding_lines(invocation, report.findings)
+    for verdict in report.results:
+        for name, value in verdict.numbers.items():
+            yield f"{printable(verdict.question)} {name}: {printable(_in_words(value))}"
     yield from accepted_lines(report.accepted)
