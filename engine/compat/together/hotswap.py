@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from engine.compat.rule import Hit, listed
 from engine.compat.together import siblings
 from engine.compat.together.group import GroupRule, name_of, values_in_words
+from engine.compat.together.parameters import experts
 from engine.compat.together.slot import SETTINGS, groups, lora_keys, slot_of
 from engine.format.settings import CHANGING_INITS
 
@@ -99,6 +100,9 @@ def left_behind(group: Group) -> Iterator[Hit]:
 
 
 def changed_base(group: Group) -> Iterator[Hit]:
+    """Only PiSSA of equal ranks takes the same from the base, whichever adapter it was loaded with."""
+    if _alike_pissa(group):
+        return
     for facts, lora in group.loras():
         if (method := changing(lora)) is not None:
             yield Hit(
@@ -106,6 +110,13 @@ def changed_base(group: Group) -> Iterator[Hit]:
                 "init_lora_weights",
                 "adapters convert REF --for vllm --initial INITIAL",
             )
+
+
+def _alike_pissa(group: Group) -> bool:
+    modules = [{(one.name, one.rank) for one in facts.modules} for facts in group.adapters]
+    return all(one == modules[0] for one in modules) and all(
+        str(lora.init_lora_weights).lower() == "pissa" and lora.kasa_config is None for _, lora in group.loras()
+    )
 
 
 def changing(lora: LoraSettings) -> str | None:
@@ -123,6 +134,8 @@ def fixed_ranks(group: Group) -> Iterator[Hit]:
     seen: dict[str, tuple[AdapterFacts, ModuleFacts]] = {}
     for facts in group.adapters:
         for module in _of_kind(facts, *_FIXED_RANK):
+            if module.kind == "parameter" and experts(module) < 2:
+                continue
             first, other = seen.setdefault(module.name, (facts, module))
             if other.a_shape[0] != module.a_shape[0]:
                 yield Hit(

@@ -55,8 +55,10 @@ def unnamed_base(group: Group) -> Iterator[Hit]:
 
 
 def _pairs(group: Group) -> Iterator[tuple[tuple[AdapterFacts, Lineage], tuple[AdapterFacts, Lineage]]]:
-    known = [pair for pair in zip(group.adapters, group.bases, strict=True) if _known(pair[1])]
-    first = {(base.name, base.fingerprint): (facts, base) for facts, base in reversed(known)}
+    first: dict[Lineage, tuple[AdapterFacts, Lineage]] = {}
+    for facts, base in zip(group.adapters, group.bases, strict=True):
+        if _known(base):
+            first.setdefault(base, (facts, base))
     return combinations(first.values(), 2)
 
 

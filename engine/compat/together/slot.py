@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from engine.compat.together.group import name_of
 from engine.format.keys import PREFIX, parse_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from engine.format.facts import AdapterFacts, ModuleFacts
 
@@ -110,4 +111,4 @@ def class_digest(facts: AdapterFacts) -> str:
 
 
 def _plain(value: object) -> object:
-    return dict(value) if hasattr(value, "items") else value
+    return dict(value) if isinstance(value, Mapping) else value

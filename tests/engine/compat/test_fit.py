@@ -128,7 +128,8 @@ def test_a_replicated_layer_is_compared_with_its_source(tmp_path):
         "base-shape"
     }
     assert _errors(tmp_path / "absent", "model.layers.3.q", (2, 4), (7, 2), shapes, layer_replication=replication) == {
-        "base-module-absent"
+        "base-module-absent",
+        "replication-number",
     }
 
 

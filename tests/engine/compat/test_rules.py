@@ -55,6 +55,25 @@ def _nan():
     return values
 
 
+def _layers(count, loud=None):
+    """q_proj of so many layers, one of them a thousand times louder."""
+    generator = np.random.default_rng(3)
+    return {
+        f"base_model.model.model.layers.{layer}.self_attn.q_proj.lora_{side}.weight": generator.standard_normal(
+            shape
+        ).astype(np.float32)
+        * (1000 if (layer, side) == (loud, "B") else 1)
+        for layer in range(count)
+        for side, shape in (("A", (2, 4)), ("B", (6, 2)))
+    }
+
+
+def _layer_shapes(count):
+    return {f"model.layers.{layer}.self_attn.q_proj.weight": (6, 4) for layer in range(count)}
+
+
+TOKENS = "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"
+
 # rule -> (what is damaged, `where`, words of the message)
 DAMAGE = {
     "pair-incomplete": ({"weights": _damaged(**{Q_B: None})}, "model.layers.0.self_attn.q_proj", "expected both LoRA factors A and B, found only base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"),
@@ -94,6 +113,19 @@ DAMAGE = {
     "init-changed-base": ({"config": _with(init_lora_weights="OLoRA")}, "init_lora_weights", "OLoRA"),
     "rank-large": ({"config": _with(rank_pattern={"q_proj": 600}), "weights": _damaged(**{Q_A: _ones(600, 4), Q_B: _ones(6, 600)})}, "model.layers.0.self_attn.q_proj", "the largest is 600"),
     "scaling-extreme": ({"config": _with(lora_alpha=1000)}, "lora_alpha", "1000 / 2"),
+    "token-rows": ({"config": _with(trainable_token_indices=[1, 5]), "weights": _damaged(**{TOKENS: _ones(3, 4)})}, TOKENS, "expected 2 rows, one for each of trainable_token_indices, found 3"),
+    "token-absent": ({"config": _with(trainable_token_indices=[1, 10]), "weights": _damaged(**{TOKENS: _ones(2, 4)})}, "trainable_token_indices", "token 10 is none of the 10 rows"),
+    "replication-range": ({"config": _with(layer_replication=[[0, 1], [0, 3]])}, "layer_replication", "(0, 3) goes beyond the base, which has 1 layers"),
+    "replication-number": ({"config": _with(layer_replication=[[0, 2]], target_modules=["q_proj"]), "weights": _layers(3), "shapes": _layer_shapes(3)}, "model.layers.2.self_attn.q_proj", "layer_replication makes 2 layers, expected a number below 2, found 2"),
+    "norm-outlier": ({"config": _with(target_modules=["q_proj"]), "weights": _layers(9, loud=4), "shapes": _layer_shapes(9)}, "model.layers.4.self_attn.q_proj", "1 of 9 modules change far more"),
+    "pattern-overlap": ({"config": _with(alpha_pattern={"q_proj": 3, "self_attn.q_proj": 5})}, "alpha_pattern.q_proj", "'q_proj' (3) and 'self_attn.q_proj' (5) both match model.layers.0.self_attn.q_proj"),
+    "pattern-unmatched": ({"config": _with(rank_pattern={"k_proj": 3})}, "rank_pattern.k_proj", "keys that match no adapted module: k_proj"),
+    "target-unused": ({"config": _with(target_modules=["q_proj", "up_proj", ".*k_proj"])}, "target_modules", "no tensor adapts .*k_proj; signs of regular expressions are taken as letters"),
+    "target-fraction": ({"shapes": {**BASE, "model.layers.1.self_attn.q_proj.weight": (6, 4)}}, "layers.1.self_attn.q_proj", "1 of 3 modules that target_modules selects in the base have no factors (67 % have)"),
+    "target-orientation": ({"config": _with(fan_in_fan_out=True)}, "fan_in_fan_out", "expected false, for weights stored (out, in), found true"),
+    "embedding-tied": ({"config": _with(modules_to_save=["lm_head"]), "weights": _damaged(**{"base_model.model.lm_head.weight": _ones(10, 4)}), "tie_word_embeddings": True}, "lm_head", "the adapter changes lm_head"),
+    "dtype-unusual": ({"weights": _damaged(**{Q_A: np.ones((2, 4), dtype=np.float64)})}, Q_A, "1 factors: expected F32, F16 or BF16, found F64"),
+    "scaling-rslora": ({"config": _with(use_rslora=True)}, "use_rslora", "which is 1.41 times lora_alpha / r"),
     "file-template": ({"files": ("README.md", "chat_template.jinja")}, "chat_template.jinja", "chat_template.jinja"),
     "file-code": ({"files": ("README.md", "modeling_x.py", "a/b.PKL")}, "a/b.PKL", "a/b.PKL, modeling_x.py"),
     "value-unscanned": ({"weights": _damaged(**{Q_A: np.ones((2, 4), dtype=np.complex64)})}, Q_A, "1 tensors"),
@@ -108,7 +140,11 @@ DAMAGE = {
 # Fired together with another rule by the same damage, rightly.
 ACCOMPANIED = {
     "rank-large": {"rank-oversized"},
-    "value-unscanned": {"dtype-mixed"},
+    "value-unscanned": {"dtype-mixed", "dtype-unusual"},
+    "dtype-unusual": {"dtype-mixed"},
+    "replication-range": {"layer-replication"},
+    "replication-number": {"layer-replication"},
+    "embedding-tied": {"embedding-replaced"},
     "base-resized": {"embedding-replaced"},
     "unsafe-kernel": {"key-unknown"},
     "unsafe-auto-map": {"key-unknown"},
@@ -134,7 +170,14 @@ def test_the_rule_fires_on_its_damage_and_no_other_does(tmp_path, rule):
 
 
 def test_every_rule_has_planted_damage():
-    elsewhere = {"base-unknown", "base-unprinted", "licence-missing", "licence-unknown", "licence-of-base"}
+    elsewhere = {
+        "base-unknown",
+        "base-unprinted",
+        "licence-missing",
+        "licence-unknown",
+        "licence-of-base",
+        "norm-large",
+    }
 
     assert DAMAGE.keys() | elsewhere == {rule.id for rule in RULES}
 
@@ -187,6 +230,8 @@ def test_values_not_read_are_skipped(tmp_path):
     assert [(f.rule, f.severity) for f in findings] == [
         ("value-nonfinite", "skipped"),
         ("value-zero", "skipped"),
+        ("norm-outlier", "skipped"),
+        ("norm-large", "skipped"),
         ("value-unscanned", "skipped"),
     ]
 

@@ -59,9 +59,10 @@ class Inner(nn.Module):
         super().__init__()
         self.up = nn.Parameter(torch.randn(6, 12))
         self.down = nn.Parameter(torch.randn(5, 6))
+        self.each = nn.Parameter(torch.randn(3, 5, 5))
 
     def forward(self, x):
-        return (x @ self.up.T) @ self.down.T
+        return torch.einsum("bto,emo->btm", (x @ self.up.T) @ self.down.T, self.each)
 
 
 class Bare(nn.Module):

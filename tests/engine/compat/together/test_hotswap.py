@@ -13,6 +13,7 @@ from tests.engine.compat.together.oracle import Attention, Bare, Convs, Net, lor
 
 # name -> (model, one config, other config, rules that speak of an error)
 SHARED = {"r": 4, "lora_alpha": 4, "rank_pattern": {"head": 8}, "alpha_pattern": {"head": 8}}
+EXPERTS = {"target_modules": [], "target_parameters": ["inner.each"]}
 BARE = {"target_modules": [], "target_parameters": ["inner.up"]}
 PAIRS = {
     "other-alpha": (Net, lora(), lora(lora_alpha=3), set()),
@@ -36,7 +37,10 @@ PAIRS = {
     "rows": (Net, lora(trainable_token_indices={"emb": [1, 2]}), lora(trainable_token_indices={"emb": [1, 2]}), {"hotswap-copies"}),
     "lora-bias-in-both": (Net, lora(lora_bias=True), lora(lora_bias=True), set()),
     "lora-bias-in-one": (Net, lora(), lora(lora_bias=True), set()),
-    "pissa": (Net, lora(init_lora_weights="pissa"), lora(init_lora_weights="pissa"), {"hotswap-changed-base"}),
+    "pissa-of-one-rank": (Net, lora(init_lora_weights="pissa"), lora(init_lora_weights="pissa", lora_alpha=3), set()),
+    "pissa-of-two-ranks": (Net, lora(init_lora_weights="pissa"), lora(init_lora_weights="pissa", r=2), {"hotswap-changed-base"}),
+    "pissa-in-one": (Net, lora(), lora(init_lora_weights="pissa"), {"hotswap-changed-base"}),
+    "olora": (Net, lora(init_lora_weights="olora"), lora(init_lora_weights="olora", lora_alpha=3), {"hotswap-changed-base"}),
     "kasa": (Net, lora(kasa_config=KasaConfig()), lora(kasa_config=KasaConfig()), {"hotswap-changed-base"}),
     "ia3": (Net, IA3Config(target_modules=["lin0"], feedforward_modules=[]), IA3Config(target_modules=["lin0"], feedforward_modules=[]), {"hotswap-type"}),
     "conv1d": (Convs, lora(target_modules=["one"]), lora(target_modules=["one"], lora_alpha=3), set()),
@@ -46,7 +50,9 @@ PAIRS = {
     "conv3d-other-rank": (Convs, lora(target_modules=["three"]), lora(target_modules=["three"], r=2), {"hotswap-rank"}),
     "attention": (Attention, lora(target_modules=["mha"]), lora(target_modules=["mha"], r=2), set()),
     "parameter": (Bare, lora(**BARE), lora(**BARE, lora_alpha=3), set()),
-    "parameter-other-rank": (Bare, lora(**BARE), lora(**BARE, r=2), {"hotswap-rank"}),
+    "parameter-other-rank": (Bare, lora(**BARE), lora(**BARE, r=2), set()),
+    "experts": (Bare, lora(**EXPERTS), lora(**EXPERTS, lora_alpha=3), set()),
+    "experts-other-rank": (Bare, lora(**EXPERTS), lora(**EXPERTS, r=2), {"hotswap-rank"}),
 }  # fmt: skip
 
 
