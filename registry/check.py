@@ -39,8 +39,9 @@ _CHECKIN_RULES = tuple(Asked(rule.id, rule.summary) for rule in RULES)
 class CheckRequest:
     """What is asked: `targets` are references or paths, `base` a base's name or path.
 
-    `together` is asked of targets and `others` at once. `everything` asks about all live versions instead. With `lock` each reference must mean what that file says, and
-    without targets all that it names are asked about. `baseline` are accepted findings, as of the day `today`.
+    `together` is asked of targets and `others` at once. `everything` asks about all live versions instead. With `lock`
+    each reference must mean what that file says, and without targets all that it names are asked about. `baseline` are
+    accepted findings, as of the day `today`.
     """
 
     targets: tuple[str, ...]
@@ -101,7 +102,7 @@ def check_request(
     place = None if lock is None else Path(lock).expanduser()
     if everything and (named or base is not None or place is not None or asked):
         raise UsageError(
-            "--all asks about every version, each against its own base: no REF, --base, --together or --locked beside it"
+            "--all asks about each version alone, against its own base: no REF, --base, --together or --locked"
         )
     if not named and place is not None:
         named = tuple(pin.ref for pin in read_lock(place))

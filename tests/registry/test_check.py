@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from registry.errors import NotFoundError
+from engine.errors import OptionError
+from registry.errors import IntakeError, NotFoundError, UsageError
 from tests.registries import factors, make_adapter, make_base
 
 Q_B = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"
@@ -89,3 +90,67 @@ def test_a_version_is_judged_against_the_base_it_was_pushed_for(registry, tmp_pa
 
     assert "base-unknown" not in rules
     assert rules.get("base-shape") != "skipped"
+
+
+def test_adapters_that_meet_are_one_result_of_their_own(registry, tmp_path):
+    registry.push(make_adapter(tmp_path / "a", revision="0" * 40), "team/a")
+    other = str(make_adapter(tmp_path / "b", seed=1, revision="0" * 40, use_rslora=True))
+
+    report = registry.check("team/a", with_refs=[other], together=["hotswap", "batch"])
+    asked = {verdict.question: verdict for verdict in report.results}
+
+    assert report.targets == {"team/a": "warn", f"team/a + {other}": "fail"}
+    assert asked["hotswap"].status == "fail"
+    assert asked["batch"].status == "pass"
+    assert asked["hotswap"].numbers["target_rank"] == 2
+    assert errors(report) == {(f"team/a + {other}", "hotswap-settings")}
+    assert report.as_json()["results"][1]["numbers"]["load_first"] == "team/a"
+
+
+def test_two_names_of_one_base_are_one(registry, tmp_path):
+    base = make_base(tmp_path / "base")
+    registry.add_base(base, names=["team/base", "team/other-name"])
+    folders = [
+        str(make_adapter(tmp_path / name, base_model_name_or_path=name)) for name in ("team/base", "team/other-name")
+    ]
+    strangers = [str(make_adapter(tmp_path / name, base_model_name_or_path=name)) for name in ("team/x", "team/y")]
+
+    assert "merge-base" not in {rule for _, rule in errors(registry.check(*folders, together=["merge"]))}
+    assert "merge-base" in {rule for _, rule in errors(registry.check(*strangers, together=["merge"]))}
+    assert "merge-base" not in {rule for _, rule in errors(registry.check(*strangers, base=str(base), together=["merge"]))}  # fmt: skip
+
+
+def test_adapters_to_meet_need_a_question(registry, tmp_path):
+    folder = str(make_adapter(tmp_path / "a"))
+
+    with pytest.raises(UsageError, match="--together"):
+        registry.check(folder, with_refs=[folder])
+    with pytest.raises(OptionError, match="hotswap"):
+        registry.check(folder, together=["swap"])
+
+
+def test_a_change_larger_than_its_weight_needs_the_bases_norms(registry, tmp_path):
+    base, loud = make_base(tmp_path / "base"), {key: value * 1000 for key, value in factors(0).items()}
+    folder = str(make_adapter(tmp_path / "a", tensors=loud))
+    registry.add_base(base, names=["team/base"])
+    before = registry.check(folder)
+
+    info = registry.add_base(base, names=["team/base"], norms=True)
+    after = registry.check(folder)
+
+    assert not info.created
+    assert info.norms > 0
+    assert registry.base("team/base").norms == info.norms
+    assert "norm-large" not in {finding.rule for finding in before.findings}
+    assert "norm-large" in {finding.rule for finding in after.findings}
+
+
+def test_a_config_alone_has_no_norms(registry, tmp_path):
+    base = make_base(tmp_path / "base")
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 8, "intermediate_size": 8}  # fmt: skip
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "config.json").write_text(json.dumps(config))
+
+    with pytest.raises(IntakeError, match="--norms"):
+        registry.add_base(tmp_path / "alone", norms=True)
+    assert registry.add_base(base).norms == 0
