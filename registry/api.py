@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Unpack
 
+    from registry.baseinfo import BaseInfo
     from registry.filters import ListFilters
     from registry.options import MergeOptions, PushOptions, RerunOptions
     from registry.progress import Notice, Progress
     from registry.results import (
         AliasInfo,
         BackupResult,
-        BaseInfo,
         ExportResult,
         FsckResult,
         GcResult,

@@ -13,9 +13,9 @@ from sqlalchemy import bindparam, delete, func, select
 from engine.compat.finding import Finding
 from engine.format.facts import BaseFacts
 from registry.audit import note
+from registry.baseinfo import BaseInfo
 from registry.errors import NotFoundError, UsageError
 from registry.models import Base, BaseName, Version
-from registry.results import BaseInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -225,23 +225,27 @@ class ConvertResult:
 
 
 @dataclass(frozen=True, slots=True)
-class BaseInfo:
-    """A base model; `created`: `base add` met it for the first time, `norms`: so many weights have a known norm."""
+class RewriteResult:
+    """An adapter rewritten for an engine, at `path` or as the version `ref`. `rewrites` are the steps in order, none
+    where nothing had to change; `rounded` counts tensors that hold a rounded number, `largest_change` is the largest
+    relative change of one (Frobenius). `findings` are what the engine's rules, and a push, say of the result.
+    """
 
-    names: tuple[str, ...]
-    fingerprint: str | None
-    layout: str
-    architecture: str | None
-    model_type: str | None
-    dtype: str | None
-    quantization: str | None
-    tensors: int
-    parameters: int
-    revision: str | None
-    adapters: int
+    target: str
+    rewrites: tuple[str, ...]
+    rank: int | None
+    rounded: int
+    largest_change: float
+    path: Path | None = None
+    ref: str | None = None
+    name: str | None = None
+    version: int | None = None
+    digest: str | None = None
+    tensors_digest: str | None = None
     created: bool = False
+    left_out: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
-    norms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from registry.cli.text import fields, table
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from registry.baseinfo import BaseInfo
     from registry.cli.invocation import Invocation
-    from registry.results import BaseInfo
 
 
 @click.group(cls=Verbs, examples=["adapters base add ./Llama-3-8B --name llama-3-8b", "adapters base list"])

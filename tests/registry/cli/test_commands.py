@@ -9,11 +9,11 @@ from typing import Any
 import click
 import pytest
 
+from registry.baseinfo import BaseInfo
 from registry.check import CheckRequest
 from registry.cli.output import note
 from registry.cli.root import SECTIONS, VERBS, root
 from registry.results import (
-    BaseInfo,
     CacheEntry,
     FsckResult,
     GcResult,
