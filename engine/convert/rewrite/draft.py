@@ -69,6 +69,11 @@ class Draft:
         place = self.source.path / CONFIG_NAME
         return describe(config, _header(self), config_path=place, weights_path=self.source.weights)
 
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors."""
+        return _header(self).file_size
+
     def with_config(self, **changes: Any) -> Draft:
         """The same tensors under a configuration with these keys changed; None is not said where nothing was."""
         said = {key: value for key, value in changes.items() if value is not None or key in self.config}

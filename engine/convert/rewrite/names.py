@@ -25,6 +25,8 @@ def peft_names(draft: Draft) -> Draft:
     Removes wrappers' components, a repeated prefix and the adapter's name behind `lora_A` and its like (the same in all
     tensors), and adds `base_model.model.` where it is absent.
     """
+    if draft.config.get("peft_type") != "LORA":
+        return draft  # other types have names of their own, some without the prefix
     adapters = {name for tensor in draft.tensors if (name := _adapter_name(_parts(tensor)))}
     if len(adapters) > 1:
         raise refused("adapters", f"tensors of several adapters: {', '.join(sorted(adapters))[:120]}; expected one")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from engine.compat.check import check_adapter
 from engine.compat.engines.check import check_for
 from engine.compat.engines.table import covered
-from engine.convert.rewrite.draft import draft_of
+from engine.convert.rewrite.draft import draft_of, refused
 from engine.convert.rewrite.table import REWRITES, Request
 from engine.errors import OptionError, RefusedError
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from engine.convert.rewrite.table import Rewrite
     from engine.format.facts import AdapterFacts, BaseFacts
 
+_MOST_GROWTH = 64
+_ALWAYS_FINE = 2**30
 _ASKED_BY_WARNING = frozenset({"tensor-prefix"})
 
 
@@ -59,9 +61,17 @@ def plan_rewrites(
             draft = changed
             done.append(row.id)
             found = _findings(draft, target, base, names)
+    _require_bounded(draft)
     if errors := [finding for finding in found if finding.severity == "error"]:
         raise RefusedError(errors)
     return RewritePlan(draft, tuple(done), found, initial)
+
+
+def _require_bounded(draft: Draft) -> None:
+    """Refuse what one module of an absurd rank would blow all others up to."""
+    before, after = draft.source.header.file_size, draft.size
+    if after > max(_ALWAYS_FINE, _MOST_GROWTH * before):
+        raise refused("size", f"{after} bytes of weights, {after // max(before, 1)} times what they were")
 
 
 def _findings(

@@ -63,6 +63,16 @@ def test_scales_ranks_and_targets_keep_the_outputs(tmp_path, seed):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+def test_magnitudes_hold_for_the_folded_factors_too(tmp_path):
+    """DoRA divides by the norm of W + scaling B A, which stays."""
+    folder = save(tmp_path / "a", lora(use_dora=True, alpha_pattern={"lin0": 5}, rank_pattern={"lin1": 2}))
+
+    rewritten(folder, tmp_path / "b", functools.partial(uniform, wanted=Wanted(rank=6, unit=True)))
+
+    assert relative(outputs(tmp_path / "b"), outputs(folder)) < CLOSE
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_bfloat16_moves_by_its_one_rounding(tmp_path):
     """At most 2^-9 of a number of B: outputs follow within that, and float32 shows that nothing else happened."""
     config = lora(alpha_pattern={"lin0": 3.3, "lin1": 5.7})

@@ -50,6 +50,14 @@ def test_each_name_becomes_that_of_peft(tmp_path, name):
     assert list(peft_names(under(tmp_path, name)).tensors) == [NAMES[name]]
 
 
+def test_other_types_keep_their_own_names(tmp_path):
+    """VeRA's shared matrices stand outside the model."""
+    weights = {"base_model.vera_A": np.ones((2, 2), np.float32)}
+    facts = read_adapter(write_adapter(tmp_path / "a", config={"peft_type": "VERA"}, weights=weights))
+
+    assert list(peft_names(draft_of(facts)).tensors) == ["base_model.vera_A"]
+
+
 def test_two_tensors_never_share_a_name(tmp_path):
     draft = under(tmp_path, f"{Q}.lora_A.weight", f"base_model.model.{Q}.lora_A.weight")
 

@@ -209,6 +209,37 @@ def test_the_source_may_not_change_meanwhile(tmp_path):
     assert not (tmp_path / "b" / "adapter_config.json").exists()
 
 
+def test_one_absurd_rank_does_not_blow_up_the_others(tmp_path):
+    """1,000,000 ranks of one number each beside a module of 4096 x 4096 would make 32 GB of zeros."""
+    weights = {
+        "base_model.model.a.q_proj.lora_A.weight": np.ones((10**6, 1), np.float32),
+        "base_model.model.a.q_proj.lora_B.weight": np.ones((1, 10**6), np.float32),
+        "base_model.model.a.k_proj.lora_A.weight": np.ones((1, 4096), np.float32),
+        "base_model.model.a.k_proj.lora_B.weight": np.ones((4096, 1), np.float32),
+    }
+    config = {**CONFIG, "r": 1, "rank_pattern": {"q_proj": 10**6}, "target_modules": ["q_proj", "k_proj"]}
+    facts = read_adapter(write_adapter(tmp_path / "a", config=config, weights=weights))
+
+    with pytest.raises(RefusedError, match="bytes of weights") as caught:
+        plan_rewrites(facts, parse_target("vllm@0.23:max_lora_rank=2000000"))
+
+    assert [finding.rule for finding in caught.value.findings] == ["rewrite-size"]
+
+
+@pytest.mark.parametrize(("expression", "named"), [("(a+)+" * 30 + "$", "pattern"), ("(", "not a regular expression")])
+def test_a_hostile_expression_is_refused_in_bounded_time(tmp_path, expression, named):
+    weights = {
+        f"base_model.model.{'a' * 400}{n}.lora_{f}.weight": np.ones((2, 2), np.float32) for n in "xy" for f in "AB"
+    }
+    start = time.monotonic()
+
+    with pytest.raises(EngineError, match=named):
+        folder = write_adapter(tmp_path / "a", config={**CONFIG, "target_modules": expression}, weights=weights)
+        plan_rewrites(read_adapter(folder), parse_target("sglang"))
+
+    assert time.monotonic() - start < 5
+
+
 def test_memory_does_not_follow_the_size_of_a_tensor(tmp_path):
     """A of 64 MB and B of 64 MB, scaled and padded, a few blocks at a time."""
     weights = {
