@@ -179,3 +179,48 @@ def test_groups_that_do_not_divide_the_rank_are_refused(tmp_path):
 
     with pytest.raises(RefusedError, match="grouped: expected a rank that its 2 groups divide, found 5"):
         rewritten(folder, tmp_path / "b", fold())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_many_halves_are_rounded_as_few_are(tmp_path, dtype):
+    """Large blocks go through a table of all 65,536 numbers: torch's rounding of the exact product, each."""
+    torch.manual_seed(7)
+    weights = {
+        "base_model.model.q_proj.lora_A.weight": torch.randn((2, 40_000)).to(dtype),
+        "base_model.model.q_proj.lora_B.weight": torch.randn((40_000, 2)).to(dtype),
+    }
+    folder = write_adapter(tmp_path / "a", config={**CONFIG, "lora_alpha": 0.7})
+    save_torch(weights, folder / "adapter_model.safetensors")
+
+    done, _ = rewritten(folder, tmp_path / "b", fold(unit=True))
+
+    found = load_torch(tmp_path / "b" / "adapter_model.safetensors")["base_model.model.q_proj.lora_B.weight"]
+    exact = weights["base_model.model.q_proj.lora_B.weight"].double() * 0.35
+    # from float64, in one step: the nearest of the two halves around each number
+    assert torch.equal(found, nearest(exact, dtype))
+    change = ((found.double() - exact).norm() / exact.norm()).item()
+    assert done.largest_change == pytest.approx(change, rel=1e-6)
+
+
+def nearest(exact, dtype):
+    """Torch may round twice on its way from float64; a third look at the neighbours undoes that."""
+    rough = exact.to(dtype)
+    bits = rough.view(torch.int16)
+    candidates = torch.stack([rough, (bits + 1).view(dtype), (bits - 1).view(dtype)]).double()
+    errors = (candidates - exact).abs()
+    errors[~candidates.isfinite()] = float("inf")
+    best = torch.take_along_dim(candidates, errors.argmin(0, keepdim=True), 0)[0]
+    return best.to(dtype)
+
+
+def test_an_overflow_is_found_in_the_table_too(tmp_path):
+    weights = {
+        "base_model.model.q_proj.lora_A.weight": torch.ones((2, 40_000)).half(),
+        "base_model.model.q_proj.lora_B.weight": torch.ones((40_000, 2)).half(),
+    }
+    weights["base_model.model.q_proj.lora_B.weight"][-1, -1] = 60_000
+    folder = write_adapter(tmp_path / "a", config={**CONFIG, "lora_alpha": 3})
+    save_torch(weights, folder / "adapter_model.safetensors")
+
+    with pytest.raises(RefusedError, match="not finite in F16"):
+        rewritten(folder, tmp_path / "b", fold(unit=True))
