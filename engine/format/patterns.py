@@ -15,6 +15,7 @@ import regex
 
 from engine.errors import PatternError
 from engine.format.settings import ALL_LINEAR
+from engine.format.suffixes import Suffixes, ends_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -42,6 +43,8 @@ class Matcher:
     lora: LoraSettings
     _left: float = BUDGET
     _compiled: dict[str, regex.Pattern[str]] = field(default_factory=dict)
+    _indexed: dict[str, Suffixes] = field(default_factory=dict)
+    _sets: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def names(self, module: str) -> bool:
         """Whether `target_modules` is given and selects the module; see `targets`."""
@@ -60,33 +63,49 @@ class Matcher:
             return lora.target_parameters is None
         if isinstance(lora.target_modules, str):
             return lora.target_modules.lower() == ALL_LINEAR or self._whole(lora.target_modules, module)
-        if module in lora.target_modules:
+        if self._is_one("targets", module, lora.target_modules):
             return True
-        return _ends_with_any(module, lora.target_modules) and self._layer_selected(module)
+        return self._ends("targets", module, lora.target_modules) and self._layer_selected(module)
 
     def effective(self, module: str) -> tuple[int, float]:
         """Rank and alpha that the configuration gives the module: its first matching pattern, else `r`/`lora_alpha`."""
         lora = self.lora
-        return self._first(lora.rank_pattern, module, lora.r), self._first(lora.alpha_pattern, module, lora.lora_alpha)
+        rank = self._first("rank", lora.rank_pattern, module, lora.r)
+        return rank, self._first("alpha", lora.alpha_pattern, module, lora.lora_alpha)
 
     def matching(self, patterns: Iterable[str], module: str) -> list[str]:
         """Which keys of rank_pattern or alpha_pattern match the module, in their order; PEFT takes the first."""
         return [pattern for pattern in patterns if self._suffix(pattern, module)]
 
-    def _first(self, patterns: Mapping[str, Number], module: str, default: Number) -> Number:
-        for pattern, value in patterns.items():
-            if self._suffix(pattern, module):
-                return value
-        return default
+    def _first(self, kind: str, patterns: Mapping[str, Number], module: str, default: Number) -> Number:
+        if "\n" in module:  # the dot of an expression stands for any character but this
+            return next((value for pattern, value in patterns.items() if self._suffix(pattern, module)), default)
+        index = self._indexed.get(kind)
+        if index is None:
+            index = self._indexed[kind] = Suffixes(patterns, self._suffix)
+        pattern = index.first(module)
+        return default if pattern is None else patterns[pattern]
 
     def _excluded(self, module: str) -> bool:
         excluded = self.lora.exclude_modules
         if isinstance(excluded, str):
             if excluded and self._whole(excluded, module):
                 return True
-        elif excluded and (module in excluded or _ends_with_any(module, excluded)):
+        elif excluded and (self._is_one("excluded", module, excluded) or self._ends("excluded", module, excluded)):
             return True
         return any(self._start(rf"(^|.*\.){name}($|\..*)", module) for name in self.lora.modules_to_save or ())
+
+    def _ends(self, kind: str, module: str, names: Iterable[str]) -> bool:
+        return ends_in(module, self._set(kind, names))
+
+    def _is_one(self, kind: str, module: str, names: Iterable[str]) -> bool:
+        return module in self._set(kind, names)
+
+    def _set(self, kind: str, names: Iterable[str]) -> frozenset[str]:
+        found = self._sets.get(kind)
+        if found is None:
+            found = self._sets[kind] = frozenset(names)
+        return found
 
     def _layer_selected(self, module: str) -> bool:
         wanted = self.lora.layers_to_transform
@@ -146,10 +165,6 @@ def effective(lora: LoraSettings, module: str) -> tuple[int, float]:
 def is_targeted(lora: LoraSettings, module: str) -> bool:
     """Whether the configuration targets one module; see `Matcher.targets`."""
     return Matcher(lora).targets(module)
-
-
-def _ends_with_any(module: str, names: Iterable[str]) -> bool:
-    return any(module.endswith(f".{name}") for name in names)
 
 
 def _plain_suffix(pattern: str, module: str) -> bool:
