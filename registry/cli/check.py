@@ -33,13 +33,9 @@ _COLOURS: dict[str, str] = {"fail": "red", "warn": "yellow", "inconclusive": "ye
 @click.command(
     cls=Verb,
     examples=[
-        "adapters check team/sql@prod",
         "adapters check ./out/sql-lora --base ./Llama-3-8B --for vllm",
-        "adapters check team/sql --for vllm@0.33.0:max_lora_rank=64 --report junit=check.xml",
-        "adapters check team/a team/b --fail-on warning --format json",
-        "adapters check team/a team/b --together hotswap --together merge:ties",
-        "adapters check ./out/sql-lora --with team/sql@prod --together batch",
-        "adapters check --all --for vllm --for sglang",
+        "adapters check team/a team/b --together hotswap --together merge:ties --fail-on warning",
+        "adapters check --all --for vllm@0.33.0:max_lora_rank=64 --report junit=check.xml",
     ],
 )
 @click.argument("targets", type=Reference(), nargs=-1, metavar="[REF-or-PATH]...")
