@@ -56,19 +56,25 @@ class CheckVerbs:
         for_engines: Iterable[str] = (),
         baseline: str | Path | None = None,
         progress: Progress | None = None,
+        processes: int = 1,
     ) -> CheckReport:
-        """Judge every live version: what today's rules said of it already stays. Killed, it goes on where it was."""
+        """Judge every live version: what today's rules said of it already stays. Killed, it goes on where it was.
+
+        With several `processes` the caller's own script runs under `if __name__ == "__main__"`.
+        """
         from registry.check import check_request
 
         request = check_request((), for_engines=for_engines, everything=True, baseline=baseline)
-        return self.check_request(request, progress=progress)
+        return self.check_request(request, progress=progress, processes=processes)
 
-    def check_request(self, request: CheckRequest, *, progress: Progress | None = None) -> CheckReport:
+    def check_request(
+        self, request: CheckRequest, *, progress: Progress | None = None, processes: int = 1
+    ) -> CheckReport:
         """The same for a request that is parsed already."""
         if request.everything:
             from registry.recheck import recheck
 
-            return recheck(self._handle, request, progress=progress or silent)
+            return recheck(self._handle, request, progress=progress or silent, processes=processes)
         from registry.check import check
         from registry.checkcatalog import StoredCatalog
 

@@ -6,7 +6,10 @@ Each page is one transaction, so a run that was killed goes on where it stopped.
 from __future__ import annotations
 
 import json
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
@@ -18,6 +21,7 @@ from registry.checkcatalog import StoredCatalog
 from registry.keptchecks import base_keys, keep, kept_checks
 from registry.models import Adapter, Version
 from registry.progress import silent
+from registry.questions import ForEngine, parse_engine
 from registry.rulesets import ruleset
 from registry.verdicts import Verdict, assemble
 
@@ -30,44 +34,84 @@ if TYPE_CHECKING:
     from registry.handle import Handle
     from registry.keptchecks import KeptCheck
     from registry.progress import Progress
-    from registry.questions import ForEngine
+    from registry.settings import Settings
     from registry.verdicts import CheckReport
 
 PAGE = 100
+WORTH_A_PROCESS = 500  # versions: starting Python takes as long as judging so many
 _TOLD = ("error", "inconclusive", "warning")
 
 
-def recheck(handle: Handle, request: CheckRequest, *, progress: Progress = silent) -> CheckReport:
-    """Judge all live versions; the report leaves out what only informs."""
-    catalog, verdicts, done = StoredCatalog(handle), list[Verdict](), 0
+def recheck(handle: Handle, request: CheckRequest, *, progress: Progress = silent, processes: int = 1) -> CheckReport:
+    """Judge all live versions, in so many processes; the report leaves out what only informs.
+
+    More than one process starts Python anew: a script that asks for that has its own work under
+    `if __name__ == "__main__"`.
+    """
+    asked = tuple(questions(request.engines))
     with handle.database.reading() as session:
         live = list(session.scalars(select(Version.id).where(Version.deleted_at.is_(None)).order_by(Version.id)))
-    for start in range(0, len(live), PAGE):
-        page = live[start : start + PAGE]
-        progress("checking", done, len(live))
-        verdicts += [_loud(verdict) for verdict in _page(handle, catalog, page, request.engines)]
-        done += len(page)
+        pages = [live[start : start + PAGE] for start in range(0, len(live), PAGE)]
+        open_ids = [_open(session, page, asked) for page in pages]
+    verdicts, done = list[Verdict](), 0
+    with _judges(handle, request, open_ids, processes) as answered:
+        for page, fresh in zip(pages, answered, strict=True):
+            progress("checking", done, len(live))
+            if fresh:
+                handle.database.write(lambda session, fresh=fresh: keep(session, fresh))
+            verdicts += [_loud(verdict) for verdict in _told(handle, page, asked, fresh)]
+            done += len(page)
     progress("checking", done, len(live))
     return assemble(with_baseline(verdicts, request))
 
 
-def _page(
-    handle: Handle, catalog: StoredCatalog, ids: Sequence[int], engines: tuple[ForEngine, ...]
+def _open(session: Session, page: Sequence[int], asked: Sequence[str]) -> list[int]:
+    kept = _current(session, page, asked)
+    return [one for one in page if any((one, question) not in kept for question in asked)]
+
+
+@contextmanager
+def _judges(
+    handle: Handle, request: CheckRequest, pages: Sequence[Sequence[int]], processes: int
+) -> Iterator[Iterator[list[tuple[int, Verdict]]]]:
+    """The answers about each page's versions in turn, judged here or beside."""
+    if processes < 2 or sum(map(len, pages)) < WORTH_A_PROCESS:
+        catalog = StoredCatalog(handle)
+        yield (list(judged(catalog, page, request.engines)) if page else [] for page in pages)
+        return
+    starting = (handle.settings, tuple(engine.label for engine in request.engines))
+    with ProcessPoolExecutor(processes, get_context("spawn"), _start, starting) as pool:
+        yield pool.map(_answer, pages)
+
+
+_beside: list[tuple[StoredCatalog, tuple[ForEngine, ...]]] = []
+
+
+def _start(settings: Settings, engines: Sequence[str]) -> None:
+    """In a process beside: what its pages need."""
+    from registry.handle import Handle
+
+    _beside.append((StoredCatalog(Handle(settings)), tuple(parse_engine(text) for text in engines)))
+
+
+def _answer(page: Sequence[int]) -> list[tuple[int, Verdict]]:
+    catalog, engines = _beside[-1]
+    return list(judged(catalog, page, engines)) if page else []
+
+
+def _told(
+    handle: Handle, ids: Sequence[int], asked: Sequence[str], fresh: Sequence[tuple[int, Verdict]]
 ) -> Iterator[Verdict]:
-    asked = tuple(questions(engines))
-    with handle.database.reading() as session:
-        kept = _current(session, ids, asked)
-        names = _names(session, ids)
-    open_ids = [one for one in ids if any((one, question) not in kept for question in asked)]
-    fresh = list(judged(catalog, open_ids, engines)) if open_ids else []
-    if fresh:
-        handle.database.write(lambda session: keep(session, fresh))
+    """What is said of a page's versions: just now, or before."""
     answers = {(version, verdict.question): verdict for version, verdict in fresh}
+    told = [one for one in ids if (one, asked[0]) not in answers]
+    with handle.database.reading() as session:
+        kept, names = (_current(session, told, asked), _names(session, told)) if told else ({}, {})
     for one in ids:
         for question in asked:
             if (one, question) in answers:
                 yield answers[one, question]
-            else:
+            elif (one, question) in kept:
                 yield _as_verdict(kept[one, question], *names[one])
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.compat.layers import BaseIndex, base_name, fits_parameter, implied_weight
+from engine.compat.layers import base_name, fits_parameter, implied_weight, index_of
 from engine.compat.rule import Hit, listed, size, strings
 from engine.format.renamed import RENAMED_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from engine.compat.layers import Shape
+    from engine.compat.layers import BaseIndex, Shape
     from engine.compat.rule import Subject
     from engine.format.facts import ModuleFacts
 
@@ -40,7 +40,7 @@ def renamed(subject: Subject) -> Iterator[Hit]:
 def _missing(subject: Subject) -> list[str]:
     if subject.base is None:
         return []
-    index = BaseIndex(subject.base)
+    index = index_of(subject.base)
     names = [module.name for module in subject.facts.modules]
     return [name for name in names if not index.has_module(base_name(name, subject.raw))]
 
@@ -55,7 +55,7 @@ def shape(subject: Subject) -> Iterator[Hit]:
     """Every factor pair fits its weight; packed weights of quantised bases say nothing about shapes."""
     if subject.base is None or subject.base.quantization is not None:
         return
-    index = BaseIndex(subject.base)
+    index = index_of(subject.base)
     for module in subject.facts.modules:
         name = base_name(module.name, subject.raw)
         weight = index.weight(name)
@@ -131,7 +131,7 @@ def resized_copies(subject: Subject) -> Iterator[Hit]:
 def _differing_copies(subject: Subject) -> Iterator[tuple[str, Shape, Shape]]:
     if subject.base is None or subject.base.quantization is not None:
         return
-    index = BaseIndex(subject.base)
+    index = index_of(subject.base)
     tensors = subject.facts.header.tensors
     for name in subject.facts.others:
         path = _copied_path(name, subject)

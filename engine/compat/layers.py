@@ -29,7 +29,7 @@ _MIXTURE_PARTS = frozenset({"experts", "gate", "router", "block_sparse_moe", "sh
 
 def base_name(module: str, raw: Mapping[str, Any]) -> str:
     """Give the module's path in the base: without PEFT's nesting, a replicated layer under its source's number."""
-    plain = ".".join(part for part in module.split(".") if part != "base_layer")
+    plain = ".".join(part for part in module.split(".") if part != "base_layer") if "base_layer" in module else module
     sources = _replicated(raw.get("layer_replication"))
     number = _LAYER_NUMBER.search(plain) if sources else None
     # longer numbers than any model has layers are no Python integers by default
@@ -46,10 +46,23 @@ def _replicated(ranges: object) -> list[int]:
     return list(islice(chain.from_iterable(bounded), _MOST_LAYERS))
 
 
+_newest: list[BaseIndex] = []
+
+
+def index_of(base: BaseFacts) -> BaseIndex:
+    """The index of a base; the newest is kept, since many rules and adapters ask about one base in a row."""
+    for kept in _newest:
+        if kept.base is base:
+            return kept
+    _newest[:] = [BaseIndex(base)]
+    return _newest[0]
+
+
 class BaseIndex:
-    """Lookups into a base's parameters; built once per rule run, holds no file."""
+    """Lookups into a base's parameters; holds no file."""
 
     def __init__(self, base: BaseFacts) -> None:
+        self.base = base
         self.parameters = base.parameters
         self.quantized = base.quantization is not None
         self._transposed = base.model_type in _TRANSPOSED_TYPES

@@ -7,6 +7,7 @@ Three sources spell the same weight differently: the bare model (`h.0.ln_1.weigh
 from __future__ import annotations
 
 from collections import Counter
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from engine.format.prefixes import MODEL_PREFIXES
@@ -39,8 +40,11 @@ _COPIES = "encoder.embed_tokens.weight decoder.embed_tokens.weight text_decoder.
 _BUFFER_NAMES = frozenset(_BUFFERS.split())
 OUTPUT_NAMES = frozenset(_OUTPUTS.split())
 _INPUT_COPIES = frozenset(_COPIES.split())
+_NAMES_KEPT = 16_384
 
 
+# Thousands of adapters have the same few hundred names.
+@lru_cache(_NAMES_KEPT)
 def canonical(path: str) -> str:
     """Give the module or parameter path without wrappers and leading model prefixes; names inside stay as they are."""
     kept = [part for part in unwrapped(path).split(".") if part not in _INNER_WRAPPERS]
@@ -50,6 +54,7 @@ def canonical(path: str) -> str:
     return ".".join(kept[first:])
 
 
+@lru_cache(_NAMES_KEPT)
 def unwrapped(path: str) -> str:
     """Take PEFT's and data-parallel wrappers off the front."""
     while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -119,7 +120,7 @@ def _run(invocation: Invocation, request: CheckRequest) -> CheckReport:
     if not needs_catalog(request, invocation.settings):
         return run_check(request, None)
     with bars(invocation) as progress:
-        return invocation.registry.check_request(request, progress=progress)
+        return invocation.registry.check_request(request, progress=progress, processes=min(os.cpu_count() or 1, 8))
 
 
 def _in_words(value: object) -> str:

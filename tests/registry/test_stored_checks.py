@@ -228,6 +228,20 @@ def test_all_live_versions_are_asked_and_what_is_answered_stays(filled):
     assert all(one.stored for one in filled.check_all(for_engines=["vllm"]).results)
 
 
+def test_processes_beside_give_the_same_answers(filled, monkeypatch):
+    from registry import recheck
+
+    alone = filled.check_all(for_engines=["vllm"]).results
+    monkeypatch.setattr(recheck, "WORTH_A_PROCESS", 1)
+    filled._handle.database.write(lambda session: session.execute(delete(CheckResult)))
+    beside = filled.check_all(for_engines=["vllm"], processes=2).results
+
+    assert [(one.adapter, one.question, one.status) for one in beside] == [
+        (one.adapter, one.question, one.status) for one in alone
+    ]
+    assert not any(one.stored for one in beside)
+
+
 RUN = """
 import sys
 from registry import recheck

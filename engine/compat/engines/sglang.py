@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from engine.compat.engines import traits
 from engine.compat.engines.table import Engine, EngineRule, Limit, Source, Span
-from engine.compat.layers import BaseIndex
+from engine.compat.layers import index_of
 from engine.compat.rule import Hit, listed, strings
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _stacked(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
 def _gated(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
     if subject.base is None:
         return
-    index = BaseIndex(subject.base)
+    index = index_of(subject.base)
     for name, beside in _alone(subject, _GATED):
         # where the base has no gate, the model keeps up_proj in a slot of its own
         if index.has_module(beside):

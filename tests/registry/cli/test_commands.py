@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,7 @@ ASKED: list[tuple[str, Any, str, tuple[Any, ...], dict[str, Any]]] = [
         CheckReport("pass", {}, ()),
         "check_request",
         (CheckRequest(targets=("t/s", "./x"), base="b"),),
-        {"progress": None},
+        {"progress": None, "processes": min(os.cpu_count() or 1, 8)},
     ),
     (
         (
