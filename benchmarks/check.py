@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 from sqlalchemy import func, insert, select
 
 from registry.api import Registry
+from registry.handle import Handle
 from registry.models import Adapter, Document, File, Version
 
 ENGINES = ("vllm", "sglang", "diffusers", "peft")
@@ -125,7 +126,7 @@ def copies(registry: Registry, count: int) -> None:
             session.execute(insert(Document), bodies)
             session.execute(insert(File), [{**row._asdict(), "version_id": start + n} for row in files])
 
-    registry._handle.database.write(fill)
+    Handle(registry.settings).database.write(fill)
 
 
 def main() -> None:
@@ -138,9 +139,8 @@ def main() -> None:
     try:
         adapter, base = make_adapter(place / "adapter"), make_base(place / "base")
         size = (adapter / "adapter_model.safetensors").stat().st_size
-        print(
-            f"{size / 1e6:.0f} MB, {given.versions} versions\n\n| | median | min | max | runs | promised |\n|---|---|---|---|---|---|"
-        )
+        print(f"{size / 1e6:.0f} MB, {given.versions} versions\n")
+        print("| | median | min | max | runs | promised |\n|---|---|---|---|---|---|")
         cold(adapter, base, given.runs, place / "none")
         registry = Registry.open(home=place / "home")
         registry.add_base(base, names=["meta/llama-8b"])

@@ -9,6 +9,7 @@ import json
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
@@ -58,11 +59,15 @@ def recheck(handle: Handle, request: CheckRequest, *, progress: Progress = silen
         for page, fresh in zip(pages, answered, strict=True):
             progress("checking", done, len(live))
             if fresh:
-                handle.database.write(lambda session, fresh=fresh: keep(session, fresh))
+                handle.database.write(partial(_keep, fresh))
             verdicts += [_loud(verdict) for verdict in _told(handle, page, asked, fresh)]
             done += len(page)
     progress("checking", done, len(live))
     return assemble(with_baseline(verdicts, request))
+
+
+def _keep(fresh: Sequence[tuple[int, Verdict]], session: Session) -> None:
+    keep(session, fresh)
 
 
 def _open(session: Session, page: Sequence[int], asked: Sequence[str]) -> list[int]:
