@@ -104,8 +104,10 @@ class Parts:
 def join_together(batch: Sequence[Parts]) -> None:
     """Finds the joint subspaces of parts of equal shapes and ranks in common calls, not one after the other.
 
-    Raises what `Parts.joint` does.
+    Parts that ask for full accuracy are left to find their own. Raises what `Parts.joint` does.
     """
+    if any(parts.precise for parts in batch):
+        return
     lefts = spans(torch.stack([parts.stacked_b for parts in batch]))
     rights = spans(torch.stack([parts.stacked_a.T for parts in batch]))
     for parts, left, right in zip(batch, lefts, rights, strict=True):

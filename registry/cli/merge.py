@@ -79,8 +79,6 @@ def merge(
     given = {name: value for name, value in options.items() if value is not None}
     with bars(invocation) as progress:
         results = _merge(invocation, refs, weights_grid, into=into, progress=progress, **given)
-    if picture is not None:
-        draw(results[0].report, picture)
     for result in results:
         for text in result.notes:
             note(text)
@@ -90,6 +88,8 @@ def merge(
         human=lambda: _all_lines(invocation, results),
         quiet=lambda: [result.ref or result.name for result in results],
     )
+    if picture is not None:
+        draw(results[0].report, picture)
     return 0
 
 

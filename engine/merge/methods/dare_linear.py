@@ -18,4 +18,4 @@ def dare_linear(parts: Parts, site: Site) -> Target:
     if site.options.density == 1:
         return combination(parts.joint, [scale(site) * weight for weight in site.weights])
     items, place = live(parts, site)
-    return reduced(items, parts.shape, place, drop(place), lambda kept: summed(kept, place))
+    return reduced(items, parts, place, drop(place), lambda kept: summed(kept, place))

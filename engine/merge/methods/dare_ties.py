@@ -16,4 +16,4 @@ if TYPE_CHECKING:
 def dare_ties(parts: Parts, site: Site) -> Target:
     """The mean of the masked D_i over those parents that agree with the elected sign."""
     items, place = live(parts, site)
-    return reduced(items, parts.shape, place, drop(place), lambda kept: agreed(kept, place.weights, place.options))
+    return reduced(items, parts, place, drop(place), lambda kept: agreed(kept, place.weights, place.options))

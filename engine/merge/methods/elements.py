@@ -63,10 +63,15 @@ def drop(site: Site) -> Prune:
 
 
 def reduced(
-    items: Sequence[Part], shape: tuple[int, int], site: Site, prune: Prune, merge: Callable[[list[Tensor]], Tensor]
+    items: Sequence[Part], parts: Parts, site: Site, prune: Prune, merge: Callable[[list[Tensor]], Tensor]
 ) -> Target:
-    """The matrix that `merge` makes of the pruned D_i, elements in, an element out, in singular form."""
-    matrix = filled(items, shape, lambda blocks, start: merge(prune(blocks, start))) if items else torch.zeros(shape)
+    """The matrix that `merge` makes of the pruned D_i of `items`, elements in, an element out, in singular form; zero
+    where all of `parts` weigh nothing.
+    """
+    if items:
+        matrix = filled(items, parts.shape, lambda blocks, start: merge(prune(blocks, start)))
+    else:
+        matrix = torch.zeros(parts.shape, device=parts.items[0].A.device)
     seed = mask_key(site.options.seed or 0, "sketch", site.module, site.group)
     # What signs and thresholds leave of the D_i stands out from the noise they make of the rest.
     return sketch(matrix, site.rank, seed=seed % 2**63, steep=sum(part.A.shape[0] for part in items))

@@ -19,4 +19,4 @@ def magnitude_prune(parts: Parts, site: Site) -> Target:
         return combination(parts.joint, [scale(site) * weight for weight in site.weights])
     items, place = live(parts, site)
     prune = trim(items, place)
-    return reduced(items, parts.shape, place, prune, lambda kept: summed(kept, place))
+    return reduced(items, parts, place, prune, lambda kept: summed(kept, place))

@@ -17,4 +17,4 @@ def ties(parts: Parts, site: Site) -> Target:
     """The mean of the trimmed D_i over those parents that agree with the elected sign."""
     items, place = live(parts, site)
     prune = trim(items, place)
-    return reduced(items, parts.shape, place, prune, lambda kept: agreed(kept, place.weights, place.options))
+    return reduced(items, parts, place, prune, lambda kept: agreed(kept, place.weights, place.options))

@@ -177,3 +177,11 @@ def test_dora_is_taken_apart_from_plain_modules_of_its_shape(tmp_path):
 
     expected, found = deltas(tmp_path / "out1"), deltas(tmp_path / "out64")
     assert max(distance(found[name], expected[name]) for name in expected) < 1e-6
+
+
+def test_parts_that_ask_for_full_accuracy_keep_their_reflections():
+    batch = [Parts([Part(normal(seed, 20, 3), normal(seed + 1, 3, 15), 2.0)], precise=True) for seed in (1, 5)]
+
+    join_together(batch)
+
+    assert all(parts.joint.left.solver is None for parts in batch)
