@@ -171,7 +171,13 @@ ASKED: list[tuple[str, Any, str, tuple[Any, ...], dict[str, Any]]] = [
     ("fsck", FsckResult("pass", 0, 0, ()), "fsck", (), {"rebuild": False, "progress": None}),
     ("gc --grace 12h --dry-run", GcResult(True, 0, 0, 0, 0), "gc", (), {"grace": "12h", "dry_run": True}),
     ("gc", GcResult(False, 0, 0, 0, 0), "gc", (), {"grace": "7d", "dry_run": False}),
-    ("base add ./m --name a --name b --revision r", BASE, "add_base", ("./m",), {"names": ("a", "b"), "revision": "r"}),
+    (
+        "base add ./m --name a --name b --revision r",
+        BASE,
+        "add_base",
+        ("./m",),
+        {"names": ("a", "b"), "revision": "r", "norms": False},
+    ),
     ("base list", (BASE,), "bases", (), {}),
     ("base show gpt2", BASE, "base", ("gpt2",), {}),
     (
