@@ -74,7 +74,7 @@ def test_magnitudes_hold_for_the_folded_factors_too(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_bfloat16_moves_by_its_one_rounding(tmp_path):
-    """At most 2^-9 of a number of B: outputs follow within that, and float32 shows that nothing else happened."""
+    """At most 2^-8 of a number of B: outputs follow within that, and float32 shows that nothing else happened."""
     config = lora(alpha_pattern={"lin0": 3.3, "lin1": 5.7})
     folder = save(tmp_path / "a", config, dtype=torch.bfloat16)
 

@@ -136,7 +136,7 @@ def test_what_overflows_its_dtype_is_refused(tmp_path):
 
 
 def test_bfloat16_is_rounded_once_and_the_change_is_told(tmp_path):
-    """Half a unit in the last of 8 digits, 2^-9 of a number at most; torch's own rounding of the exact product."""
+    """Half a unit in the last of 8 digits, 2^-8 of a number at most; torch's own rounding of the exact product."""
     weights = {name: torch.from_numpy(one).bfloat16() for name, one in tensors().items()}
     folder = write_adapter(tmp_path / "a", config={**CONFIG, "lora_alpha": 3})
     save_torch(weights, folder / "adapter_model.safetensors")
