@@ -12,19 +12,16 @@ from typing import TYPE_CHECKING, Protocol
 from engine.compat.check import check_adapter
 from engine.compat.engines.check import check_for
 from engine.compat.rules import RULES
-from engine.compat.together.question import parse_question
 from registry.baseline import Baseline, apply, read_baseline
 from registry.candidates import Candidate, GivenBase, base_at, folder_candidate
 from registry.errors import UsageError
-from registry.lock import read_lock, require_locked
-from registry.meeting import meet
 from registry.questions import ForEngine, parse_engine
 from registry.refs import is_path
 from registry.rulesets import base_key, ruleset
 from registry.verdicts import CHECKIN, Asked, Verdict, assemble
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from engine.compat.finding import Finding
     from engine.compat.together.question import Question
@@ -96,7 +93,7 @@ def check_request(
     question that is none.
     """
     named, others = tuple(targets), tuple(with_refs)
-    asked = tuple(parse_question(question) for question in dict.fromkeys(together))
+    asked = _parsed(together)
     if others and not asked:
         raise UsageError("--with gives adapters to meet: ask with --together merge, hotswap or batch")
     place = None if lock is None else Path(lock).expanduser()
@@ -105,6 +102,8 @@ def check_request(
             "--all asks about each version alone, against its own base: no REF, --base, --together or --locked"
         )
     if not named and place is not None:
+        from registry.lock import read_lock
+
         named = tuple(pin.ref for pin in read_lock(place))
     if not named and not everything:
         raise UsageError("expected a REF or PATH to check", hint="adapters check --help")
@@ -119,6 +118,24 @@ def check_request(
         lock=place,
         baseline=_baseline(baseline, new=new_baseline),
     )
+
+
+def _parsed(together: Iterable[str]) -> tuple[Question, ...]:
+    """The questions about several adapters; their rules are imported where one is asked."""
+    asked = dict.fromkeys(together)
+    if not asked:
+        return ()
+    from engine.compat.together.question import parse_question
+
+    return tuple(parse_question(question) for question in asked)
+
+
+def _meet(candidates: Sequence[Candidate], asked: tuple[Question, ...], given: GivenBase | None) -> Iterable[Verdict]:
+    if not asked:
+        return ()
+    from registry.meeting import meet
+
+    return meet(candidates, asked, given)
 
 
 def _baseline(file: str | Path | None, *, new: bool) -> Baseline | None:
@@ -146,13 +163,15 @@ def check(request: CheckRequest, catalog: Callable[[], Catalog] | None) -> Check
     given = None if request.base is None else _given(request.base, catalog)
     candidates = [_candidate(target, given, catalog) for target in request.targets]
     if request.lock is not None:
+        from registry.lock import read_lock, require_locked
+
         require_locked(request.lock, read_lock(request.lock), candidates)
     said = [(one, verdict) for one in candidates for verdict in judge(one, request.engines)]
     stored = [(one.version_id, verdict) for one, verdict in said if one.version_id is not None]
     if stored and given is None and catalog is not None:
         catalog().remember(stored)
     others = [_candidate(other, given, catalog) for other in request.others]
-    met = meet([*candidates, *others], request.together, given)
+    met = _meet([*candidates, *others], request.together, given)
     return assemble(with_baseline([*(verdict for _, verdict in said), *met], request))
 
 

@@ -15,12 +15,13 @@ from registry.candidates import Candidate
 from registry.database import insert_into
 from registry.errors import NotFoundError, UnavailableError
 from registry.examine import examine, named_base
-from registry.keptchecks import base_ids, base_keys, keep, kept_checks, same_answer
+from registry.keptchecks import base_ids, keep, kept_checks, same_answer
 from registry.lock import Pin
 from registry.models import Adapter, Base, Document, File, Version
 from registry.pull import pull
 from registry.refs import parse_ref
 from registry.resolve import resolve
+from registry.rulesets import base_digest
 from registry.storedfacts import KIND, NEEDED, facts_document, read_stored
 from registry.strictjson import canonical_json
 
@@ -84,8 +85,9 @@ class StoredCatalog:
         wanted = self._handle.ref(ref)
         with self._handle.database.reading() as session:
             version = resolve(session, wanted)
-            key = base_keys(session, [version.id])[version.id]
-        return Pin(ref, f"{wanted.name}@{version.number}", version.digest, key)
+            base = base_ids(session, [version.id])[version.id]
+            digest = None if base is None else base_digest(self._facts(session, base))
+        return Pin(ref, f"{wanted.name}@{version.number}", version.digest, digest)
 
     def remember(self, answers: Iterable[tuple[int, Verdict]]) -> None:
         """Keep what was said of versions, where it is news. A catalog that takes no writes still answers."""

@@ -11,7 +11,7 @@ from sqlalchemy import delete, func, insert, select
 from registry import bases
 from registry.among import among
 from registry.models import Base, CheckResult, Version
-from registry.rulesets import ruleset
+from registry.rulesets import NORMED, ruleset
 from registry.verdicts import CheckState
 
 if TYPE_CHECKING:
@@ -120,8 +120,9 @@ def base_keys(session: Session, ids: Sequence[int]) -> dict[int, str | None]:
     """The key of the base that each version is judged against today."""
     of = base_ids(session, ids)
     wanted = {"ids": sorted({one for one in of.values() if one is not None})}
-    rows = session.execute(select(Base.id, func.coalesce(Base.fingerprint, Base.layout)).where(among(Base.id)), wanted)
-    keys = {row[0]: row[1] for row in rows}
+    known = select(Base.id, func.coalesce(Base.fingerprint, Base.layout), Base.norms.is_not(None))
+    rows = session.execute(known.where(among(Base.id)), wanted)
+    keys = {row[0]: f"{row[1]}{NORMED if row[2] else ''}" for row in rows}
     return {version: None if base is None else keys[base] for version, base in of.items()}
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from registry.digests import is_digest
 from registry.errors import ConflictError, UsageError
 from registry.newfile import new_file
-from registry.rulesets import base_key
+from registry.rulesets import base_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -88,10 +88,8 @@ def _problem(pin: Pin | None, found: Candidate, path: Path) -> str | None:
         return f"{found.target}: not in {path}"
     if pin.digest != found.digest:
         return f"{found.target}: expected {pin.digest} ({pin.version}) as locked, found {found.digest}"
-    if pin.base != base_key(found.base):
-        return (
-            f"{found.target}: its base was {pin.base or 'not known'} when it was locked, and is {base_key(found.base)}"
-        )
+    if pin.base != (now := base_digest(found.base)):
+        return f"{found.target}: its base was {pin.base or 'not known'} when it was locked, and is {now or 'not known'}"
     return None
 
 

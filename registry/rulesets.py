@@ -23,13 +23,21 @@ if TYPE_CHECKING:
     from engine.format.facts import BaseFacts
 
 
+NORMED = "+norms"
+
+
 def ruleset(question: str, base: str | None) -> str:
     """The digest for a question (`checkin`, `vllm@0.33.0:…`) and a base's key, None where no base was compared with."""
     return _digest(_engine_of(question), base or "")
 
 
 def base_key(base: BaseFacts | None) -> str | None:
-    """What tells bases apart: the fingerprint, or the layout where that is all there is."""
+    """What tells bases apart for the rules: what it holds, and whether its weights' norms are known."""
+    return None if base is None else f"{base_digest(base)}{NORMED if base.norms else ''}"
+
+
+def base_digest(base: BaseFacts | None) -> str | None:
+    """The fingerprint, or the layout where that is all there is."""
     return None if base is None else base.fingerprint or base.layout
 
 
