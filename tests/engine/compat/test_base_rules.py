@@ -39,8 +39,9 @@ def test_patterns_that_decide_by_their_order(tmp_path, patterns, rules):
 
 
 def test_a_pattern_made_to_cost_time_is_passed_over(tmp_path):
-    """The first key matches at once, so the file is read; the second would take hours."""
-    config = _config(alpha_pattern={r".*": 3, r"([a-z0-9_.]+)+[A-Z]": 4})
+    """The first key matches at once, so the file is read; the others together take longer than the bound."""
+    costly = {rf"(\w|\w\w|\.)+[A-Z]{{{times}}}": 4 for times in range(1, 40)}
+    config = _config(alpha_pattern={r".*": 3, **costly})
     facts = adapter(tmp_path, config=config)
 
     assert "pattern-overlap" not in _rules(facts)
