@@ -1,9 +1,9 @@
 """Plan and impact over 10,000 stored adapters of a Llama-8B shape: 224 modules each, from documents alone.
 
-    python benchmarks/capacity.py [--adapters 10000] [--runs 3]
+    python benchmarks/capacity.py [--adapters 10000] [--runs 3] [--distinct]
 
 One process on SQLite; every adapter has its own norms, one in fifty another rank, so that documents differ as pushes
-make them. Wall and processor time of whole questions in turn. There is no other tool that answers these, so no second
+make them; with --distinct no two configurations are equal, so that none is spared. Wall and processor time of whole questions in turn. There is no other tool that answers these, so no second
 side: the bound is that of the issue for checks, 60 s for 10,000 versions.
 """
 
@@ -47,11 +47,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--adapters", type=int, default=10_000)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--distinct", action="store_true")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="capacity-") as home:
         registry = Registry(Settings(home=Path(home)))
         registry.init()
-        fill(registry, given.adapters)
+        fill(registry, given.adapters, distinct=given.distinct)
         asked = {
             "plan --for vllm": lambda: registry.plan(for_engine="vllm:max_lora_rank=64", base="llama"),
             "plan --for sglang": lambda: registry.plan(for_engine="sglang", base="llama"),
@@ -79,7 +80,7 @@ def main():
     print(f"\npeak memory {peak:.0f} MB")
 
 
-def fill(registry, adapters):
+def fill(registry, adapters, *, distinct):
     """Two bases and the adapters, by plain inserts."""
 
     def rows(session):
@@ -93,7 +94,7 @@ def fill(registry, adapters):
                 insert(Adapter), [{"id": n, "namespace": "bench", "name": f"a{n}", "last_number": 1} for n in page]
             )
             session.execute(insert(Version), [version(n) for n in page])
-            session.execute(insert(Document), [row for n in page for row in documents(n)])
+            session.execute(insert(Document), [row for n in page for row in documents(n, distinct=distinct)])
 
     registry._handle.database.write(rows)  # noqa: SLF001 (rows that no verb makes)
 
@@ -136,13 +137,13 @@ def version(number):
     }
 
 
-def documents(number):
+def documents(number, *, distinct):
     rank = rank_of(number)
     config = {
         "peft_type": "LORA",
         "base_model_name_or_path": "llama",
         "r": rank,
-        "lora_alpha": 2 * rank,
+        "lora_alpha": number if distinct else 2 * rank,
         "target_modules": sorted(name.rpartition(".")[2] for name in PROJECTIONS),
     }
     modules = [

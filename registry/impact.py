@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy import select
 
-from engine.compat.engines.check import check_for
+from engine.compat.engines.check import check_for, verdict
 from engine.compat.engines.target import parse_target
 from engine.compat.finding import Finding
 from registry import bases
@@ -21,12 +21,11 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
     from sqlalchemy.orm import Session
 
-    from engine.compat.engines.table import EngineTarget
     from engine.format.facts import BaseFacts
     from registry.fleet import Member
     from registry.handle import Handle
 
-Verdict = Literal["fits", "breaks", "loads", "differs", "refuses", "unknown"]
+Verdict = Literal["fits", "breaks", "loads", "differs", "refuses", "inconclusive"]
 Relation = Literal["same", "layout", "other"]
 _GOOD: frozenset[Verdict] = frozenset({"fits", "loads"})
 _MOST_KEPT = 4096
@@ -97,7 +96,7 @@ def replaced_engine(handle: Handle, before: str, after: str, *, base: str | None
         on = given or floors.get(member.base_id)
         return check_for(member.facts, old, base=on), check_for(member.facts, new, base=on)
 
-    changes = _changes(handle, ids, ask, (_loading(old), _loading(new)))
+    changes = _changes(handle, ids, ask, (lambda found: verdict(found, old), lambda found: verdict(found, new)))
     return _result((str(old), str(new)), None, len(ids), changes, ())
 
 
@@ -156,19 +155,6 @@ def _fit(found: Sequence[Finding]) -> Verdict:
     return "breaks" if any(one.severity == "error" for one in found) else "fits"
 
 
-def _loading(target: EngineTarget) -> _Say:
-    """What errors of an engine's rules come to."""
-    refusing = {rule.id for rule in target.engine.rules if rule.outcome == "refuses"}
-
-    def say(found: Sequence[Finding]) -> Verdict:
-        if any(one.severity == "inconclusive" for one in found):
-            return "unknown"
-        errors = {one.rule for one in found if one.severity == "error"}
-        return "refuses" if errors & refusing else "differs" if errors else "loads"
-
-    return say
-
-
 def _relation(old: BaseFacts, new: BaseFacts) -> Relation:
     if old.fingerprint is not None and old.fingerprint == new.fingerprint:
         return "same"
@@ -178,6 +164,6 @@ def _relation(old: BaseFacts, new: BaseFacts) -> Relation:
 def _result(
     ends: tuple[str, str], relation: Relation | None, looked_at: int, changes: Sequence[Change], notes: tuple[str, ...]
 ) -> ImpactResult:
-    unknown = sum(change.after == "unknown" for change in changes)
+    unknown = sum(change.after == "inconclusive" for change in changes)
     breaks = sum(change.breaks for change in changes)
     return ImpactResult(*ends, relation, looked_at, breaks, unknown, tuple(changes), notes)

@@ -117,9 +117,9 @@ POOLS = (
         "model",
         configured,
         (
-            Source("vllm/config/lora.py", "MaxLoRARanks", "0.33.0"),
-            Source("vllm/lora/peft_helper.py", "PEFTHelper.validate_legal", "0.33.0"),
-            Source("vllm/lora/layers/column_parallel_linear.py", "create_lora_weights", "0.33.0"),
+            Source("vllm/config/lora.py", "MaxLoRARanks", "0.33.0", "run"),
+            Source("vllm/lora/peft_helper.py", "PEFTHelper.validate_legal", "0.33.0", "run"),
+            Source("vllm/lora/layers/column_parallel_linear.py", "create_lora_weights", "0.33.0", "run"),
             Source("vllm/lora/model_manager.py", "LoRAModelManager._create_lora_modules", "0.33.0"),
         ),
         packed=(frozenset({"q_proj", "k_proj", "v_proj"}), frozenset({"gate_proj", "up_proj"})),
@@ -130,9 +130,9 @@ POOLS = (
         "targets",
         first_and_actual,
         (
-            Source("sglang/srt/lora/mem_pool.py", "LoRAMemoryPool.init_buffers", "0.5.23"),
-            Source("sglang/srt/lora/mem_pool.py", "LoRAMemoryPool.can_support", "0.5.23"),
-            Source("sglang/srt/lora/utils.py", "get_normalized_target_modules", "0.5.23"),
+            Source("sglang/srt/lora/mem_pool.py", "LoRAMemoryPool.init_buffers", "0.5.23", "run"),
+            Source("sglang/srt/lora/mem_pool.py", "LoRAMemoryPool.can_support", "0.5.23", "run"),
+            Source("sglang/srt/lora/utils.py", "get_normalized_target_modules", "0.5.23", "run"),
         ),
         packed=(
             frozenset({"q_proj", "k_proj", "v_proj", "qkv_proj"}),
