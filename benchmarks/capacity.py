@@ -3,8 +3,9 @@
     python benchmarks/capacity.py [--adapters 10000] [--runs 3] [--distinct]
 
 One process on SQLite; every adapter has its own norms, one in fifty another rank, so that documents differ as pushes
-make them; with --distinct no two configurations are equal, so that none is spared. Wall and processor time of whole questions in turn. There is no other tool that answers these, so no second
-side: the bound is that of the issue for checks, 60 s for 10,000 versions.
+make them; with --distinct no two configurations are equal, so that none is spared. Wall and processor time of whole
+questions in turn. There is no other tool that answers these, so no second side: the bound is that of the issue for
+checks, 60 s for 10,000 versions.
 """
 
 import argparse

@@ -70,8 +70,11 @@ def members(handle: Handle, ids: Sequence[int]) -> Iterator[Member]:
 def live_ids(
     session: Session, *, of_base: ColumnElement[bool] | None = None, aliased: bool = True, everything: bool = False
 ) -> list[int]:
-    """The newest versions (and those that an alias names), or all that are not deleted, in the order of pushes."""
-    query = select(Version.id).where(Version.deleted_at.is_(None)).order_by(Version.id)
+    """The newest versions (and those that an alias names), or all, deleted ones too, in the order of pushes.
+
+    A deleted version is never the newest, and no alias names one.
+    """
+    query = select(Version.id).order_by(Version.id)
     if not everything:
         query = query.where(or_(IS_NEWEST, Version.id.in_(select(Alias.version_id))) if aliased else IS_NEWEST)
     if of_base is not None:

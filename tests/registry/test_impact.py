@@ -70,12 +70,16 @@ def test_a_base_may_be_given_by_its_path(fleet, tmp_path):
 
 
 def test_what_was_wrong_before_is_no_difference(fleet, tmp_path):
-    """Both bases lack up_proj in that shape; an adapter that fitted neither is not told."""
-    old = other_base(tmp_path / "old", q_proj=(9, 4))
-    new = other_base(tmp_path / "new", q_proj=(9, 4), norm=(5,))
-    fleet.add_base(old, names=["team/base"])
+    """Neither base has a q_proj that fits; the later one has lost up_proj too, which is new and breaks nothing more."""
+    fleet.add_base(other_base(tmp_path / "old", q_proj=(9, 4)), names=["wrong"])
+    fleet.push(make_adapter(tmp_path / "w", 3), "team/w", base="wrong", allow=["base-shape"])
+    alike = fleet.impact(base="wrong", to=str(other_base(tmp_path / "alike", q_proj=(9, 4), norm=(5,))))
+    worse = fleet.impact(base="wrong", to=str(other_base(tmp_path / "worse", q_proj=(9, 4), up_proj=None)))
 
-    assert fleet.impact(base="team/base", to=str(new)).changes == ()
+    assert (alike.looked_at, alike.changes) == (1, ())
+    assert [(one.before, one.after, one.breaks, [new.rule for new in one.new]) for one in worse.changes] == [
+        ("breaks", "breaks", False, ["base-module-absent"])
+    ]
 
 
 def test_an_adapter_that_fits_afterwards_alone_is_told_and_does_not_break(fleet, tmp_path):
@@ -181,6 +185,15 @@ def test_what_hangs_on_a_base(fleet, tmp_path):
     assert (found.adapters, found.aliases, found.merges) == (5, 2, ("team/child@1",))
     assert found.versions[1].merged_from == ("team/q@1", "team/up@1")
     assert sum(found.checks["checkin"].values()) == 6
+
+
+def test_a_deleted_version_is_not_listed_and_hides_nothing_below_it(fleet, tmp_path):
+    child = make_adapter(tmp_path / "child", 8, base_model_name_or_path="moved/base")
+    fleet.push(child, "team/child", parents=["team/q"])
+    fleet.remove("team/q")
+
+    refs = [one.ref for one in fleet.impact(base="team/base").versions]
+    assert refs == ["team/both@1", "team/child@1", "team/up@1"]
 
 
 def test_versions_that_only_name_a_base_hang_on_it(registry, tmp_path):
