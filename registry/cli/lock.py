@@ -21,9 +21,7 @@ lock_file = click.option(
 )
 
 
-@click.command(
-    cls=Verb, examples=["adapters lock team/sql@prod team/chat@prod", "adapters lock", "adapters check --locked"]
-)
+@click.command(cls=Verb, examples=["adapters lock team/sql@prod team/chat@prod", "adapters lock"])
 @click.argument("refs", type=Reference(), nargs=-1, metavar="[REF]...")
 @lock_file
 @click.pass_obj
