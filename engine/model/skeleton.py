@@ -26,11 +26,10 @@ if TYPE_CHECKING:
 
 _CODE_KEYS = ("trust_remote_code", "custom_pipelines")
 # Keys that load something else than the architecture: the author's classes (transformers' own of the same name is used
-# where it has one), kernels from a hub, quantisers, pretrained backbones.
+# where it has one), kernels from a hub, quantisers.
 _DROPPED_KEYS = frozenset(
     {"auto_map", "quantization_config", "attn_implementation", "experts_implementation", "torch_dtype", "dtype"}
 )
-_PRETRAINED_KEYS = frozenset({"use_pretrained_backbone", "use_timm_backbone"})
 # Names that transformers itself no longer has, with their present class.
 _RENAMED = {"T5WithLMHeadModel": "T5ForConditionalGeneration"}
 # Bounds, by a part of the key, against a config that would build modules or label tables for hours; models known stay

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from engine.compat.finding import Finding
-    from registry.verdicts import Accepted, CheckReport, Policy, Verdict
+    from registry.verdicts import Accepted, Policy, Verdict
 
 Outcome = Literal["failed", "doubtful", "accepted", "skipped", "passed"]
 
@@ -37,12 +37,6 @@ def cases_of(verdict: Verdict, policy: Policy) -> Iterator[Case]:
     for rule, findings in said.items():
         accepted = tuple(taken.get(rule, ()))
         yield Case(verdict, rule, _outcome(findings, accepted, policy), tuple(findings), accepted)
-
-
-def all_cases(report: CheckReport, policy: Policy) -> Iterator[Case]:
-    """Those of every verdict."""
-    for verdict in report.results:
-        yield from cases_of(verdict, policy)
 
 
 def _outcome(findings: list[Finding], accepted: tuple[Accepted, ...], policy: Policy) -> Outcome:
