@@ -380,7 +380,9 @@ def test_18_other_types_are_refused(tmp_path):
             write_adapter(tmp_path / name, tensors, peft_type="IA3", target_modules=["m"], feedforward_modules=[])
         )
 
-    assert "a is of type IA3: these types are LoRA's alone" in refused(folders, "linear")
+    with pytest.raises(RefusedError, match="peft semantics are for LORA") as refusal:
+        plan([Source(folder, 1.0) for folder in folders], method="linear", semantics="peft")
+    assert {finding.rule for finding in refusal.value.findings} == {"merge-type"}
     plan([Source(folder, 1.0) for folder in folders], method="linear")
 
 

@@ -52,6 +52,7 @@ def test_list_as_json_holds_the_fields_of_the_contract(adapters: Adapters):
             "run_id": None,
             "data_digest": None,
             "licence": None,
+            "check": None,
         }
     ]
 
