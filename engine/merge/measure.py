@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 import torch
 
 from engine.merge.dtypes import LONG_NAMES
 from engine.merge.needs import needs
-from engine.merge.report import Dominance, MergeReport, ModuleReport, PairReport, ParentReport
+from engine.merge.report import Dominance, Measures, MergeReport, ModuleReport, PairReport, ParentReport
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -161,8 +161,7 @@ def module_report(
         name=name,
         rank=rank,
         spectrum=None if spectrum is None else tuple(spectrum),
-        **_ratios(sums, weights),
-        cross_terms=_cross_terms(sums),
+        **_measures(sums, weights).by_name(),
     )
 
 
@@ -178,34 +177,15 @@ def merge_report(
         rank=planned.rank,
         dtype=LONG_NAMES[planned.dtype],
         modules=len(measured),
-        **_ratios(total, weights),
+        **_measures(total, weights).by_name(),
         ranks_for=needs(planned, modules),
         per_module=modules,
-        cross_terms=_cross_terms(total),
     )
 
 
-class _Ratios(TypedDict):
-    """The fields that a module's report and the whole merge's share."""
-
-    norm: float
-    target_norm: float
-    energy_kept: float
-    relative_error: float
-    truncation_error: float
-    bound: float | None
-    rounding_error: float
-    swallowed: float
-    swallowed_by_base: float | None
-    norm_inflation: float | None
-    dominance: Dominance | None
-    parents: tuple[ParentReport, ...]
-    pairs: tuple[PairReport, ...]
-
-
-def _ratios(sums: Sums, weights: Sequence[float]) -> _Ratios:
+def _measures(sums: Sums, weights: Sequence[float]) -> Measures:
     parents = _parents(sums, weights)
-    return _Ratios(
+    return Measures(
         norm=math.sqrt(sums.kept),
         target_norm=math.sqrt(sums.target),
         energy_kept=sums.kept / sums.target if sums.target else 1.0,
@@ -219,6 +199,7 @@ def _ratios(sums: Sums, weights: Sequence[float]) -> _Ratios:
         dominance=_dominance(parents),
         parents=parents,
         pairs=tuple(_pair(key, pair, sums.own) for key, pair in sums.pairs.items()),
+        cross_terms=_cross_terms(sums),
     )
 
 

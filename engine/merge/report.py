@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -49,22 +49,18 @@ class Dominance:
     share: float
 
 
-@dataclass(frozen=True, slots=True)
-class ModuleReport:
-    """One module of the result.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measures:
+    """What a module's report and the whole merge's both say; over several modules, all taken together as one vector.
 
     `norm` is ‖D_k‖, `target_norm` ‖D‖. `truncation_error` is the relative error before rounding, and at most `bound`
-    times that of the best result of this rank; None where it is the best. `rounding_error` what
-    the result's dtype cost as a share of ‖D_k‖, `swallowed` the share of nonzero factor elements that it made zero,
-    `swallowed_by_base` the share of the base's elements that adding D_k in the base's dtype would leave as they are.
-    `norm_inflation` is ‖D_k‖ over the mean ‖D_i‖ of the parents that have the module. `spectrum` are the singular
-    values of the target D, largest first: all, or for methods on single elements the largest ones. None for grouped
-    convolutions. `cross_terms` is ‖D - Σ w_i·D_i‖/‖Σ w_i·D_i‖ for PEFT's types that merge A and B apart (and its
-    `cat`), None elsewhere.
+    times that of the best result of this rank (of several modules the largest); None where it is the best.
+    `rounding_error` what the result's dtype cost as a share of ‖D_k‖, `swallowed` the share of nonzero factor elements
+    that it made zero, `swallowed_by_base` the share of the base's elements that adding D_k in the base's dtype would
+    leave as they are. `norm_inflation` is ‖D_k‖ over the mean ‖D_i‖ of the parents that have the module. `cross_terms`
+    is ‖D - Σ w_i·D_i‖/‖Σ w_i·D_i‖ for PEFT's types that merge A and B apart (and its `cat`), None elsewhere.
     """
 
-    name: str
-    rank: int
     norm: float
     target_norm: float
     energy_kept: float
@@ -76,10 +72,26 @@ class ModuleReport:
     swallowed_by_base: float | None
     norm_inflation: float | None
     dominance: Dominance | None
-    spectrum: tuple[float, ...] | None
     parents: tuple[ParentReport, ...]
     pairs: tuple[PairReport, ...]
-    cross_terms: float | None = None
+    cross_terms: float | None
+
+    def by_name(self) -> dict[str, Any]:
+        """The fields as they are, for the report that takes them over."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleReport(Measures):
+    """One module of the result.
+
+    `spectrum` are the singular values of the target D, largest first: all, or for methods on single elements the
+    largest ones. None for grouped convolutions.
+    """
+
+    name: str
+    rank: int
+    spectrum: tuple[float, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,34 +111,17 @@ class RankNeed:
     unknown: int
 
 
-@dataclass(frozen=True, slots=True)
-class MergeReport:
-    """The whole merge, all modules taken together as one vector; `modules` counts `per_module`.
-
-    `options` are those that the method took, with the values it used; `bound` is the largest of the modules'.
-    """
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeReport(Measures):
+    """The whole merge; `modules` counts `per_module`, `options` are those of the method with the values it used."""
 
     method: str
     options: Mapping[str, object]
     rank: int
     dtype: str
     modules: int
-    norm: float
-    target_norm: float
-    energy_kept: float
-    relative_error: float
-    truncation_error: float
-    bound: float | None
-    rounding_error: float
-    swallowed: float
-    swallowed_by_base: float | None
-    norm_inflation: float | None
-    dominance: Dominance | None
-    parents: tuple[ParentReport, ...]
-    pairs: tuple[PairReport, ...]
     ranks_for: tuple[RankNeed, ...]
     per_module: tuple[ModuleReport, ...]
-    cross_terms: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """A JSON object with the same names."""
