@@ -46,7 +46,7 @@ def result_rank(row: Method, parents: Sequence[AdapterFacts], rule: RankRule) ->
     if row.stacks:
         return sum(highest)
     number = rule.rank if isinstance(rule.rank, int) and not row.same_rank else None
-    return number or max(highest, default=1)
+    return number or max(highest)
 
 
 def inflation(row: Method, parents: Sequence[AdapterFacts], rule: RankRule) -> float:
@@ -65,8 +65,6 @@ def check(row: Method, parents: Sequence[AdapterFacts], modules: Sequence[Module
 def _refusals(
     row: Method, parents: Sequence[AdapterFacts], modules: Sequence[ModulePlan], rank: int
 ) -> Iterator[Finding]:
-    for facts in (facts for facts in parents if facts.config.lora is None):
-        yield refusal(RULE, f"{facts.path.name} is of type {facts.config.peft_type}: these types are LoRA's alone")
     for facts in parents:
         for role in sorted(set(facts.others.values()) - KEPT):
             yield refusal(RULE, f"PEFT would lose what {facts.path.name} holds besides factors ({role})")
