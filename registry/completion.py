@@ -51,7 +51,8 @@ def references(settings: Settings, text: str, *, deleted: bool = False) -> list[
     place = min((text.index(mark) for mark in "@:" if mark in text), default=None)
     if place is None:
         return names(settings, text)
-    return _soon(settings, lambda catalog: _versions(catalog, text[: place + 1], text[place + 1 :].lower(), deleted))
+    head, start = text[: place + 1], text[place + 1 :].lower()
+    return _soon(settings, lambda catalog: _versions(catalog, head, start, deleted=deleted))
 
 
 def aliases(settings: Settings, name: str | None) -> list[str]:
@@ -79,7 +80,7 @@ def _names(catalog: _Catalog, text: str) -> list[str]:
     return spaces + catalog.words(_NAMES, (catalog.namespace, start, start + _AFTER))
 
 
-def _versions(catalog: _Catalog, head: str, start: str, deleted: bool) -> list[str]:  # noqa: FBT001 (ours alone)
+def _versions(catalog: _Catalog, head: str, start: str, *, deleted: bool) -> list[str]:
     name = catalog.parts(head[:-1])
     versions = catalog.rows(_DELETED if deleted else _NUMBERS, name)
     words = [str(number) for number, _ in versions]

@@ -83,9 +83,10 @@ class Parts:
 
         Raises FloatingPointError where a factor holds a NaN or an infinity, or products overflow.
         """
-        return self._joined(span(self.stacked_b, precise=self.precise), span(self.stacked_a.T, precise=self.precise))
+        return self.joined(span(self.stacked_b, precise=self.precise), span(self.stacked_a.T, precise=self.precise))
 
-    def _joined(self, left: Basis, right: Basis) -> Joint:
+    def joined(self, left: Basis, right: Basis) -> Joint:
+        """The joint subspace, given the bases of the stacked B_i and of the stacked A_iᵀ."""
         scalings = [part.scaling for part in self.items]
         return Joint(left, right, cores(left, right, self.ranks, scalings), max(self.shape))
 
@@ -111,7 +112,7 @@ def join_together(batch: Sequence[Parts]) -> None:
     lefts = spans(torch.stack([parts.stacked_b for parts in batch]))
     rights = spans(torch.stack([parts.stacked_a.T for parts in batch]))
     for parts, left, right in zip(batch, lefts, rights, strict=True):
-        parts.joint = parts._joined(left, right)  # noqa: SLF001 (what the property would have kept)
+        parts.joint = parts.joined(left, right)  # what the property would have kept
 
 
 def _stacked(tensors: Sequence[Tensor], dim: int) -> Tensor:
