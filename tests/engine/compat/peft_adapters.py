@@ -20,6 +20,8 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from transformers.pytorch_utils import Conv1D
 
+from tests.engine.tiny import llama
+
 
 class Mlp(nn.Module):
     def __init__(self):
@@ -69,15 +71,6 @@ class Mixture(nn.Module):
 
     def forward(self, x):
         return x
-
-
-def llama(vocab=64):
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=vocab, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2,
-        )
-    )  # fmt: skip
 
 
 def tied_llama():

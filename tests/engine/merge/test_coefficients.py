@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from engine.errors import OptionError
-from engine.merge import METHODS, Options, Part, Parts, RankRule, Site, Source, apply_grid, merge, plan
+from engine.merge import Part, RankRule, Source, apply_grid, merge, plan
 from engine.merge.weights import Weight, WeightRule
+from tests.engine.merge.combining import found, target
 from tests.engine.merge.factories import best, conv, deltas, distance, linear, normal, write_adapter
 
 FP32 = 3e-7
@@ -22,18 +23,6 @@ def part(seed, *, rows=14, columns=11, rank=3, scaling=2.25):
 
 def dense(one):
     return one.scaling * (one.B.double() @ one.A.double()).numpy()
-
-
-def target(method, parts, weights, *, absent=(), **options):
-    row = METHODS[method]
-    return row.combine(
-        Parts(parts), Site(weights=weights, absent=absent, rank=99, options=Options(**{**row.defaults, **options}))
-    )
-
-
-def found(method, parts, weights, **more):
-    B, A = target(method, parts, weights, **more).factors(min(parts[0].B.shape[0], parts[0].A.shape[1]))
-    return (B @ A).numpy()
 
 
 def slerp_dense(one, other, t):

@@ -6,13 +6,13 @@ import json
 import peft
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file
 from torch import nn
 
 from engine.errors import ConfigError, PatternError, RefusedError
 from engine.merge import METHODS, Source, merge, plan
 from tests.engine.merge.factories import PREFIX, linear, normal, write_adapter
+from tests.engine.tiny import llama
 
 
 class Model(nn.Module):
@@ -27,25 +27,6 @@ class Model(nn.Module):
     def forward(self, ids):
         x = self.two(self.one(self.emb(ids)).tanh())
         return self.head(x).sum(-1), self.conv(x[:, None]).sum(1)
-
-
-def model():
-    torch.manual_seed(0)
-    return Model().eval()
-
-
-def llama():
-    torch.manual_seed(0)
-    return transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            vocab_size=64,
-        )
-    ).eval()
 
 
 IDS = torch.arange(24).reshape(2, 12) * 7 % 20
@@ -72,12 +53,12 @@ def logits(found):
 
 CASES = {
     "same targets": (
-        model,
+        Model,
         {"target_modules": ["one", "two"], "feedforward_modules": ["two"]},
         {"target_modules": ["one", "two"], "feedforward_modules": ["two"]},
     ),
     "union": (
-        model,
+        Model,
         {"target_modules": ["one", "conv"], "feedforward_modules": []},
         {"target_modules": ["one", "two"], "feedforward_modules": ["two"]},
     ),
@@ -93,7 +74,8 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_peft_makes_the_same(tmp_path, name):
     make, *configs = CASES[name]
-    base = make()
+    torch.manual_seed(0)
+    base = make().eval()
     folders = [make_parent(base, tmp_path / str(seed), seed, **config) for seed, config in enumerate(configs, 1)]
     theirs = peft.PeftModel.from_pretrained(copy.deepcopy(base), folders[0], adapter_name="left")
     theirs.load_adapter(folders[1], "right")

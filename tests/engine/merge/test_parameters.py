@@ -14,6 +14,7 @@ from engine.errors import RefusedError
 from engine.merge import RankRule, Source, merge, plan
 from tests.engine.merge.factories import PREFIX, best, distance, linear, normal, write_adapter
 from tests.engine.merge.test_peft import IDS, LOGITS, adapted, forward, load
+from tests.engine.tiny import SIZES
 
 EXPERTS = 4
 WEIGHTS = (0.7, -0.4)
@@ -24,11 +25,7 @@ def mixtral():
     torch.manual_seed(0)
     return transformers.MixtralForCausalLM(
         transformers.MixtralConfig(
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
+            **SIZES,
             vocab_size=64,
             num_local_experts=EXPERTS,
         )
@@ -39,12 +36,8 @@ def qwen():
     torch.manual_seed(0)
     return transformers.Qwen3MoeForCausalLM(
         transformers.Qwen3MoeConfig(
-            hidden_size=32,
-            intermediate_size=48,
+            **SIZES,
             moe_intermediate_size=24,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
             head_dim=8,
             vocab_size=64,
             num_experts=EXPERTS,

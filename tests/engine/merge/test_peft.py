@@ -11,22 +11,11 @@ from torch import nn
 
 from engine.merge import RankRule, Source, merge
 from tests.engine.merge.factories import best, deltas, distance, weighted
+from tests.engine.tiny import llama
 
 WEIGHTS = (0.7, -0.4)
 LOGITS = 2e-5
 """Float32 forward passes of differently ordered products, relative to the adapters' effect."""
-
-
-def llama():
-    config = transformers.LlamaConfig(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=64,
-    )
-    return transformers.LlamaForCausalLM(config)
 
 
 def gpt2():

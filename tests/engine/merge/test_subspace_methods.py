@@ -5,8 +5,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine.merge import METHODS, Options, Part, Parts, RankRule, Site, Source, merge
+from engine.merge import Part, RankRule, Source, merge
 from engine.merge.methods.tsv_m import nearest_orthonormal
+from tests.engine.merge.combining import found, target
 from tests.engine.merge.factories import best, conv, deltas, distance, linear, normal, write_adapter
 
 FP32 = 3e-7
@@ -24,18 +25,6 @@ def scaled(one):
 def dense(one):
     B, A = scaled(one)
     return B @ A
-
-
-def target(method, parts, weights, *, absent=(), **options):
-    row = METHODS[method]
-    return row.combine(
-        Parts(parts), Site(weights=weights, absent=absent, rank=99, options=Options(**{**row.defaults, **options}))
-    )
-
-
-def found(method, parts, weights, **more):
-    B, A = target(method, parts, weights, **more).factors(min(parts[0].B.shape[0], parts[0].A.shape[1]))
-    return (B @ A).numpy()
 
 
 def ties(matrices, weights, *, density=0.2, rescale="none", elect="weighted", majority_sign="total", scale=1.0):

@@ -9,8 +9,8 @@ from peft import IA3Config, KasaConfig
 from engine.compat.together.batch import RULES
 from engine.compat.together.check import check_together
 from engine.format.adapter import read_adapter
-from tests.engine.compat.peft_adapters import llama
 from tests.engine.compat.together.oracle import Attention, Bare, Convs, Net, batches, lora, save
+from tests.engine.tiny import llama
 
 ONE = {"target_modules": ["lin0"]}
 BARE = {"target_modules": [], "target_parameters": ["inner.up"]}

@@ -21,9 +21,10 @@ from engine.convert.rewrite.table import REWRITES, describe_rewrites
 from engine.errors import EngineError, OptionError, RefusedError
 from engine.format.adapter import read_adapter
 from engine.format.pairing import compare_modules
-from tests.engine.compat.peft_adapters import llama, save_adapter
+from tests.engine.compat.peft_adapters import save_adapter
 from tests.engine.compat.small_adapter import CONFIG, tensors, write_adapter
 from tests.engine.convert.rewrite.adapters import config_of
+from tests.engine.tiny import llama
 
 CORPUS = Path(__file__).parents[5] / "shared" / "corpus"
 ALL_PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

@@ -9,9 +9,10 @@ from transformers import LlamaForCausalLM
 
 from engine.convert.rewrite.targets import explicit_targets, spelled_out
 from engine.errors import RefusedError
-from tests.engine.compat.peft_adapters import Attention, llama, save_adapter
+from tests.engine.compat.peft_adapters import Attention, save_adapter
 from tests.engine.compat.small_adapter import CONFIG, write_adapter
 from tests.engine.convert.rewrite.adapters import config_of, lora, outputs, relative, rewritten, save
+from tests.engine.tiny import llama
 
 REGEX = r".*layers\.[01]\.self_attn\.(q|k)_proj"
 NAMED = [f"model.layers.{layer}.self_attn.{part}_proj" for layer in (0, 1) for part in "kq"]
