@@ -1,6 +1,6 @@
 """Derives which configuration keys each release of PEFT knows, from its wheels' sources, importing none of them.
 
-`python -m tests.engines.derive_peft_keys` prints engine/compat/engines/peft_keys.py.
+`python -m tests.engines.derive_peft_keys` prints engine/compat/engines/peft_changes.py.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def changes(table):
 def page(rows):
     """The module's text."""
     lines = [line for row in rows for line in textwrap.wrap(row, 116, subsequent_indent="  ")]
-    return HEAD + "\n".join(lines) + TAIL
+    return HEAD + "\n".join(lines) + '\n"""\n'
 
 
 HEAD = '''"""Which configuration keys each release of PEFT knows, by type.
@@ -107,38 +107,11 @@ dataclass that sets each type. `make test-engines` derives it again. Keys change
 
 from __future__ import annotations
 
-from functools import cache
-
 BASE = frozenset(("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "revision", "task_type"))
 """Keys of every type in every release."""
 
 # release, type, the keys that came after +, those that went after -
 CHANGES = """
-'''
-
-TAIL = '''
-"""
-
-
-@cache
-def keys_of(release: tuple[int, ...], peft_type: str) -> frozenset[str] | None:
-    """The keys that a release knows for a type, None where it has no such type."""
-    own: set[str] = set()
-    for since, kind, came, went in _rows():
-        if kind == peft_type and since <= release:
-            own = (own | came) - went
-    return BASE | own if own else None
-
-
-@cache
-def _rows() -> tuple[tuple[tuple[int, ...], str, frozenset[str], frozenset[str]], ...]:
-    rows = []
-    for row in CHANGES.replace("\\n  ", " ").strip().splitlines():
-        since, kind, *keys = row.split()
-        end = keys.index("-") if "-" in keys else len(keys)
-        numbers = tuple(map(int, since.split(".")))
-        rows.append((numbers, kind, frozenset(keys[1:end]), frozenset(keys[end + 1 :])))
-    return tuple(rows)
 '''
 
 if __name__ == "__main__":

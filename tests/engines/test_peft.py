@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.compat.engines import peft_keys
+from engine.compat.engines import peft_changes
 from engine.compat.engines.check import check_for
 from engine.compat.engines.target import parse_target
 from engine.format.adapter import read_adapter
@@ -37,4 +37,4 @@ def test_a_release_refuses_and_drops_what_the_table_says(release, folders, netwo
 
 
 def test_the_table_of_keys_is_derived_from_the_wheels(network):
-    assert Path(peft_keys.__file__).read_text(encoding="utf-8") == page(changes(derive()))
+    assert Path(peft_changes.__file__).read_text(encoding="utf-8") == page(changes(derive()))

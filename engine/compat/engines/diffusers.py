@@ -42,13 +42,16 @@ _DECIDING = (
     "lora_bias",
     "use_dora",
 )
-_SHAPED = ("use_bdlora", "use_qalora")
-_PASSED_OVER = ("alora_invocation_tokens", "layer_replication", "arrow_config", "kasa_config", "monteclora_config",
-                "target_parameters")  # fmt: skip
-
-
-def _type(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
-    return traits.other_type(subject)
+_SHAPED = traits.forbids("use_bdlora", "use_qalora", because="the factors have another shape than a plain LoRA's")
+_PASSED_OVER = traits.forbids(
+    "alora_invocation_tokens",
+    "layer_replication",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+    "target_parameters",
+    because="the config is not read",
+)
 
 
 def _prefix(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
@@ -79,43 +82,28 @@ def _no_rank(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
         )
 
 
-def _shaped(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
-    for key in _SHAPED if _reads_any(subject, target) else ():
-        yield from traits.setting(subject, key, "the factors have another shape than a plain LoRA's")
-
-
 def _reads_any(subject: Subject, target: EngineTarget) -> bool:
     start = target.text("prefix") + "."
     return any(name.startswith(start) for name in subject.facts.header.tensors)
 
 
+def _is_unsaid(subject: Subject, target: EngineTarget) -> bool:
+    return not _metadata(subject, target)
+
+
 def _scaling(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
-    if not _metadata(subject, target):
-        yield from traits.scaled_otherwise(subject, lambda _module: 1.0, traits.rewrite(target))
+    return traits.scaled_otherwise(subject, target, lambda _module: 1.0)
 
 
 def _old_scaling(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
-    if _metadata(subject, target):
-        return
     first = min((module for module in subject.facts.modules if module.kind != "embedding"), key=_key, default=None)
     if first is not None:
         alpha = first.b_shape[1] if len(first.b_shape) > 1 else first.rank
-        yield from traits.scaled_otherwise(subject, lambda module: alpha / max(module.rank, 1), traits.rewrite(target))
+        yield from traits.scaled_otherwise(subject, target, lambda module: alpha / max(module.rank, 1))
 
 
 def _key(module: ModuleFacts) -> str:
     return module.b_key
-
-
-def _initialisation(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
-    if not _metadata(subject, target):
-        yield from traits.changed_base(subject, traits.rewrite_from_initial(target))
-
-
-def _passed_over(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
-    if not _metadata(subject, target):
-        for key in _PASSED_OVER:
-            yield from traits.setting(subject, key, "the config is not read")
 
 
 def _unlike(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
@@ -150,17 +138,24 @@ def _header(subject: Subject) -> dict[str, Any] | None:
 
 
 RULES = (
-    EngineRule("diffusers-type", "refuses", "The adapter is no LoRA.", _TYPE, _type),
+    EngineRule("diffusers-type", "refuses", "The adapter is no LoRA.", _TYPE, traits.other_type),
     EngineRule("diffusers-prefix", "differs", "Tensors do not begin with the prefix.", _LOAD, _prefix, needs="tensors"),
     EngineRule("diffusers-names", "differs", "A tensor's name lacks 'lora'.", _LOAD, _names, needs="tensors"),
-    EngineRule("diffusers-shape", "refuses", "Block-diagonal or grouped factors.", _LOAD, _shaped, needs="tensors"),
+    EngineRule(
+        "diffusers-shape",
+        "refuses",
+        "Block-diagonal or grouped factors.",
+        _LOAD,
+        traits.where(_reads_any, _SHAPED),
+        needs="tensors",
+    ),
     EngineRule("diffusers-no-rank", "refuses", "No tensor gives a rank.", _RANKS, _no_rank, needs="tensors"),
     EngineRule(
         "diffusers-scaling",
         "differs",
         "Every module is scaled by 1.",
         _GUESS,
-        _scaling,
+        traits.where(_is_unsaid, _scaling),
         Span(since=MIRRORED),
         "tensors",
     ),
@@ -169,7 +164,7 @@ RULES = (
         "differs",
         "alpha is the first module's rank.",
         _OLD_GUESS,
-        _old_scaling,
+        traits.where(_is_unsaid, _old_scaling),
         Span(before=MIRRORED),
         "tensors",
     ),
@@ -178,9 +173,15 @@ RULES = (
         "differs",
         "An initialisation that changed the base is passed over.",
         _LOAD,
-        _initialisation,
+        traits.where(_is_unsaid, traits.changed_base),
     ),
-    EngineRule("diffusers-config", "differs", "A setting of the config matters and is not read.", _LOAD, _passed_over),
+    EngineRule(
+        "diffusers-config",
+        "differs",
+        "A setting of the config matters and is not read.",
+        _LOAD,
+        traits.where(_is_unsaid, _PASSED_OVER),
+    ),
     EngineRule("diffusers-metadata", "differs", "The header's settings are not the config's.", _METADATA, _unlike),
     EngineRule("diffusers-header", "refuses", "The header's settings are no JSON object.", _METADATA, _broken),
 )

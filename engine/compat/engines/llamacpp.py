@@ -33,17 +33,9 @@ _OLLAMA_BASES = frozenset({"llama", "mistral", "mixtral", "gemma2"})
 _LARGEST = 2**32
 
 
-def _type(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
-    return traits.other_type(subject)
-
-
-def _fields(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
-    return traits.absent_keys(subject, ("lora_alpha",))
-
-
 def _tensors(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
     for name in sorted(subject.facts.header.tensors):
-        if not _is_factor(name) and ".base_layer.weight" not in name and not _is_norm(name):
+        if not _is_factor(name) and not _is_copy(name) and not _is_norm(name):
             yield Hit(f"tensor {name}: expected a lora_A or lora_B tensor, found neither", name)
 
 
@@ -57,13 +49,12 @@ def _is_factor(name: str) -> bool:
     return any(part in name for part in _FACTORS)
 
 
+def _is_copy(name: str) -> bool:
+    return ".base_layer.weight" in name
+
+
 def _is_norm(name: str) -> bool:
-    return ".base_layer.weight" not in name and ("_layernorm" in name or ".norm" in name)
-
-
-def _copies(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
-    if found := sorted(name for name in subject.facts.header.tensors if ".base_layer.weight" in name):
-        yield Hit(f"{listed(found)}: passed over; an embedding that was trained or resized is lost", found[0])
+    return not _is_copy(name) and ("_layernorm" in name or ".norm" in name)
 
 
 def _scaling(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
@@ -74,30 +65,7 @@ def _scaling(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
         # no alpha means no division either
         return alpha / max(module.rank, 1) if alpha else 1.0
 
-    return traits.scaled_otherwise(subject, scale, traits.rewrite(target))
-
-
-def _layers(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
-    return traits.of_kinds(
-        subject, ("conv1d", "conv2d", "conv3d", "parameter"), "expected linear layers and embeddings"
-    )
-
-
-def _initialisation(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
-    return traits.changed_base(subject, traits.rewrite_from_initial(target))
-
-
-def _replication(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
-    return traits.setting(subject, "layer_replication", "the base has no such layers")
-
-
-def _shaped(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
-    for key in ("use_bdlora", "use_qalora"):
-        yield from traits.setting(subject, key, "the factors have another shape than the base's tensor")
-
-
-def _routed(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
-    return traits.setting(subject, "arrow_config", "routing between adapters is not done")
+    return traits.scaled_otherwise(subject, target, scale)
 
 
 def _tied_head(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
@@ -110,10 +78,6 @@ def _whole_alpha(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
     alpha = subject.raw.get("lora_alpha", 0)
     if subject.facts.config.lora is not None and not (type(alpha) is int and 0 <= alpha < _LARGEST):
         yield Hit(f"lora_alpha: expected a whole number without a point, found {traits.short(alpha)}", "lora_alpha")
-
-
-def _activated(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
-    return traits.setting(subject, "alora_invocation_tokens", "the adapter acts on every token")
 
 
 def _renamed(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
@@ -131,22 +95,45 @@ def _family(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
 def _rules(name: str) -> tuple[EngineRule, ...]:
     """What holds for both, under the name of one."""
     return (
-        EngineRule(f"{name}-type", "refuses", "The adapter is no LoRA.", _CONVERT, _type),
+        EngineRule(f"{name}-type", "refuses", "The adapter is no LoRA.", _CONVERT, traits.other_type),
         EngineRule(f"{name}-tensors", "refuses", "A tensor is no LoRA factor.", _CONVERT, _tensors, needs="tensors"),
         EngineRule(f"{name}-norms", "differs", "Norms travel along and do nothing.", _CONVERT, _norms, needs="tensors"),
         EngineRule(
             f"{name}-scaling", "differs", "rsLoRA and alpha_pattern are passed over.", _RUN, _scaling, needs="tensors"
         ),
-        EngineRule(f"{name}-layer", "refuses", "A layer kind without LoRA.", _TORCH, _layers, needs="tensors"),
         EngineRule(
-            f"{name}-initialisation", "differs", "An initialisation that changed the base is passed over.", _CONVERT,
-            _initialisation,
+            f"{name}-layer", "refuses", "A layer kind without LoRA.", _TORCH, traits.ONLY_LINEAR, needs="tensors"
         ),
-        EngineRule(f"{name}-replication", "refuses", "Repeated layers.", _RUN, _replication),
-        EngineRule(f"{name}-shape", "refuses", "Block-diagonal or grouped factors.", _RUN, _shaped),
-        EngineRule(f"{name}-arrow", "differs", "Routing between adapters is passed over.", _CONVERT, _routed),
-        EngineRule(f"{name}-embedding-copy", "note", "A full embedding is passed over.", _CONVERT, _copies),
-    )  # fmt: skip
+        EngineRule(
+            f"{name}-initialisation",
+            "differs",
+            "An initialisation that changed the base is passed over.",
+            _CONVERT,
+            traits.changed_base,
+        ),
+        EngineRule(
+            f"{name}-replication",
+            "refuses",
+            "Repeated layers.",
+            _RUN,
+            traits.forbids("layer_replication", because="the base has no such layers"),
+        ),
+        EngineRule(
+            f"{name}-shape",
+            "refuses",
+            "Block-diagonal or grouped factors.",
+            _RUN,
+            traits.forbids("use_bdlora", "use_qalora", because="the factors have another shape than the base's tensor"),
+        ),
+        EngineRule(f"{name}-arrow", "differs", "Routing between adapters is passed over.", _CONVERT, traits.NO_ROUTING),
+        EngineRule(
+            f"{name}-embedding-copy",
+            "note",
+            "A full embedding is passed over.",
+            _CONVERT,
+            traits.passes_over_copies(_is_copy),
+        ),
+    )
 
 
 TABLE = Engine(
@@ -156,7 +143,7 @@ TABLE = Engine(
     None,
     (
         *_rules("llamacpp"),
-        EngineRule("llamacpp-fields", "refuses", "lora_alpha is absent.", _ALPHA, _fields),
+        EngineRule("llamacpp-fields", "refuses", "lora_alpha is absent.", _ALPHA, traits.asks_for("lora_alpha")),
         EngineRule("llamacpp-tied-head", "refuses", "lm_head is adapted and tied.", _HEAD, _tied_head, needs="base"),
     ),
     aliases=("llama.cpp", "llama-cpp"),
@@ -170,7 +157,7 @@ OLLAMA = Engine(
     (
         *_rules("ollama"),
         EngineRule("ollama-alpha", "refuses", "lora_alpha is no whole number.", _OLLAMA, _whole_alpha),
-        EngineRule("ollama-alora", "differs", "Activated LoRA acts on every token.", _OLLAMA, _activated),
+        EngineRule("ollama-alora", "differs", "Activated LoRA acts on every token.", _OLLAMA, traits.NO_ACTIVATION),
         EngineRule("ollama-modules", "refuses", "A module is not renamed.", _OLLAMA_NAMES, _renamed, needs="tensors"),
         EngineRule("ollama-family", "refuses", "The base is of another family.", _OLLAMA, _family, needs="base"),
     ),

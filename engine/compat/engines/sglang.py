@@ -47,16 +47,8 @@ _SLOTS = """
 # The module that must stand beside another one for the two to be stacked.
 _NEEDS = {"q_proj": "v_proj", "k_proj": "q_proj", "v_proj": "q_proj"}
 _GATED = {"up_proj": "gate_proj"}
-_DROPPED = frozenset({"modules_to_save", "bias", "lora_bias"})
-_OVERWRITING = frozenset({"diag", "velora", "monteclora"})
-
-
-def _type(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
-    return traits.other_type(subject)
-
-
-def _fields(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
-    return traits.absent_keys(subject, _ASKED_FOR)
+_DROPPED = ("modules_to_save", "bias", "lora_bias")
+_OVERWRITING = ("diag", "velora", "monteclora")
 
 
 def _rank(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
@@ -80,7 +72,7 @@ def _one_rank(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
 
 def _scaling(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
     one = traits.plain_scale(subject)
-    return traits.scaled_otherwise(subject, lambda _module: one, traits.rewrite(target))
+    return traits.scaled_otherwise(subject, target, lambda _module: one)
 
 
 def _targets(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
@@ -123,59 +115,12 @@ def _alone(subject: Subject, needs: Mapping[str, str]) -> Iterator[tuple[str, st
             yield name, beside
 
 
-def _layers(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
-    return traits.of_kinds(
-        subject, ("conv1d", "conv2d", "conv3d", "parameter"), "expected linear layers and embeddings"
-    )
-
-
-def _initialisation(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
-    return traits.changed_base(subject, traits.rewrite_from_initial(target))
-
-
-def _dora(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
-    return traits.setting(subject, "use_dora", "magnitudes are not supported")
-
-
-def _activated(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
-    return traits.setting(subject, "alora_invocation_tokens", "the adapter acts on every token")
-
-
-def _routed(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
-    return traits.setting(subject, "arrow_config", "routing between adapters is not done")
-
-
-def _shaped(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
-    for key in ("use_bdlora", "use_qalora"):
-        yield from traits.setting(subject, key, "the factors have another shape than their slot")
-
-
-def _replication(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
-    return traits.setting(subject, "layer_replication", "the engine builds no repeated layers")
-
-
-def _dropped(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
-    return traits.with_roles(subject, _DROPPED, "expected factors alone, the rest is dropped")
-
-
 def _no_slot(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
     targets = [name.rpartition(".")[2] for name in strings(subject.raw.get("target_modules"))]
     others = sorted(name for name, role in subject.facts.others.items() if role in _DROPPED)
     # a tensor of a numbered layer is looked up by the targets' names, anywhere in its own
     if lost := [name for name in others if _LAYER.search(name) and not any(leaf in name for leaf in targets)]:
         yield Hit(f"expected tensors of targeted modules alone, found {listed(lost)}", lost[0])
-
-
-def _overwriting(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
-    return traits.with_roles(subject, _OVERWRITING, "expected factors alone, the rest takes the place of lora_B")
-
-
-def _tokens(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
-    return traits.with_roles(subject, ("tokens",), "expected factors alone, trained token rows are dropped")
-
-
-def _copies(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
-    return traits.with_roles(subject, ("embedding",), "a full embedding is passed over; trained or resized, it is lost")
 
 
 def _added_tokens(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
@@ -186,8 +131,10 @@ def _added_tokens(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
 
 
 RULES = (
-    EngineRule("sglang-type", "refuses", "The adapter is no LoRA.", _TYPE, _type),
-    EngineRule("sglang-fields", "refuses", "r, lora_alpha or target_modules is absent.", _KEYS, _fields),
+    EngineRule("sglang-type", "refuses", "The adapter is no LoRA.", _TYPE, traits.other_type),
+    EngineRule(
+        "sglang-fields", "refuses", "r, lora_alpha or target_modules is absent.", _KEYS, traits.asks_for(*_ASKED_FOR)
+    ),
     EngineRule("sglang-rank", "refuses", "r is above max_lora_rank.", _CAN, _rank),
     EngineRule(
         "sglang-one-rank", "refuses", "A module's rank is not the config's r.", _POOL, _one_rank, needs="tensors"
@@ -200,28 +147,66 @@ RULES = (
         "sglang-stacked", "refuses", "A stacked projection lacks its neighbour.", _STACK, _stacked, needs="tensors"
     ),
     EngineRule("sglang-gate", "refuses", "up_proj is adapted without gate_proj.", _UNGATED, _gated, needs="base"),
-    EngineRule("sglang-layer", "refuses", "A layer kind without LoRA.", _SIZES, _layers, needs="tensors"),
-    EngineRule("sglang-dora", "refuses", "DoRA.", _VALIDATE, _dora),
+    EngineRule("sglang-layer", "refuses", "A layer kind without LoRA.", _SIZES, traits.ONLY_LINEAR, needs="tensors"),
+    EngineRule("sglang-dora", "refuses", "DoRA.", _VALIDATE, traits.NO_MAGNITUDES),
     EngineRule(
         "sglang-initialisation",
         "differs",
         "An initialisation that changed the base is passed over.",
         _CONFIG,
-        _initialisation,
+        traits.changed_base,
     ),
-    EngineRule("sglang-alora", "differs", "Activated LoRA acts on every token.", _CONFIG, _activated),
-    EngineRule("sglang-arrow", "differs", "Routing between adapters is passed over.", _KEYS, _routed),
-    EngineRule("sglang-shape", "refuses", "Block-diagonal or grouped factors.", _POOL, _shaped),
-    EngineRule("sglang-replication", "refuses", "Repeated layers.", _PROCESS, _replication),
+    EngineRule("sglang-alora", "differs", "Activated LoRA acts on every token.", _CONFIG, traits.NO_ACTIVATION),
+    EngineRule("sglang-arrow", "differs", "Routing between adapters is passed over.", _KEYS, traits.NO_ROUTING),
     EngineRule(
-        "sglang-dropped", "differs", "Biases, heads or other tensors are dropped.", _PROCESS, _dropped, needs="tensors"
+        "sglang-shape",
+        "refuses",
+        "Block-diagonal or grouped factors.",
+        _POOL,
+        traits.forbids("use_bdlora", "use_qalora", because="the factors have another shape than their slot"),
+    ),
+    EngineRule(
+        "sglang-replication",
+        "refuses",
+        "Repeated layers.",
+        _PROCESS,
+        traits.forbids("layer_replication", because="the engine builds no repeated layers"),
+    ),
+    EngineRule(
+        "sglang-dropped",
+        "differs",
+        "Biases, heads or other tensors are dropped.",
+        _PROCESS,
+        traits.passes_over_roles(*_DROPPED, because="expected factors alone, the rest is dropped"),
+        needs="tensors",
     ),
     EngineRule("sglang-no-slot", "refuses", "A tensor belongs to no target.", _POOL, _no_slot, needs="tensors"),
     EngineRule(
-        "sglang-overwriting", "refuses", "A tensor takes the place of lora_B.", _POOL, _overwriting, needs="tensors"
+        "sglang-overwriting",
+        "refuses",
+        "A tensor takes the place of lora_B.",
+        _POOL,
+        traits.passes_over_roles(*_OVERWRITING, because="expected factors alone, the rest takes the place of lora_B"),
+        needs="tensors",
     ),
-    EngineRule("sglang-tokens", "differs", "Trained token rows are dropped.", _PROCESS, _tokens, needs="tensors"),
-    EngineRule("sglang-embedding-copy", "note", "A full embedding is passed over.", _PROCESS, _copies, needs="tensors"),
+    EngineRule(
+        "sglang-tokens",
+        "differs",
+        "Trained token rows are dropped.",
+        _PROCESS,
+        traits.passes_over_roles("tokens", because="expected factors alone, trained token rows are dropped"),
+        needs="tensors",
+    ),
+    EngineRule(
+        "sglang-embedding-copy",
+        "note",
+        "A full embedding is passed over.",
+        _PROCESS,
+        traits.passes_over_roles(
+            "embedding", because="a full embedding is passed over; trained or resized, it is lost"
+        ),
+        needs="tensors",
+    ),
     EngineRule("sglang-added-tokens", "note", "Tokens may be added.", _ADDED, _added_tokens),
 )
 

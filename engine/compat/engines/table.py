@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from engine.compat.engines.version import Version, parse_version
 from engine.compat.rule import listed
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Outcome = Literal["refuses", "differs", "note"]
 Proof = Literal["run", "read", "notes"]
+
+Judge: TypeAlias = "Callable[[Subject, EngineTarget], Iterable[Hit]]"
 
 _SEVERITIES: Mapping[Outcome, Severity] = {"refuses": "error", "differs": "error", "note": "warning"}
 
@@ -72,7 +74,7 @@ class EngineRule:
     outcome: Outcome
     summary: str
     source: Source
-    function: Callable[[Subject, EngineTarget], Iterable[Hit]]
+    function: Judge
     span: Span = Span()
     needs: Needs = "config"
 

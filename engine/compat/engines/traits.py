@@ -8,9 +8,9 @@ from engine.compat.rule import Hit, listed
 from engine.format.settings import CHANGING_INITS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
-    from engine.compat.engines.table import EngineTarget
+    from engine.compat.engines.table import EngineTarget, Judge
     from engine.compat.rule import Subject
     from engine.format.facts import ModuleFacts
 
@@ -28,29 +28,78 @@ def rewrite_from_initial(target: EngineTarget) -> str:
     return f"{rewrite(target)} --initial INITIAL"
 
 
-def other_type(subject: Subject) -> Iterator[Hit]:
+def other_type(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
     """The adapter is no LoRA."""
     kind = subject.facts.config.peft_type
     if kind != "LORA":
         yield Hit(f"peft_type: expected LORA, found {kind!r:.80}", "peft_type")
 
 
-def setting(subject: Subject, key: str, meaning: str, *, fix: str | None = None) -> Iterator[Hit]:
-    """A key of a LoRA configuration that is on: anything but false, null, 0 and the empty."""
-    if subject.facts.config.lora is not None and (value := subject.raw.get(key)):
-        yield Hit(f"{key}: {meaning}; expected it off, found {short(value)}", key, fix)
+def forbids(*keys: str, because: str) -> Judge:
+    """Keys of a LoRA configuration that are on: anything but false, null, 0 and the empty."""
+
+    def judge(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
+        for key in keys if subject.facts.config.lora is not None else ():
+            if value := subject.raw.get(key):
+                yield Hit(f"{key}: {because}; expected it off, found {short(value)}", key)
+
+    return judge
 
 
-def absent_keys(subject: Subject, keys: Iterable[str]) -> Iterator[Hit]:
+def where(condition: Callable[[Subject, EngineTarget], bool], judge: Judge) -> Judge:
+    """What `judge` says, where the condition holds."""
+
+    def judged(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
+        if condition(subject, target):
+            yield from judge(subject, target)
+
+    return judged
+
+
+def asks_for(*keys: str) -> Judge:
     """Keys that the engine asks for by name."""
-    missing = [key for key in keys if key not in subject.raw]
-    if missing:
-        yield Hit(
-            f"adapter_config.json: expected the keys {', '.join(keys)}, found no {', '.join(missing)}", missing[0]
-        )
+
+    def judge(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
+        if missing := [key for key in keys if key not in subject.raw]:
+            yield Hit(
+                f"adapter_config.json: expected the keys {', '.join(keys)}, found no {', '.join(missing)}", missing[0]
+            )
+
+    return judge
 
 
-def changed_base(subject: Subject, fix: str) -> Iterator[Hit]:
+def lacks_kinds(*kinds: str, expected: str) -> Judge:
+    """Modules of kinds that the engine has no layer for."""
+
+    def judge(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
+        if found := [module for module in subject.facts.modules if module.kind in kinds]:
+            names = listed([f"{module.name} ({module.kind})" for module in found])
+            yield Hit(f"expected {expected}; found {names}", found[0].name)
+
+    return judge
+
+
+def passes_over_roles(*roles: str, because: str) -> Judge:
+    """Tensors besides the factors, by role."""
+
+    def judge(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
+        if found := sorted(name for name, role in subject.facts.others.items() if role in roles):
+            yield Hit(f"{because}; found {len(found)} tensors: {listed(found)}", found[0])
+
+    return judge
+
+
+def passes_over_copies(is_copy: Callable[[str], bool]) -> Judge:
+    """Full embeddings, by the tensor's name: saved beside factors where one was trained or resized."""
+
+    def judge(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
+        if found := sorted(filter(is_copy, subject.facts.header.tensors)):
+            yield Hit(f"{listed(found)}: passed over; an embedding that was trained or resized is lost", found[0])
+
+    return judge
+
+
+def changed_base(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
     """An initialisation that subtracts its start from the base whenever PEFT loads the adapter.
 
     Not LoRA-GA: PEFT does that in training alone, and loads a saved one as plain LoRA.
@@ -61,11 +110,11 @@ def changed_base(subject: Subject, fix: str) -> Iterator[Hit]:
             f"init_lora_weights: expected an initialisation that leaves the base alone, found {method!r:.80}; "
             "PEFT changes the base's weights on load, the engine does not",
             "init_lora_weights",
-            fix,
+            rewrite_from_initial(target),
         )
 
 
-def scaled_otherwise(subject: Subject, scale: Callable[[ModuleFacts], float], fix: str) -> Iterator[Hit]:
+def scaled_otherwise(subject: Subject, target: EngineTarget, scale: Callable[[ModuleFacts], float]) -> Iterator[Hit]:
     """Modules that the engine scales by something else than PEFT does: one hit that counts them."""
     wrong = [(module, scale(module)) for module in subject.facts.modules if not _equal(module.scaling, scale(module))]
     if wrong:
@@ -74,7 +123,7 @@ def scaled_otherwise(subject: Subject, scale: Callable[[ModuleFacts], float], fi
             f"{len(wrong)} of {len(subject.facts.modules)} modules get another scaling: {module.name} expected "
             f"{module.scaling:g}, found {found:g}",
             module.name,
-            fix,
+            rewrite(target),
         )
 
 
@@ -82,21 +131,6 @@ def plain_scale(subject: Subject) -> float:
     """`lora_alpha / r` of the configuration, for every module alike; 0 where there is none."""
     lora = subject.facts.config.lora
     return 0.0 if lora is None or lora.r <= 0 else lora.lora_alpha / lora.r
-
-
-def of_kinds(subject: Subject, kinds: Container[str], meaning: str) -> Iterator[Hit]:
-    """Modules of kinds that the engine has no layer for."""
-    found = [module for module in subject.facts.modules if module.kind in kinds]
-    if found:
-        names = listed([f"{module.name} ({module.kind})" for module in found])
-        yield Hit(f"{meaning}; found {names}", found[0].name)
-
-
-def with_roles(subject: Subject, roles: Container[str], meaning: str) -> Iterator[Hit]:
-    """Tensors besides the factors, by role."""
-    found = sorted(name for name, role in subject.facts.others.items() if role in roles)
-    if found:
-        yield Hit(f"{meaning}; found {len(found)} tensors: {listed(found)}", found[0])
 
 
 def short(value: object) -> str:
@@ -107,3 +141,9 @@ def short(value: object) -> str:
 
 def _equal(left: float, right: float) -> bool:
     return abs(left - right) <= _CLOSE * max(abs(left), abs(right), 1e-30)
+
+
+NO_MAGNITUDES = forbids("use_dora", because="magnitudes are not supported")
+NO_ROUTING = forbids("arrow_config", because="routing between adapters is not done")
+NO_ACTIVATION = forbids("alora_invocation_tokens", because="the adapter acts on every token")
+ONLY_LINEAR = lacks_kinds("conv1d", "conv2d", "conv3d", "parameter", expected="linear layers and embeddings")

@@ -32,19 +32,10 @@ _HEADS_SINCE = Span(since="0.31")
 # Only 0.31 reads a bias of a factor, and takes it for the factor itself.
 _BIASES = Span("0.31", REWRITTEN)
 
-_ASKED_FOR = ("r", "lora_alpha", "target_modules")
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _HEADS = frozenset({"classifier", "score"})
 _KNOWN_INITS = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
 _COPIES = (".embed_tokens.base_layer.weight", ".lm_head.base_layer.weight")
-
-
-def _type(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
-    return traits.other_type(subject)
-
-
-def _fields(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
-    return traits.absent_keys(subject, _ASKED_FOR)
 
 
 def _rank(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
@@ -84,50 +75,18 @@ def _initialisation(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
         )
 
 
-def _old_initialisation(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
-    return traits.changed_base(subject, traits.rewrite_from_initial(target))
-
-
 def _old_patterns(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
     lora = subject.facts.config.lora
     if lora is None or lora.r <= 0:
         return
     one = lora.lora_alpha / (lora.r**0.5 if lora.use_rslora else lora.r)
-    yield from traits.scaled_otherwise(subject, lambda _module: one, traits.rewrite(target))
-
-
-def _dora(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
-    return traits.setting(subject, "use_dora", "magnitudes are not supported")
-
-
-def _lora_bias(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
-    return traits.setting(subject, "lora_bias", "biases of the factors are not supported")
-
-
-def _activated(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
-    return traits.setting(subject, "alora_invocation_tokens", "the adapter would act on every token")
-
-
-def _replication(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
-    return traits.setting(subject, "layer_replication", "the engine builds no repeated layers")
-
-
-def _block_diagonal(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
-    return traits.setting(subject, "use_bdlora", "block-diagonal factors are read as full ones")
-
-
-def _grouped(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
-    return traits.setting(subject, "use_qalora", "factors over groups of inputs are read as full ones")
-
-
-def _routed(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
-    return traits.setting(subject, "arrow_config", "routing between adapters is not done")
+    yield from traits.scaled_otherwise(subject, target, lambda _module: one)
 
 
 def _names(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
     heads, biases = _HEADS_SINCE.holds(target.version), _BIASES.holds(target.version)
     for name in sorted(subject.facts.header.tensors):
-        if not name.endswith(_COPIES) and not _is_readable(name, heads=heads, biases=biases):
+        if not _is_copy(name) and not _is_readable(name, heads=heads, biases=biases):
             yield Hit(
                 f"tensor {name}: expected a name that ends in lora_A.weight, lora_B.weight, lora_embedding_A or "
                 "lora_embedding_B, found none of them",
@@ -145,10 +104,6 @@ def _is_readable(name: str, *, heads: bool, biases: bool) -> bool:
     return factor or (heads and parts[-2] in _HEADS)
 
 
-def _kinds(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
-    return traits.of_kinds(subject, ("conv1d", "conv2d", "conv3d"), "expected linear, embedding or expert layers")
-
-
 def _parameters(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
     if names := strings(subject.raw.get("target_parameters")):
         yield Hit(
@@ -158,11 +113,6 @@ def _parameters(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
         )
 
 
-def _copies(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
-    if found := sorted(name for name in subject.facts.header.tensors if name.endswith(_COPIES)):
-        yield Hit(f"{listed(found)}: passed over; an embedding that was trained or resized is lost", found[0])
-
-
 def _vocabulary(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
     size = None if subject.base is None else subject.base.config.get("vocab_size")
     for module in subject.facts.modules:
@@ -170,16 +120,32 @@ def _vocabulary(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
             yield Hit(f"tensor {module.a_key}: expected {size} columns, found {module.a_shape[1]}", module.a_key)
 
 
+def _is_copy(name: str) -> bool:
+    return name.endswith(_COPIES)
+
+
+_NO_LORA_BIAS = traits.forbids("lora_bias", because="biases of the factors are not supported")
+_NO_REPLICATION = traits.forbids("layer_replication", because="the engine builds no repeated layers")
+_NO_BLOCKS = traits.forbids("use_bdlora", because="block-diagonal factors are read as full ones")
+_NO_GROUPS = traits.forbids("use_qalora", because="factors over groups of inputs are read as full ones")
+_NO_CONVOLUTIONS = traits.lacks_kinds("conv1d", "conv2d", "conv3d", expected="linear, embedding or expert layers")
+
 RULES = (
-    EngineRule("vllm-type", "refuses", "The adapter is no LoRA.", _FIELDS, _type),
-    EngineRule("vllm-fields", "refuses", "r, lora_alpha or target_modules is absent.", _FIELDS, _fields),
+    EngineRule("vllm-type", "refuses", "The adapter is no LoRA.", _FIELDS, traits.other_type),
+    EngineRule(
+        "vllm-fields",
+        "refuses",
+        "r, lora_alpha or target_modules is absent.",
+        _FIELDS,
+        traits.asks_for("r", "lora_alpha", "target_modules"),
+    ),
     EngineRule("vllm-rank", "refuses", "A rank is above max_lora_rank.", _HELPER, _rank),
     EngineRule("vllm-saved", "refuses", "modules_to_save names more than a head.", _HELPER, _saved),
-    EngineRule("vllm-dora", "refuses", "DoRA.", _HELPER, _dora),
+    EngineRule("vllm-dora", "refuses", "DoRA.", _HELPER, traits.NO_MAGNITUDES),
     EngineRule("vllm-bias", "refuses", "Biases of the base are trained.", _HELPER, _bias),
-    EngineRule("vllm-lora-bias", "refuses", "LoRA biases.", _HELPER, _lora_bias, _SINCE),
+    EngineRule("vllm-lora-bias", "refuses", "LoRA biases.", _HELPER, _NO_LORA_BIAS, _SINCE),
     EngineRule(
-        "vllm-lora-bias-read", "differs", "A LoRA bias is taken for its factor.", _OLD_NAMES, _lora_bias, _BIASES
+        "vllm-lora-bias-read", "differs", "A LoRA bias is taken for its factor.", _OLD_NAMES, _NO_LORA_BIAS, _BIASES
     ),
     EngineRule(
         "vllm-initialisation", "refuses", "An initialisation that changed the base.", _HELPER, _initialisation, _SINCE
@@ -189,7 +155,7 @@ RULES = (
         "differs",
         "An initialisation that changed the base is passed over.",
         _OLD_HELPER,
-        _old_initialisation,
+        traits.changed_base,
         _BEFORE,
     ),
     EngineRule(
@@ -200,30 +166,44 @@ RULES = (
         _old_patterns,
         _BEFORE,
     ),
-    EngineRule("vllm-alora", "refuses", "Activated LoRA.", _HELPER, _activated, _SINCE),
+    EngineRule("vllm-alora", "refuses", "Activated LoRA.", _HELPER, traits.NO_ACTIVATION, _SINCE),
     EngineRule(
-        "vllm-alora-ignored", "differs", "Activated LoRA acts on every token.", _OLD_HELPER, _activated, _BEFORE
+        "vllm-alora-ignored",
+        "differs",
+        "Activated LoRA acts on every token.",
+        _OLD_HELPER,
+        traits.NO_ACTIVATION,
+        _BEFORE,
     ),
-    EngineRule("vllm-replication", "refuses", "Repeated layers.", _HELPER, _replication, _SINCE),
-    EngineRule("vllm-replication-ignored", "differs", "Layers are not repeated.", _OLD_HELPER, _replication, _BEFORE),
-    EngineRule("vllm-bdlora", "refuses", "Block-diagonal LoRA.", _HELPER, _block_diagonal, _SINCE),
+    EngineRule("vllm-replication", "refuses", "Repeated layers.", _HELPER, _NO_REPLICATION, _SINCE),
+    EngineRule(
+        "vllm-replication-ignored", "differs", "Layers are not repeated.", _OLD_HELPER, _NO_REPLICATION, _BEFORE
+    ),
+    EngineRule("vllm-bdlora", "refuses", "Block-diagonal LoRA.", _HELPER, _NO_BLOCKS, _SINCE),
     EngineRule(
         "vllm-bdlora-ignored",
         "differs",
         "Block-diagonal factors are read as full ones.",
         _OLD_HELPER,
-        _block_diagonal,
+        _NO_BLOCKS,
         _BEFORE,
     ),
-    EngineRule("vllm-qalora", "refuses", "QALoRA.", _HELPER, _grouped, _SINCE),
+    EngineRule("vllm-qalora", "refuses", "QALoRA.", _HELPER, _NO_GROUPS, _SINCE),
     EngineRule(
-        "vllm-qalora-ignored", "differs", "Grouped factors are read as full ones.", _OLD_HELPER, _grouped, _BEFORE
+        "vllm-qalora-ignored", "differs", "Grouped factors are read as full ones.", _OLD_HELPER, _NO_GROUPS, _BEFORE
     ),
-    EngineRule("vllm-arrow", "differs", "Routing between adapters is passed over.", _FIELDS, _routed),
+    EngineRule("vllm-arrow", "differs", "Routing between adapters is passed over.", _FIELDS, traits.NO_ROUTING),
     EngineRule("vllm-tensor-name", "refuses", "A tensor is no LoRA factor.", _NAMES, _names, needs="tensors"),
-    EngineRule("vllm-layer", "refuses", "A layer kind without LoRA.", _MODULES, _kinds, needs="tensors"),
+    EngineRule("vllm-layer", "refuses", "A layer kind without LoRA.", _MODULES, _NO_CONVOLUTIONS, needs="tensors"),
     EngineRule("vllm-parameters", "note", "Bare parameters are adapted.", _MODULES, _parameters),
-    EngineRule("vllm-embedding-copy", "note", "A full embedding is passed over.", _MODULES, _copies, needs="tensors"),
+    EngineRule(
+        "vllm-embedding-copy",
+        "note",
+        "A full embedding is passed over.",
+        _MODULES,
+        traits.passes_over_copies(_is_copy),
+        needs="tensors",
+    ),
     EngineRule(
         "vllm-vocabulary",
         "refuses",
