@@ -12,7 +12,12 @@ EngineError
 ├── MissingExtraError        torch or transformers is not installed; names the command (exit 2)
 ├── OutdatedError            a dependency is older than a verb needs; names the command (exit 2)
 ├── ConfinementError         this machine cannot lock in the process that opens a pickle (exit 2)
-└── DestinationError         the output place cannot be used (exit 2)
+├── DestinationError         the output place cannot be used (exit 2)
+└── RuntimeStateError        a live model is not in the state that a call needs (exit 5)
+    ├── UnknownAdapterError  no adapter of that name is loaded (exit 4)
+    ├── SlotsFullError       every slot is in use or pinned
+    ├── MergedError          adapters are merged into the weights
+    └── BatchError           a batch and its names do not fit (exit 2)
 """
 
 from __future__ import annotations
@@ -165,3 +170,41 @@ class DestinationError(EngineError):
     def __init__(self, path: Path | str, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
         self.path = path
+
+
+class RuntimeStateError(EngineError):
+    """A live model is not in the state that a call needs; nothing was changed."""
+
+    exit_code = 5
+
+
+class UnknownAdapterError(RuntimeStateError):
+    """No adapter of that name is loaded."""
+
+    exit_code = 4
+
+    def __init__(self, name: str, loaded: Sequence[str]) -> None:
+        super().__init__(f"no adapter {name!r} is loaded; loaded: {', '.join(sorted(loaded)) or 'none'}")
+        self.name = name
+
+
+class SlotsFullError(RuntimeStateError):
+    """Every slot is in use or pinned."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(f"all {count} slots are in use or pinned; unpin or unload an adapter, or open more slots")
+        self.count = count
+
+
+class MergedError(RuntimeStateError):
+    """Adapters are merged into the weights, so that what was asked would not do what it says."""
+
+    def __init__(self, what: str, merged: Sequence[str]) -> None:
+        super().__init__(f"{what}: {', '.join(merged)} merged into the weights; call unmerge() first")
+        self.merged = tuple(merged)
+
+
+class BatchError(RuntimeStateError):
+    """A batch and its names do not fit."""
+
+    exit_code = 2

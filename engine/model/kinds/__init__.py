@@ -1,0 +1,14 @@
+"""The kinds of modules that adapters act on, as one table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine.model.kinds.linear import LINEAR
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from engine.model.kinds.kind import Kind
+
+KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (LINEAR,)}

@@ -1,0 +1,36 @@
+"""What a kind of module must be able to do: one row of the table of kinds, all plain functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor, nn
+
+    from engine.model.layout import Want
+    from engine.model.part import Part
+    from engine.model.site import Site
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of module and how an adapter acts on it.
+
+    `holds(module)`: whether the module is of this kind. `shapes(module, want)`: the sections of its part of an
+    image, by name. `fill(views, tensors, part)`: write an adapter's tensors, by role, into a zeroed image.
+    `stored(views, part)`: the tensors again, by role. `forward(site, ...)`: the module's result with the slots' part.
+    `delta(views, part)`: ΔW in float32, in the orientation of the module's own weight.
+    """
+
+    name: str
+    holds: Callable[[nn.Module], bool]
+    shapes: Callable[[nn.Module, Want], dict[str, Shape]]
+    fill: Callable[[Mapping[str, Tensor], Mapping[str, Tensor], Part], None]
+    stored: Callable[[Mapping[str, Tensor], Part], dict[str, Tensor]]
+    forward: Callable[..., Any]
+    delta: Callable[[Site, Mapping[str, Tensor], Part], Tensor]
