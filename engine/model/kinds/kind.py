@@ -24,7 +24,8 @@ class Kind:
     `holds(module)`: whether the module is of this kind. `shapes(module, want)`: the sections of its part of an
     image, by name. `fill(views, tensors, part)`: write an adapter's tensors, by role, into a zeroed image.
     `stored(views, part)`: the tensors again, by role. `forward(site, ...)`: the module's result with the slots' part.
-    `delta(views, part)`: ΔW in float32, in the orientation of the module's own weight.
+    `merged(site, values, views, part, factor)`: the module's parameters that the adapter changes, by name, with
+    `factor` times the adapter in them; `values` are their present numbers. All float32, in the module's orientation.
     """
 
     name: str
@@ -33,4 +34,4 @@ class Kind:
     fill: Callable[[Mapping[str, Tensor], Mapping[str, Tensor], Part], None]
     stored: Callable[[Mapping[str, Tensor], Part], dict[str, Tensor]]
     forward: Callable[..., Any]
-    delta: Callable[[Site, Mapping[str, Tensor], Part], Tensor]
+    merged: Callable[[Site, Mapping[str, Tensor], Mapping[str, Tensor], Part, float], dict[str, Tensor]]

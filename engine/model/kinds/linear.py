@@ -67,9 +67,11 @@ def forward(site: Site, x: Tensor) -> Tensor:
     return flat.view_as(y).to(y.dtype)
 
 
-def delta(site: Site, views: Mapping[str, Tensor], part: Part) -> Tensor:
-    D = part.scaling * (views["B"][:, : part.rank].float() @ views["A"][: part.rank].float())
-    return D.t() if is_transposed(site.module) else D
+def merged(
+    site: Site, values: Mapping[str, Tensor], views: Mapping[str, Tensor], part: Part, factor: float
+) -> dict[str, Tensor]:
+    D = part.scaling * factor * (views["B"][:, : part.rank].float() @ views["A"][: part.rank].float())
+    return {"weight": values["weight"] + (D.t() if is_transposed(site.module) else D)}
 
 
-LINEAR = Kind("linear", holds, shapes, fill, stored, forward, delta)
+LINEAR = Kind("linear", holds, shapes, fill, stored, forward, merged)
