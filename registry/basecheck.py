@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.compat.check import findings_of
+from engine.compat.check import ask
 from engine.compat.rule import Subject
 from engine.compat.rules import RULES
 from registry import bases
@@ -14,18 +14,23 @@ from registry.refs import is_path
 
 if TYPE_CHECKING:
     from engine.compat.finding import Finding
+    from engine.compat.shared import Shared
     from engine.format.facts import AdapterFacts, BaseFacts
     from registry.handle import Handle
 
 _OF_BASE = tuple(rule for rule in RULES if rule.needs == "base")
 
 
-def base_findings(facts: AdapterFacts, base: BaseFacts | None, *, name: str | None = None) -> tuple[Finding, ...]:
-    """The findings of the rules that need a base; none without one. `name` is what the base was looked up by."""
+def base_findings(
+    facts: AdapterFacts, base: BaseFacts | None, *, name: str | None = None, shared: Shared | None = None
+) -> tuple[Finding, ...]:
+    """The findings of the rules that need a base; none without one. `name` is what the base was looked up by, `shared`
+    keeps what adapters with the same facts have in common.
+    """
     if base is None:
         return ()
     subject = Subject(facts, None, base, base_known=True, base_name=name)
-    return tuple(finding for rule in _OF_BASE for finding in findings_of(rule, subject))
+    return ask(_OF_BASE, lambda: _OF_BASE, subject, shared)
 
 
 def base_facts(handle: Handle, base: str) -> BaseFacts:

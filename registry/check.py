@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from engine.compat.finding import Finding
+    from engine.compat.shared import Shared
     from engine.compat.together.question import Question
     from engine.format.facts import BaseFacts
     from registry.settings import Settings
@@ -180,11 +181,12 @@ def with_baseline(verdicts: Iterable[Verdict], request: CheckRequest) -> Iterabl
     return verdicts if request.baseline is None else apply(verdicts, request.baseline, request.today)
 
 
-def judge(candidate: Candidate, engines: Iterable[ForEngine]) -> Iterator[Verdict]:
-    """What the check-in rules say of an adapter, then what each engine's table does."""
-    yield _verdict(candidate, CHECKIN, (*check_in(candidate), *candidate.doubts), _CHECKIN_RULES)
+def judge(candidate: Candidate, engines: Iterable[ForEngine], *, shared: Shared | None = None) -> Iterator[Verdict]:
+    """What the check-in rules say of an adapter, then what each engine's table does; `shared` is for judging many."""
+    yield _verdict(candidate, CHECKIN, (*check_in(candidate, shared=shared), *candidate.doubts), _CHECKIN_RULES)
     for engine in engines:
-        yield _verdict(candidate, engine.label, check_engine(candidate, engine), engine_rules(engine))
+        found = check_engine(candidate, engine, shared=shared)
+        yield _verdict(candidate, engine.label, found, engine_rules(engine))
 
 
 def questions(engines: Iterable[ForEngine]) -> Iterator[str]:
@@ -194,7 +196,7 @@ def questions(engines: Iterable[ForEngine]) -> Iterator[str]:
         yield engine.label
 
 
-def check_in(candidate: Candidate) -> tuple[Finding, ...]:
+def check_in(candidate: Candidate, *, shared: Shared | None = None) -> tuple[Finding, ...]:
     """The check-in rules."""
     return check_adapter(
         candidate.facts,
@@ -204,13 +206,19 @@ def check_in(candidate: Candidate) -> tuple[Finding, ...]:
         base_name=candidate.base_name,
         files=candidate.files,
         licensing=candidate.licensing,
+        shared=shared,
     )
 
 
-def check_engine(candidate: Candidate, engine: ForEngine) -> tuple[Finding, ...]:
+def check_engine(candidate: Candidate, engine: ForEngine, *, shared: Shared | None = None) -> tuple[Finding, ...]:
     """One engine's table."""
     return check_for(
-        candidate.facts, engine.target, base=candidate.base, values=candidate.values, files=candidate.files
+        candidate.facts,
+        engine.target,
+        base=candidate.base,
+        values=candidate.values,
+        files=candidate.files,
+        shared=shared,
     )
 
 

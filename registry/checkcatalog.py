@@ -22,11 +22,11 @@ from registry.pull import pull
 from registry.refs import parse_ref
 from registry.resolve import resolve
 from registry.rulesets import base_digest
-from registry.storedfacts import KIND, NEEDED, facts_document, read_stored
+from registry.storedfacts import KIND, NEEDED, SharedFacts, facts_document, read_stored
 from registry.strictjson import canonical_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from sqlalchemy.orm import Session
@@ -54,11 +54,13 @@ class _Row:
 
 
 class StoredCatalog:
-    """A registry's catalog; a class because it keeps the bases that it has read."""
+    """A registry's catalog; a class because it keeps the bases that it has read, and what adapters share."""
 
     def __init__(self, handle: Handle) -> None:
         self._handle = handle
         self._bases: dict[int, BaseFacts] = {}
+        self._doubted: dict[tuple[int, str, str], tuple[Finding, ...]] = {}
+        self._alike = SharedFacts()
 
     def base(self, name: str) -> BaseFacts:
         """A base by any of its names; NotFoundError where it is not known."""
@@ -78,7 +80,9 @@ class StoredCatalog:
         wanted = self._handle.ref(ref)
         with self._handle.database.reading() as session:
             found = resolve(session, wanted).id
-        return self.candidates([found], given, called=ref)[0]
+        row = self._looked_up([found])[0]
+        facts, values = read_stored(row.documents, self._folder(row)) or self._pulled(row)
+        return self._judged(row, facts, values, given, ref)
 
     def pin(self, ref: str) -> Pin:
         """What a reference means now."""
@@ -99,19 +103,25 @@ class StoredCatalog:
             with suppress(UnavailableError):
                 self._handle.database.write(lambda session: keep(session, news))
 
-    def candidates(
-        self, ids: Sequence[int], given: GivenBase | None = None, *, called: str | None = None
-    ) -> list[Candidate]:
-        """Versions by their ids; `called` is how the caller named the one, else each goes by its exact reference."""
+    def candidates(self, ids: Sequence[int]) -> Iterator[Candidate]:
+        """Versions by their ids, each by its exact reference; the facts name no folder, and those that differ in values
+        alone have the same.
+        """
+        for row in self._looked_up(ids):
+            facts, values = self._alike.read(row.documents) or self._pulled(row)
+            yield self._judged(row, facts, values, None, row.ref)
+
+    def _looked_up(self, ids: Sequence[int]) -> list[_Row]:
         with self._handle.database.reading() as session:
             rows = _rows(session, ids)
             for row in rows:
                 if row.base is not None:
                     self._facts(session, row.base)
-        return [self._judged(row, given, called or row.ref) for row in rows]
+        return rows
 
-    def _judged(self, row: _Row, given: GivenBase | None, target: str) -> Candidate:
-        facts, values = self._read(row)
+    def _judged(
+        self, row: _Row, facts: AdapterFacts, values: ValueFacts, given: GivenBase | None, target: str
+    ) -> Candidate:
         base = given.facts if given is not None else None if row.base is None else self._bases[row.base]
         return Candidate(
             target=target,
@@ -128,11 +138,8 @@ class StoredCatalog:
             doubts=() if given is not None else self._doubts(row, facts),
         )
 
-    def _read(self, row: _Row) -> tuple[AdapterFacts, ValueFacts]:
-        """What is kept; of a version that an older release pushed, its files, and then what they say is kept."""
-        kept = read_stored(row.documents, self._folder(row))
-        if kept is not None:
-            return kept
+    def _pulled(self, row: _Row) -> tuple[AdapterFacts, ValueFacts]:
+        """What the files say of a version that an older release pushed; from then on it is kept."""
         folder = pull(self._handle, parse_ref(f"{row.ref}@{row.digest}", namespace="local")).path
         examined = examine(folder, digest=False)
         body = canonical_json(facts_document(examined.facts, examined.values)).decode()
@@ -147,10 +154,13 @@ class StoredCatalog:
         named = named_base(facts)
         if row.base is None or row.base_name is None or named is None or named == row.base_name:
             return ()
-        with self._handle.database.reading() as session:
-            other = bases.find(session, named)
-            doubt = bases.other_base(session.get_one(Base, row.base), row.base_name, other, named)
-        return () if doubt is None else (doubt,)
+        names = (row.base, row.base_name, named)
+        if names not in self._doubted:
+            with self._handle.database.reading() as session:
+                other = bases.find(session, named)
+                doubt = bases.other_base(session.get_one(Base, row.base), row.base_name, other, named)
+            self._doubted[names] = () if doubt is None else (doubt,)
+        return self._doubted[names]
 
     def _facts(self, session: Session, base: int) -> BaseFacts:
         if base not in self._bases:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from hashlib import blake2b
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import or_, select
@@ -16,10 +13,10 @@ from registry.among import among
 from registry.models import Adapter, Alias, Document, Version
 from registry.newest import IS_NEWEST
 from registry.pull import pull
-from registry.storedfacts import NEEDED, read_stored
+from registry.storedfacts import NEEDED, SharedFacts
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from sqlalchemy import ColumnElement
     from sqlalchemy.orm import Session
@@ -29,17 +26,12 @@ if TYPE_CHECKING:
 
 # A version's documents are about 60 KB for 224 modules.
 _PAGE = 200
-_FOLDER = Path()
-_MOST_KEPT = 256  # facts take about 300 KB for 224 modules
-# What differs between any two adapters and no rule over shapes asks for. A quote inside a name is escaped, so that a
-# name never looks like one of these keys.
-_MEASURED = re.compile(r',\s*"(?:norm|spectrum)":\s*(?:\[[^\]]*\]|[^,}\]]+)')
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A version and its facts, without norms and spectra. Versions of which no rule can say different things have equal
-    `likeness`, and share their facts.
+    """A version and its facts, without norms and spectra. Versions that differ in those alone share their facts, as
+    long as these are among the newest that were read.
     """
 
     id: int
@@ -48,7 +40,6 @@ class Member:
     base_id: int | None
     base_name: str | None
     facts: AdapterFacts
-    likeness: Hashable
 
 
 def members(handle: Handle, ids: Sequence[int]) -> Iterator[Member]:
@@ -56,7 +47,7 @@ def members(handle: Handle, ids: Sequence[int]) -> Iterator[Member]:
 
     Where a version was pushed by a release that stored less, its files are pulled and read.
     """
-    known: dict[Hashable, AdapterFacts] = {}
+    shared = SharedFacts()
     for start in range(0, len(ids), _PAGE):
         page = ids[start : start + _PAGE]
         with handle.database.reading() as session:
@@ -64,7 +55,7 @@ def members(handle: Handle, ids: Sequence[int]) -> Iterator[Member]:
             documents = _documents(session, page)
         for version_id in page:
             if version_id in rows:
-                yield _member(handle, rows[version_id], documents.get(version_id, {}), known)
+                yield _member(handle, rows[version_id], documents.get(version_id, {}), shared)
 
 
 def live_ids(
@@ -111,25 +102,17 @@ def _documents(session: Session, ids: Sequence[int]) -> dict[int, dict[str, str]
     return found
 
 
-def _member(handle: Handle, row: Any, documents: Mapping[str, str], known: dict[Hashable, AdapterFacts]) -> Member:
+def _member(handle: Handle, row: Any, documents: Mapping[str, str], shared: SharedFacts) -> Member:
     name = f"{row.namespace}/{row.name}"
     ref = f"{name}@{row.number}"
-    told = dict(documents)
-    if "modules" in told:
-        told["modules"] = _MEASURED.sub("", told["modules"])
-    alike = tuple(blake2b(told[kind].encode()).digest() for kind in NEEDED if kind in told)
-    facts = known.get(alike) or _stored(told)
-    if facts is None:
-        return Member(row.id, ref, name, row.base_id, row.base_name, _pulled(handle, ref), ref)
-    if len(known) < _MOST_KEPT:
-        known[alike] = facts
-    return Member(row.id, ref, name, row.base_id, row.base_name, facts, alike)
+    facts = _stored(documents, shared) or _pulled(handle, ref)
+    return Member(row.id, ref, name, row.base_id, row.base_name, facts)
 
 
-def _stored(documents: Mapping[str, str]) -> AdapterFacts | None:
+def _stored(documents: Mapping[str, str], shared: SharedFacts) -> AdapterFacts | None:
     """None where a release that kept less wrote them, or one that took what this one does not."""
     try:
-        found = read_stored(documents, _FOLDER)
+        found = shared.read(documents)
     except EngineError:
         return None
     return None if found is None else found[0]

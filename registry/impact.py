@@ -11,6 +11,7 @@ from sqlalchemy import select
 from engine.compat.engines.check import check_for, verdict
 from engine.compat.engines.target import parse_target
 from engine.compat.finding import Finding
+from engine.compat.shared import Shared
 from registry import bases
 from registry.among import among
 from registry.basecheck import base_facts, base_findings
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 Verdict = Literal["fits", "breaks", "loads", "differs", "refuses", "inconclusive"]
 Relation = Literal["same", "layout", "other"]
 _GOOD: frozenset[Verdict] = frozenset({"fits", "loads"})
-_MOST_KEPT = 4096
 _BAD: frozenset[Verdict] = frozenset({"breaks", "differs", "refuses"})
 _TOLD = frozenset({"error", "inconclusive"})
 _Both = tuple[tuple[Finding, ...], tuple[Finding, ...]]
@@ -73,9 +73,11 @@ def replaced_base(handle: Handle, base: str, by: str) -> ImpactResult:
     old, new = base_facts(handle, base), base_facts(handle, by)
     with handle.database.reading() as session:
         ids = live_ids(session, of_base=of_base(session, handle, base))
+    shared = Shared()
 
     def ask(member: Member) -> _Both:
-        return base_findings(member.facts, old, name=base), base_findings(member.facts, new, name=by)
+        before = base_findings(member.facts, old, name=base, shared=shared)
+        return before, base_findings(member.facts, new, name=by, shared=shared)
 
     changes = _changes(handle, ids, ask, (_fit, _fit))
     relation = _relation(old, new)
@@ -91,10 +93,12 @@ def replaced_engine(handle: Handle, before: str, after: str, *, base: str | None
     with handle.database.reading() as session:
         ids = live_ids(session, of_base=None if base is None else of_base(session, handle, base))
         floors = {} if given is not None else _floors(session, ids)
+    shared = Shared()
 
     def ask(member: Member) -> _Both:
         on = given or floors.get(member.base_id)
-        return check_for(member.facts, old, base=on), check_for(member.facts, new, base=on)
+        before = check_for(member.facts, old, base=on, shared=shared)
+        return before, check_for(member.facts, new, base=on, shared=shared)
 
     changes = _changes(handle, ids, ask, (lambda found: verdict(found, old), lambda found: verdict(found, new)))
     return _result((str(old), str(new)), None, len(ids), changes, ())
@@ -118,15 +122,10 @@ def _floors(session: Session, ids: Sequence[int]) -> dict[int | None, BaseFacts 
 def _changes(
     handle: Handle, ids: Sequence[int], ask: Callable[[Member], _Both], verdicts: tuple[_Say, _Say]
 ) -> list[Change]:
-    """One for each version of which something else is said afterwards; versions that are alike are asked once."""
-    kept: dict[object, _Both] = {}
+    """One for each version of which something else is said afterwards."""
     found = []
     for member in members(handle, ids):
-        alike = (member.base_id, member.likeness)
-        both = kept.get(alike) or ask(member)
-        if len(kept) < _MOST_KEPT:
-            kept[alike] = both
-        change = _change(member, both, verdicts)
+        change = _change(member, ask(member), verdicts)
         if change is not None:
             found.append(change)
     with handle.database.reading() as session:

@@ -14,6 +14,7 @@ from engine.compat.engines.target import parse_target
 from engine.compat.finding import worst_status
 from engine.compat.launch import MOST_NAMED, server_command
 from engine.compat.pools import POOLS, find_pool
+from engine.compat.shared import Shared
 from registry import bases
 from registry.among import among
 from registry.basecheck import base_facts, base_findings
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from registry.fleet import Member
     from registry.handle import Handle
 
-_MOST_KEPT = 4096
 _LIMIT = "max_lora_rank"
 
 
@@ -97,7 +97,7 @@ def plan(handle: Handle, request: PlanRequest) -> PlanResult:
     for member, found, need in _judged(handle, ids, target, pool, floor.facts):
         findings += (replace(finding, target=member.ref) for finding in found)
         if need is not None:
-            needs.append(replace(need, ref=member.ref))
+            needs.append(need)
             served[member.ref] = member.name
     wishes = Wishes(request.dtype or _dtype(floor.facts), request.max_loras, request.memory)
     room = plan_capacity(needs, pool, base=floor.facts, wishes=wishes) if needs else None
@@ -130,20 +130,13 @@ def _widest(target: EngineTarget, pool: Pool, *, capped: bool) -> EngineTarget:
 def _judged(
     handle: Handle, ids: Sequence[int], target: EngineTarget, pool: Pool, base: BaseFacts | None
 ) -> Iterator[tuple[Member, tuple[Finding, ...], Need | None]]:
-    """Each version with what the engine's and the base's rules say of it, and what it needs if none is an error.
-
-    Versions that are alike are asked once.
-    """
-    kept: dict[object, tuple[tuple[Finding, ...], Need | None]] = {}
+    """Each version with what the engine's and the base's rules say of it, and what it needs if none is an error."""
+    shared = Shared()
     for member in members(handle, ids):
-        answer = kept.get(member.likeness)
-        if answer is None:
-            found = (*check_for(member.facts, target, base=base), *base_findings(member.facts, base))
-            fine = not any(finding.severity == "error" for finding in found)
-            answer = _told(found), need_of(member.ref, member.facts, pool) if fine else None
-            if len(kept) < _MOST_KEPT:
-                kept[member.likeness] = answer
-        yield member, *answer
+        of_engine = check_for(member.facts, target, base=base, shared=shared)
+        found = (*of_engine, *base_findings(member.facts, base, shared=shared))
+        fine = not any(finding.severity == "error" for finding in found)
+        yield member, _told(found), need_of(member.ref, member.facts, pool) if fine else None
 
 
 def _told(findings: Iterable[Finding]) -> tuple[Finding, ...]:

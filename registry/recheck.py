@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import select
 
 from engine.compat.finding import Finding
+from engine.compat.shared import Shared
 from registry.among import among
 from registry.check import judge, questions, with_baseline
 from registry.checkcatalog import StoredCatalog
@@ -81,27 +82,27 @@ def _judges(
 ) -> Iterator[Iterator[list[tuple[int, Verdict]]]]:
     """The answers about each page's versions in turn, judged here or beside."""
     if processes < 2 or sum(map(len, pages)) < WORTH_A_PROCESS:
-        catalog = StoredCatalog(handle)
-        yield (list(judged(catalog, page, request.engines)) if page else [] for page in pages)
+        catalog, shared = StoredCatalog(handle), Shared()
+        yield (list(judged(catalog, page, request.engines, shared)) if page else [] for page in pages)
         return
     starting = (handle.settings, tuple(engine.label for engine in request.engines))
     with ProcessPoolExecutor(processes, get_context("spawn"), _start, starting) as pool:
         yield pool.map(_answer, pages)
 
 
-_beside: list[tuple[StoredCatalog, tuple[ForEngine, ...]]] = []
+_beside: list[tuple[StoredCatalog, tuple[ForEngine, ...], Shared]] = []
 
 
 def _start(settings: Settings, engines: Sequence[str]) -> None:
     """In a process beside: what its pages need."""
     from registry.handle import Handle
 
-    _beside.append((StoredCatalog(Handle(settings)), tuple(parse_engine(text) for text in engines)))
+    _beside.append((StoredCatalog(Handle(settings)), tuple(parse_engine(text) for text in engines), Shared()))
 
 
 def _answer(page: Sequence[int]) -> list[tuple[int, Verdict]]:
-    catalog, engines = _beside[-1]
-    return list(judged(catalog, page, engines)) if page else []
+    catalog, engines, shared = _beside[-1]
+    return list(judged(catalog, page, engines, shared)) if page else []
 
 
 def _told(
@@ -120,11 +121,13 @@ def _told(
                 yield _as_verdict(kept[one, question], *names[one])
 
 
-def judged(catalog: StoredCatalog, ids: Sequence[int], engines: tuple[ForEngine, ...]) -> Iterator[tuple[int, Verdict]]:
+def judged(
+    catalog: StoredCatalog, ids: Sequence[int], engines: tuple[ForEngine, ...], shared: Shared
+) -> Iterator[tuple[int, Verdict]]:
     """What today's rules say of versions, by version."""
     for candidate in catalog.candidates(ids):
         assert candidate.version_id is not None
-        for verdict in judge(candidate, engines):
+        for verdict in judge(candidate, engines, shared=shared):
             yield candidate.version_id, verdict
 
 

@@ -8,9 +8,14 @@ tensor starts at 0 here.
 from __future__ import annotations
 
 import json
+import re
+from collections import OrderedDict
 from dataclasses import replace
+from functools import lru_cache
+from hashlib import blake2b
 from math import prod
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from engine.format.adapter import CONFIG_NAME
 from engine.format.config import parse_config
@@ -20,12 +25,22 @@ from engine.format.tensors import Header, TensorInfo
 from engine.format.values import ValueFacts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+
+    from engine.format.config import AdapterConfig
+
+Held = TypeVar("Held")
 
 KIND = "facts"
 SCHEMA = 1
 NEEDED = ("config", "modules", KIND)
+_OF_VALUES = frozenset({"nonfinite", "zero", "unscanned"})
+
+_MOST_FACTS = 256  # facts take about 300 KB for 224 modules
+_MOST_TENSORS = 16_384
+_NOWHERE = Path()
+# A quote inside a name is escaped, so that a name never looks like one of these keys.
+_MEASURED = re.compile(r',\s*"(norm|spectrum)":\s*(\[[^\]]*\]|[^,}\]]+)')
 
 
 def facts_document(facts: AdapterFacts, values: ValueFacts) -> dict[str, Any]:
@@ -51,16 +66,93 @@ def facts_document(facts: AdapterFacts, values: ValueFacts) -> dict[str, Any]:
 
 def read_stored(documents: Mapping[str, str], folder: Path) -> tuple[AdapterFacts, ValueFacts] | None:
     """The facts in a version's documents, None where they are not all there. `folder` is only named in them."""
-    if any(kind not in documents for kind in NEEDED):
-        return None
-    kept = json.loads(documents[KIND])
-    if kept["schema"] != SCHEMA:
+    kept = _kept(documents)
+    if kept is None:
         return None
     config = parse_config(documents["config"].encode(), folder / CONFIG_NAME)
     modules = tuple(_module(entry, kept) for entry in json.loads(documents["modules"]))
-    tensors = {name: _tensor(name, dtype, shape) for name, (dtype, shape) in _factors(modules).items()}
-    tensors |= {name: _tensor(name, dtype, tuple(shape)) for name, dtype, shape in kept["tensors"]}
-    facts = AdapterFacts(
+    facts = _facts(config, folder, kept, modules, _tensors(modules, kept))
+    return facts, _values(kept, modules, [module.norm for module in modules])
+
+
+class SharedFacts:
+    """Reads the documents of many versions; a class because it keeps the newest facts.
+
+    Versions whose documents differ in what was measured alone (norms, spectra, zeros, NaN) get the very same
+    AdapterFacts, without norms, spectra and a folder; those that differ in the config too still share their modules and
+    tensors. The values are each version's own.
+    """
+
+    def __init__(self) -> None:
+        self._facts = _Newest[AdapterFacts](_MOST_FACTS)
+        self._parts = _Newest[tuple[tuple[ModuleFacts, ...], dict[str, TensorInfo]]](_MOST_FACTS)
+
+    def read(self, documents: Mapping[str, str]) -> tuple[AdapterFacts, ValueFacts] | None:
+        """As `read_stored`."""
+        kept = _kept(documents)
+        if kept is None:
+            return None
+        bare, norms = _without_measured(documents["modules"])
+        unmeasured = {key: held for key, held in kept.items() if key not in _OF_VALUES}
+        alike = (_digest(bare), _digest(json.dumps(unmeasured)))
+
+        def parts() -> tuple[tuple[ModuleFacts, ...], dict[str, TensorInfo]]:
+            modules = tuple(_module(entry, kept) for entry in json.loads(bare))
+            return modules, _tensors(modules, kept)
+
+        def facts() -> AdapterFacts:
+            config = parse_config(documents["config"].encode(), _NOWHERE / CONFIG_NAME)
+            return _facts(config, _NOWHERE, kept, *self._parts.get(alike, parts))
+
+        found = self._facts.get((_digest(documents["config"]), *alike), facts)
+        if len(norms) != len(found.modules):  # some entry has none
+            norms = [entry.get("norm") for entry in json.loads(documents["modules"])]
+        return found, _values(kept, found.modules, norms)
+
+
+class _Newest(Generic[Held]):
+    """What was made for a key, for as many keys as were asked for last."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held: OrderedDict[Hashable, Held] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], Held]) -> Held:
+        found = self._held.get(key)
+        if found is None:
+            found = self._held[key] = make()
+            if len(self._held) > self._most:
+                self._held.popitem(last=False)
+        self._held.move_to_end(key)
+        return found
+
+
+def _without_measured(modules: str) -> tuple[str, list[float | None]]:
+    """The document without norms and spectra, and its norms in order."""
+    pieces = _MEASURED.split(modules)
+    texts = [text for key, text in zip(pieces[1::3], pieces[2::3], strict=True) if key == "norm"]
+    return "".join(pieces[::3]), json.loads(f"[{','.join(texts)}]")
+
+
+def _digest(text: str) -> bytes:
+    return blake2b(text.encode()).digest()
+
+
+def _kept(documents: Mapping[str, str]) -> dict[str, Any] | None:
+    if any(kind not in documents for kind in NEEDED):
+        return None
+    kept: dict[str, Any] = json.loads(documents[KIND])
+    return kept if kept["schema"] == SCHEMA else None
+
+
+def _facts(
+    config: AdapterConfig,
+    folder: Path,
+    kept: Mapping[str, Any],
+    modules: tuple[ModuleFacts, ...],
+    tensors: dict[str, TensorInfo],
+) -> AdapterFacts:
+    return AdapterFacts(
         path=folder,
         config=replace(config, size=kept["config"]["size"], duplicates=tuple(kept["config"]["duplicates"])),
         weights=folder / kept["weights"]["name"],
@@ -70,14 +162,21 @@ def read_stored(documents: Mapping[str, str], folder: Path) -> tuple[AdapterFact
         others=kept["others"],
         unmatched=tuple(kept["unmatched"]),
     )
-    values = ValueFacts(
+
+
+def _values(kept: Mapping[str, Any], modules: Sequence[ModuleFacts], norms: Sequence[float | None]) -> ValueFacts:
+    return ValueFacts(
         nonfinite=kept["nonfinite"],
         zero=tuple(kept["zero"]),
-        norms={module.name: module.norm for module in modules},
+        norms={module.name: norm for module, norm in zip(modules, norms, strict=True)},
         unscanned=tuple(kept["unscanned"]),
         tensors_digest="",
     )
-    return facts, values
+
+
+def _tensors(modules: Sequence[ModuleFacts], kept: Mapping[str, Any]) -> dict[str, TensorInfo]:
+    tensors = {name: _tensor(name, dtype, shape) for name, (dtype, shape) in _factors(modules).items()}
+    return tensors | {name: _tensor(name, dtype, tuple(shape)) for name, dtype, shape in kept["tensors"]}
 
 
 def _module(entry: Mapping[str, Any], kept: Mapping[str, Any]) -> ModuleFacts:
@@ -119,5 +218,7 @@ def _plain(tensor: TensorInfo) -> tuple[str, tuple[int, ...]]:
     return tensor.dtype, tensor.shape
 
 
+# Thousands of adapters have the same few hundred tensors.
+@lru_cache(_MOST_TENSORS)
 def _tensor(name: str, dtype: str, shape: tuple[int, ...]) -> TensorInfo:
     return TensorInfo(name, dtype, shape, 0, prod(shape) * BITS[dtype] // 8)

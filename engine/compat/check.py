@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from engine.compat.finding import Finding
@@ -10,9 +10,10 @@ from engine.compat.rule import Subject
 from engine.compat.rules import RULES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from engine.compat.rule import Licensing, Rule
+    from engine.compat.shared import Shared
     from engine.format.facts import AdapterFacts, BaseFacts
     from engine.format.values import ValueFacts
 
@@ -29,15 +30,31 @@ def check_adapter(
     base_name: str | None = None,
     files: Iterable[str] = (),
     licensing: Licensing | None = None,
+    shared: Shared | None = None,
 ) -> tuple[Finding, ...]:
     """Give what the rules say, in the table's order; a rule whose base or values are absent says `skipped` once.
 
     `base_known` says whether the catalog knows the base (None: nobody asked), `base_name` what it was looked up by
     where that is not the name in the config. `files` are the
-    names in the adapter's folder. Pure: opens, imports and runs nothing, whatever the config says.
+    names in the adapter's folder. `shared` keeps what adapters with the same facts have in common. Pure: opens, imports
+    and runs nothing, whatever the config says.
     """
     subject = Subject(facts, values, base, base_known, tuple(files), base_name, licensing)
-    return tuple(finding for rule in RULES for finding in findings_of(rule, subject))
+    return ask(RULES, lambda: RULES, subject, shared)
+
+
+def ask(
+    table: object, rules: Callable[[], Iterable[Rule]], subject: Subject, shared: Shared | None = None
+) -> tuple[Finding, ...]:
+    """What a table's rules say of the adapter, in their order.
+
+    A rule that does not ask for values is given none: it says the same of all adapters that differ in values alone.
+    """
+    if shared is not None:
+        return tuple(chain.from_iterable(shared.findings(table, rules, subject)))
+    blind = subject.without_values()
+    asked = ((rule, subject if rule.needs == "values" else blind) for rule in rules())
+    return tuple(finding for rule, seen in asked for finding in findings_of(rule, seen))
 
 
 def findings_of(rule: Rule, subject: Subject) -> list[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.compat.layers import BaseIndex, base_name, implied_weight, is_transposed_type, layer_number
+from engine.compat.layers import base_name, implied_weight, index_of, is_transposed_type
 from engine.compat.rule import Hit, listed
 from engine.errors import PatternError
 from engine.format.canonical import canonical
@@ -33,7 +33,9 @@ def fraction(subject: Subject) -> Iterator[Hit]:
     present = {canonical(wrapped_path(name)) for name in adapted}
     matcher = Matcher(lora)
     try:
-        selected = [path for path in _weights(subject) if matcher.targets(prefix + path if "." in path else path)]
+        selected = [
+            path for path in index_of(base).linear_modules if matcher.targets(prefix + path if "." in path else path)
+        ]
     except PatternError:
         return
     if missing := [path for path in selected if canonical(path) not in present]:
@@ -64,26 +66,12 @@ def _prefix(subject: Subject) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _weights(subject: Subject) -> Iterator[str]:
-    """Modules of the base with a weight of two or more dimensions, without experts and layers that no model builds."""
-    base = subject.base
-    layers = base.config.get("num_hidden_layers") if base else None
-    for path, shape in base.parameters.items() if base else ():
-        module, _, leaf = path.rpartition(".")
-        if leaf != "weight" or len(shape) < 2 or not module:
-            continue
-        number = layer_number(module)
-        beyond = isinstance(layers, int) and number is not None and number >= layers
-        if not beyond and not {"experts", "mtp"} & set(module.split(".")):
-            yield module
-
-
 def orientation(subject: Subject) -> Iterator[Hit]:
     """fan_in_fan_out says how the base stores its linear weights: PEFT corrects a wrong one, others believe it."""
     lora, base = subject.facts.config.lora, subject.base
     if lora is None or base is None or base.model_type is None or base.quantization is not None:
         return
-    index = BaseIndex(base)
+    index = index_of(base)
     stated = lora.fan_in_fan_out
     against = []
     for module in subject.facts.modules:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from functools import cached_property
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
-from engine.format.canonical import canonical, ends_with_any, is_tied_name, unwrapped
+from engine.format.canonical import OUTPUT_NAMES, canonical, ends_with_any, is_tied_name, unwrapped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from engine.format.facts import BaseFacts, ModuleFacts
 
@@ -21,6 +22,7 @@ _INPUT_NAMES = frozenset(
     {"embed_tokens.weight", "wte.weight", "word_embeddings.weight", "shared.weight", "embed_in.weight",
      "tokens_embed.weight", "tok_embeddings.weight", "embeddings.weight", "word_embedding.weight"}
 )  # fmt: skip
+_WRITERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")  # architectures that have an output table
 _LAYER_NUMBER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d+)(?=\.|$)")
 _MOST_LAYERS = 10_000
 _MOST_DIGITS = 9
@@ -47,15 +49,17 @@ def _replicated(ranges: object) -> list[int]:
 
 
 _newest: list[BaseIndex] = []
+_MOST_KEPT = 4
 
 
 def index_of(base: BaseFacts) -> BaseIndex:
-    """The index of a base; the newest is kept, since many rules and adapters ask about one base in a row."""
+    """The index of a base; the newest few are kept, since many rules and adapters ask about the same bases in turn."""
     for kept in _newest:
         if kept.base is base:
             return kept
-    _newest[:] = [BaseIndex(base)]
-    return _newest[0]
+    found = BaseIndex(base)
+    _newest[:] = [found, *_newest[: _MOST_KEPT - 1]]
+    return found
 
 
 class BaseIndex:
@@ -104,6 +108,25 @@ class BaseIndex:
             if path.startswith(start) and "." not in path.removeprefix(start) and len(shape) in (2, 3)
         }
 
+    @cached_property
+    def linear_modules(self) -> tuple[str, ...]:
+        """Modules with a weight of two or more dimensions, without experts and layers that no model builds."""
+        return tuple(_linear_modules(self.base))
+
+    @cached_property
+    def layers(self) -> int | None:
+        """How many layers there are, as `layer_count` says."""
+        return layer_count(self.base)
+
+    @cached_property
+    def tied(self) -> bool:
+        """Whether one table is the input and the output: as the config says, else where no output table is stored."""
+        stated = self.base.config.get("tie_word_embeddings")
+        if isinstance(stated, bool):
+            return stated
+        writes = (self.base.architecture or "").endswith(_WRITERS)
+        return writes and not any(ends_with_any(path, OUTPUT_NAMES) for path in self.parameters)
+
     def transposed(self, *, fan_in_fan_out: bool) -> bool:
         """Say whether linear weights may be stored (in, out)."""
         return self._transposed or (self._untyped and fan_in_fan_out)
@@ -122,6 +145,18 @@ def layer_count(base: BaseFacts) -> int | None:
         return stated
     numbers = {number for path in base.parameters if (number := layer_number(path)) is not None}
     return max(numbers) + 1 if numbers else None
+
+
+def _linear_modules(base: BaseFacts) -> Iterator[str]:
+    layers = base.config.get("num_hidden_layers")
+    for path, shape in base.parameters.items():
+        module, _, leaf = path.rpartition(".")
+        if leaf != "weight" or len(shape) < 2 or not module:
+            continue
+        number = layer_number(module)
+        beyond = isinstance(layers, int) and number is not None and number >= layers
+        if not beyond and not {"experts", "mtp"} & set(module.split(".")):
+            yield module
 
 
 def is_transposed_type(base: BaseFacts) -> bool:

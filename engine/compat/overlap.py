@@ -11,7 +11,7 @@ from engine.format.modules import parameter_names
 from engine.format.patterns import Matcher
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from engine.compat.rule import Subject
     from engine.format.facts import ModuleFacts
@@ -83,8 +83,16 @@ def unused_targets(subject: Subject) -> Iterator[Hit]:
     if lora is None or not subject.facts.modules or not isinstance(lora.target_modules, tuple):
         return
     present = [wrapped_path(name) for name in (*(one.name for one in subject.facts.modules), *subject.facts.incomplete)]
-    ends = {".".join(parts[start:]) for parts in (name.split(".") for name in present) for start in range(len(parts))}
-    if left := [entry for entry in lora.target_modules if entry not in ends]:
+    leaves = {name.rpartition(".")[2] for name in present}
+    left = [entry for entry in lora.target_modules if entry not in leaves]
+    # most entries are leaves, so that the longer ends are seldom needed
+    ends = _ends(present) if left else set[str]()
+    if left := [entry for entry in left if entry not in ends]:
         signs = "; signs of regular expressions are taken as letters in a list"
         why = signs if any(_PATTERN_SIGNS & frozenset(entry) for entry in left) else ""
         yield Hit(f"target_modules: no tensor adapts {listed(left)}{why}", "target_modules")
+
+
+def _ends(names: Iterable[str]) -> set[str]:
+    """The names and what follows any of their dots."""
+    return {".".join(parts[start:]) for parts in (name.split(".") for name in names) for start in range(len(parts))}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.compat.layers import layer_count, layer_number
+from engine.compat.layers import index_of, layer_number
 from engine.compat.rule import Hit, size
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def ranges(subject: Subject) -> Iterator[Hit]:
     """Half-open ranges of the base's layers; without a base only what no base could hold."""
-    count = None if subject.base is None else layer_count(subject.base)
+    count = None if subject.base is None else index_of(subject.base).layers
     for start, end in _ranges(subject):
         if not 0 <= start < end:
             yield Hit(f"layer_replication: expected 0 <= start < end, found {size((start, end))}", "layer_replication")

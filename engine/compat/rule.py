@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -40,6 +40,10 @@ class Subject:
     files: tuple[str, ...] = ()
     base_name: str | None = None
     licensing: Licensing | None = None
+
+    def without_values(self) -> Subject:
+        """The same adapter before anybody looked into its tensors."""
+        return self if self.values is None else replace(self, values=None)
 
     @property
     def raw(self) -> Mapping[str, Any]:

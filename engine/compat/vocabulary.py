@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.compat.layers import BaseIndex, base_name
+from engine.compat.layers import base_name, index_of
 from engine.compat.rule import Hit, listed
-from engine.format.canonical import OUTPUT_NAMES, ends_with_any
 from engine.format.keys import parse_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from engine.compat.rule import Subject
-    from engine.format.facts import BaseFacts
 
 _INPUTS = frozenset({"embed_tokens", "wte", "word_embeddings", "shared", "embed_in", "tok_embeddings"})
 _OUTPUTS = frozenset({"lm_head", "embed_out"})
-_WRITERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")  # architectures that have an output table
 
 
 def tied(subject: Subject) -> Iterator[Hit]:
     """An input or output table that the base shares with the other: a merge changes both."""
-    if subject.base is None or not is_tied(subject.base):
+    if subject.base is None or not index_of(subject.base).tied:
         return
     found = [module.name for module in subject.facts.modules if _leaf(module.name) in _INPUTS | _OUTPUTS]
     found += [
@@ -40,15 +37,6 @@ def tied(subject: Subject) -> Iterator[Hit]:
     )
 
 
-def is_tied(base: BaseFacts) -> bool:
-    """Whether one table is the input and the output: as the config says, else where no output table is stored."""
-    stated = base.config.get("tie_word_embeddings")
-    if isinstance(stated, bool):
-        return stated
-    writes = (base.architecture or "").endswith(_WRITERS)
-    return writes and not any(ends_with_any(path, OUTPUT_NAMES) for path in base.parameters)
-
-
 def token_rows(subject: Subject) -> Iterator[Hit]:
     for name, _, indices in _tokens(subject):
         rows = subject.facts.header.tensors[name].shape[:1]
@@ -64,7 +52,7 @@ def token_numbers(subject: Subject) -> Iterator[Hit]:
     """PEFT writes these rows over the table's, so the table has them."""
     if subject.base is None:
         return
-    index = BaseIndex(subject.base)
+    index = index_of(subject.base)
     for name, module, indices in _tokens(subject):
         shape = _shipped(subject, module) or index.shape(f"{base_name(module, subject.raw)}.weight")
         wrong = [one for one in indices if shape is not None and not 0 <= one < shape[0]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from engine.compat.check import findings_of
+from engine.compat.check import ask
 from engine.compat.engines.table import covered
 from engine.compat.finding import Finding
 from engine.compat.rule import Rule, Subject
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from engine.compat.engines.table import EngineRule, EngineTarget
     from engine.compat.rule import Hit
+    from engine.compat.shared import Shared
     from engine.format.facts import AdapterFacts, BaseFacts
     from engine.format.values import ValueFacts
 
@@ -30,16 +31,17 @@ def check_for(
     base: BaseFacts | None = None,
     values: ValueFacts | None = None,
     files: Iterable[str] = (),
+    shared: Shared | None = None,
 ) -> tuple[Finding, ...]:
     """Whether the engine loads the adapter and computes the function that PEFT 0.21.2 computes: either no is an error.
 
-    A release outside the table gives one finding, `inconclusive`, and nothing else. Pure, as `check_adapter`.
+    A release outside the table gives one finding, `inconclusive`, and nothing else. Pure, as `check_adapter`;
+    `shared` keeps what is said by the target, which is to be one object for all that are asked about.
     """
     if not target.engine.covers(target.version):
         return (_outside(target),)
     subject = Subject(facts, values, base, files=tuple(files))
-    rows = (row for row in target.engine.rules if row.span.holds(target.version))
-    return tuple(finding for row in rows for finding in findings_of(_bound(row, target), subject))
+    return ask(target, partial(_rules, target), subject, shared)
 
 
 def verdict(findings: Iterable[Finding], target: EngineTarget) -> Verdict:
@@ -52,6 +54,10 @@ def verdict(findings: Iterable[Finding], target: EngineTarget) -> Verdict:
     if "differs" in said:
         return "differs"
     return "inconclusive" if any(finding.severity == "inconclusive" for finding in found) else "loads"
+
+
+def _rules(target: EngineTarget) -> Iterator[Rule]:
+    return (_bound(row, target) for row in target.engine.rules if row.span.holds(target.version))
 
 
 def _bound(row: EngineRule, target: EngineTarget) -> Rule:

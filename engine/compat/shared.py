@@ -1,0 +1,66 @@
+"""What rules say of many adapters that differ in their tensors' values alone: asked once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.compat.check import findings_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Iterator
+
+    from engine.compat.finding import Finding
+    from engine.compat.rule import Rule, Subject
+
+MOST_KEPT = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What a table said of a subject without values; in place of a rule over values, the rule.
+
+    Holds what it was asked about, so that no other object comes to have its identity.
+    """
+
+    table: object
+    subject: Subject
+    parts: tuple[Rule | tuple[Finding, ...], ...]
+
+
+class Shared:
+    """Answers by the identity of what was asked; a class because it keeps the newest MOST_KEPT of them.
+
+    Two adapters share an answer where table, facts and base are the same objects and files, names and licences are
+    equal. A rule that asks for values is asked each time, and no other rule is given any, so what is said here is what
+    the rules say of the adapter alone.
+    """
+
+    def __init__(self, most: int = MOST_KEPT) -> None:
+        self._most = most
+        self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
+
+    def findings(
+        self, table: object, rules: Callable[[], Iterable[Rule]], subject: Subject
+    ) -> Iterator[tuple[Finding, ...]]:
+        """What each of a table's rules says, in its order; `rules` gives them where they are not known yet."""
+        key = _key(table, subject)
+        kept = self._kept.get(key)
+        if kept is None:
+            blind = subject.without_values()
+            kept = self._kept[key] = _Kept(table, blind, tuple(_part(rule, blind) for rule in rules()))
+            if len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        for part in kept.parts:
+            yield part if isinstance(part, tuple) else tuple(findings_of(part, subject))
+
+
+def _part(rule: Rule, blind: Subject) -> Rule | tuple[Finding, ...]:
+    return rule if rule.needs == "values" else tuple(findings_of(rule, blind))
+
+
+def _key(table: object, subject: Subject) -> Hashable:
+    surroundings = (subject.base_known, subject.files, subject.base_name, subject.licensing)
+    return (id(table), id(subject.facts), id(subject.base), *surroundings)
