@@ -25,12 +25,25 @@ class BatchPlan:
     flattened with their tokens: then each row has as many in a line.
     """
 
-    __slots__ = ("_made", "rows", "whole")
+    __slots__ = ("_indices", "_made", "rows", "whole")
 
     def __init__(self, whole: Whole | None = None, rows: tuple[int, ...] = ()) -> None:
         self.whole = whole
         self.rows = rows
         self._made: dict[tuple[int, int], Plan] = {}
+        self._indices: dict[tuple[int, torch.device], Tensor] = {}
+
+    def index(self, first: int, device: torch.device, path: str = "") -> Tensor:
+        """The slot of each of the `first` leading rows of a module's input, (first,) int64, of a plan by rows.
+
+        Raises BatchError where that is no multiple of the batch's rows.
+        """
+        found = self._indices.get((first, device))
+        if found is None:
+            repeated = self._repeats(first, path)
+            rows = torch.tensor(self.rows, dtype=torch.int64, device=device)
+            found = self._indices[first, device] = rows.repeat_interleave(repeated)
+        return found
 
     def tokens(self, x: Tensor, path: str) -> Plan:
         """The plan for an input (rows, ..., in) of the module at `path`. Raises BatchError for other rows."""
@@ -44,10 +57,14 @@ class BatchPlan:
         return made
 
     def _make(self, first: int, count: int, device: torch.device, path: str) -> Plan:
-        if first % len(self.rows):
+        self._repeats(first, path)
+        return rows_plan(self.rows, count // len(self.rows), device)
+
+    def _repeats(self, first: int, path: str) -> int:
+        repeats, rest = divmod(first, len(self.rows))
+        if rest:
             raise BatchError(f"{path}: got {first} rows, expected a multiple of the batch's {len(self.rows)}")
-        per_row = count // len(self.rows)
-        return rows_plan(self.rows, per_row, device)
+        return repeats
 
 
 def rows_plan(rows: tuple[int, ...], per_row: int, device: torch.device) -> Plan:
