@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from registry.disk import reaching, reading
@@ -22,8 +20,8 @@ if TYPE_CHECKING:
 PART = 8 << 20
 _MOST_PARTS = 10_000
 _STREAMS = 4
-_HELPERS = 2
-_NICE = 10
+_HASHERS = 2
+_AHEAD = 4
 
 
 def upload(bucket: Bucket, key: str, file: StagedFile) -> bool:
@@ -32,7 +30,23 @@ def upload(bucket: Bucket, key: str, file: StagedFile) -> bool:
 
     CorruptError, with the object as it was, where the staged file no longer has its digest.
     """
-    return bucket.ask(lambda: _send_whole(bucket, key, file) if file.size <= PART else _send_parts(bucket, key, file))
+    return bucket.ask(lambda: _send(bucket, key, file))
+
+
+def _send(bucket: Bucket, key: str, file: StagedFile) -> bool:
+    import obstore
+
+    whole = file.size <= PART
+    with _Parts(file) as parts:
+        stored = obstore.put(
+            bucket.client,
+            key,
+            b"".join(parts) if whole else iter(parts),
+            use_multipart=not whole,
+            chunk_size=parts.size,
+            max_concurrency=_STREAMS,
+        )
+        return _plain(stored["e_tag"]) == parts.checksum()
 
 
 def holds(bucket: Bucket, key: str, file: StagedFile) -> bool:
@@ -47,30 +61,10 @@ def holds(bucket: Bucket, key: str, file: StagedFile) -> bool:
         return False
     if known["size"] != file.size or known["e_tag"] is None:
         return False
-    return _plain(known["e_tag"]) == _checksum(file, [_md5(part) for part in _parts(file)])
-
-
-def _send_whole(bucket: Bucket, key: str, file: StagedFile) -> bool:
-    import obstore
-
-    content = b"".join(_parts(file))
-    stored = obstore.put(bucket.client, key, content, use_multipart=False)
-    return tells(stored["e_tag"], content)
-
-
-def _send_parts(bucket: Bucket, key: str, file: StagedFile) -> bool:
-    import obstore
-
-    with _Sums(file) as sums:
-        stored = obstore.put(
-            bucket.client,
-            key,
-            _parts(file),
-            use_multipart=True,
-            chunk_size=part_size(file.size),
-            max_concurrency=_STREAMS,
-        )
-        return _plain(stored["e_tag"]) == _checksum(file, sums.rest())
+    with _Parts(file) as parts:
+        for _ in parts:
+            pass
+        return _plain(known["e_tag"]) == parts.checksum()
 
 
 def tells(e_tag: str | None, content: bytes) -> bool:
@@ -78,87 +72,54 @@ def tells(e_tag: str | None, content: bytes) -> bool:
     return _plain(e_tag) == _md5(content).hex()
 
 
-def part_size(size: int) -> int:
-    """Bytes of each part but the last: a store takes 10,000 at most."""
-    return max(PART, -(-size // _MOST_PARTS))
+class _Parts:
+    """The parts of a staged file, hashed in threads beside their way out: by sha256, and as S3 makes its ETags.
 
-
-def _parts(file: StagedFile) -> Iterator[bytes]:
-    """The parts of a staged file, hashed beside their way out. The last is not given away unless the whole has its
-    digest (CorruptError): then an upload ends without an object.
-    """
-    size, done, sha256 = part_size(file.size), 0, hashlib.sha256()
-    with (
-        reaching(file.path),
-        reading(file.path) as source,
-        os.fdopen(os.dup(source), "rb") as stream,
-        ThreadPoolExecutor(1) as hashing,
-    ):
-        pending: Future[None] | None = None
-        while True:
-            part = stream.read(size)
-            if pending is not None:
-                pending.result()
-            pending = hashing.submit(sha256.update, part)
-            done += len(part)
-            if done >= file.size or len(part) < size:
-                break
-            yield part
-        pending.result()
-    actual = f"sha256:{sha256.hexdigest()}"
-    if actual != file.digest:
-        raise CorruptError(str(file.path), expected=file.digest, actual=actual)
-    yield part
-
-
-class _Sums:
-    """The MD5s of a large file's parts, made where no core is wanted for anything else: what sends, and a store on the
-    same machine, go first. The file is read for them once more: where it changed meanwhile they prove nothing.
+    The last part is not given away unless the whole has its digest: then an upload ends without an object.
     """
 
     def __init__(self, file: StagedFile) -> None:
-        self._file = file
-        self._size = part_size(file.size)
-        self._count = -(-file.size // self._size)
-        self._left = iter(range(self._count))
-        self._given_up = False
+        self.file = file
+        self.size = max(PART, -(-file.size // _MOST_PARTS))
+        self._sums: list[Future[bytes]] = []
+        self._sha256 = hashlib.sha256()
 
     def __enter__(self) -> Self:
-        self._idle = ThreadPoolExecutor(1, initializer=_step_back)
-        self._early = self._idle.submit(self._take)
+        self._ordered, self._beside = ThreadPoolExecutor(1), ThreadPoolExecutor(_HASHERS)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._given_up = True
-        self._idle.shutdown()
+        self._ordered.shutdown()
+        self._beside.shutdown()
 
-    def rest(self) -> list[bytes]:
-        """All of them, in order; what is not done yet is done at once."""
-        with ThreadPoolExecutor(_HELPERS) as helpers:
-            late = [helpers.submit(self._take) for _ in range(_HELPERS)]
-        sums = dict(pair for some in (self._early, *late) for pair in some.result())
-        return [sums[number] for number in range(self._count)]
+    def __iter__(self) -> Iterator[bytes]:
+        with reaching(self.file.path), reading(self.file.path) as source, os.fdopen(os.dup(source), "rb") as stream:
+            done = 0
+            while True:
+                block = stream.read(self.size)
+                done += len(block)
+                hashed = self._ordered.submit(self._sha256.update, block)
+                self._sums.append(self._beside.submit(_md5, block))
+                if len(self._sums) > _AHEAD:
+                    self._sums[-_AHEAD].result()
+                if done >= self.file.size or len(block) < self.size:
+                    hashed.result()
+                    self._require_digest()
+                    yield block
+                    return
+                yield block
 
-    def _take(self) -> list[tuple[int, bytes]]:
-        taken = []
-        with reaching(self._file.path), reading(self._file.path) as source:
-            for number in self._left:
-                if self._given_up:
-                    break
-                taken.append((number, _md5(os.pread(source, self._size, number * self._size))))
-        return taken
+    def checksum(self) -> str:
+        """What S3 and its like answer as the ETag of an object stored in these parts, where they tell its MD5."""
+        sums = [one.result() for one in self._sums]
+        if self.file.size <= PART:
+            return sums[0].hex()
+        return f"{_md5(b''.join(sums)).hex()}-{len(sums)}"
 
-
-def _step_back() -> None:
-    with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
-
-
-def _checksum(file: StagedFile, sums: list[bytes]) -> str:
-    """What S3 and its like answer as the ETag of an object stored in these parts, where they tell its MD5."""
-    if file.size <= PART:
-        return sums[0].hex()
-    return f"{_md5(b''.join(sums)).hex()}-{len(sums)}"
+    def _require_digest(self) -> None:
+        actual = f"sha256:{self._sha256.hexdigest()}"
+        if actual != self.file.digest:
+            raise CorruptError(str(self.file.path), expected=self.file.digest, actual=actual)
 
 
 def _md5(block: bytes) -> bytes:

@@ -1,9 +1,7 @@
-"""The parts of an upload and their sums: what is sent, what it is compared with, and who waits for whom."""
+"""The parts of an upload and their sums: what is sent, and what it is compared with."""
 
 import hashlib
 import os
-import threading
-import time
 
 import pytest
 
@@ -46,6 +44,14 @@ def md5s(content):
     return [hashlib.md5(content[start : start + PART]).digest() for start in range(0, len(content), PART)]
 
 
+def sent(file, given=None):
+    """The parts that were given away, also where an error ended that."""
+    given = [] if given is None else given
+    with uploads._Parts(file) as parts:
+        given.extend(parts)
+    return given
+
+
 def overwrite(file, content):
     file.path.chmod(0o600)
     file.path.write_bytes(content)
@@ -55,20 +61,20 @@ class TestParts:
     def test_they_are_of_eight_mebibytes_and_a_rest(self, stage):
         content = os.urandom(17 * MIB)
 
-        parts = list(uploads._parts(stage(content)))
+        parts = sent(stage(content))
 
         assert [len(part) for part in parts] == [PART, PART, MIB]
         assert b"".join(parts) == content
 
     @pytest.mark.parametrize("size", [0, 1, PART - 1, PART, PART + 1, 2 * PART])
     def test_none_is_empty_but_that_of_an_empty_file(self, stage, size):
-        lengths = [len(part) for part in uploads._parts(stage(bytes(size)))]
+        lengths = [len(part) for part in sent(stage(bytes(size)))]
 
         assert sum(lengths) == size
         assert lengths == [0] or all(lengths)
 
-    def test_a_file_of_the_largest_size_fits_into_ten_thousand(self):
-        assert uploads.part_size(5 << 40) * 10_000 >= 5 << 40
+    def test_a_file_of_the_largest_size_fits_into_ten_thousand(self, tmp_path):
+        assert uploads._Parts(StagedFile(tmp_path / "file", HELLO, 5 << 40)).size * 10_000 >= 5 << 40
 
     @pytest.mark.parametrize("changed", [0, PART, 17 * MIB - 1])
     def test_the_last_is_kept_back_where_any_byte_changed(self, stage, changed):
@@ -79,11 +85,10 @@ class TestParts:
         given = []
 
         with pytest.raises(CorruptError) as caught:
-            for part in uploads._parts(file):
-                given.append(len(part))  # noqa: PERF401 (what came before the error)
+            sent(file, given)
 
         assert caught.value.expected == file.digest
-        assert given == [PART, PART]
+        assert [len(part) for part in given] == [PART, PART]
 
     @pytest.mark.parametrize("length", [0, PART, 17 * MIB - 1, 17 * MIB + 1])
     def test_a_file_of_another_length_is_refused(self, stage, length):
@@ -91,67 +96,40 @@ class TestParts:
         overwrite(file, bytes(length))
 
         with pytest.raises(CorruptError):
-            list(uploads._parts(file))
+            sent(file)
 
     def test_a_file_that_is_gone_is_told_as_a_place_out_of_reach(self, tmp_path):
         with pytest.raises(UnavailableError, match="No such file"):
-            list(uploads._parts(StagedFile(tmp_path / "gone", HELLO, 5)))
+            sent(StagedFile(tmp_path / "gone", HELLO, 5))
 
 
-class TestSums:
+class TestChecksum:
     @pytest.mark.parametrize("parts", [2, 7])
-    def test_they_are_the_md5_of_each_part_in_order(self, stage, parts):
-        content = os.urandom((parts - 1) * PART + MIB)
-        with uploads._Sums(stage(content)) as sums:
-            assert sums.rest() == md5s(content)
-
-    def test_those_made_early_are_not_made_again(self, stage, monkeypatch):
-        content, made = os.urandom(3 * PART), []
-        md5 = uploads._md5
-        monkeypatch.setattr(uploads, "_md5", lambda block: made.append(len(block)) or md5(block))
-        with uploads._Sums(stage(content)) as sums:
-            until = time.monotonic() + 30
-            while len(made) < 3 and time.monotonic() < until:
-                time.sleep(0.01)
-
-            assert sums.rest() == md5s(content)
-        assert made == [PART] * 3
-
-    def test_the_checksum_is_the_one_s3_documents(self, stage):
+    def test_it_is_the_one_s3_documents(self, stage, parts):
         """MD5 of the parts' MD5s and their number."""
-        content = os.urandom(17 * MIB)
-        with uploads._Sums(file := stage(content)) as sums:
-            found = uploads._checksum(file, sums.rest())
+        content = os.urandom((parts - 1) * PART + MIB)
+        with uploads._Parts(stage(content)) as found:
+            list(found)
 
-        assert found == f"{hashlib.md5(b''.join(md5s(content))).hexdigest()}-3"
+            assert found.checksum() == f"{hashlib.md5(b''.join(md5s(content))).hexdigest()}-{parts}"
 
-    def test_of_a_file_that_shrank_they_are_others(self, stage):
-        content = os.urandom(17 * MIB)
-        file = stage(content)
-        overwrite(file, content[:PART])
+    def test_of_one_part_it_is_that_parts_md5(self, stage):
+        with uploads._Parts(stage(b"hello")) as found:  # printf hello | md5sum
+            list(found)
 
-        with uploads._Sums(file) as sums:
-            assert sums.rest() != md5s(content)
+            assert found.checksum() == "5d41402abc4b2a76b9719d911017c592"
 
-    def test_an_upload_that_fails_leaves_none_at_work(self, stage):
-        before = threading.active_count()
-
-        with pytest.raises(ZeroDivisionError), uploads._Sums(stage(bytes(80 * MIB))):
-            raise ZeroDivisionError
-
-        assert threading.active_count() == before
-
-    def test_they_step_back_and_nothing_else_does(self):
-        found = []
-        before = os.getpriority(os.PRIO_PROCESS, 0)
-        thread = threading.Thread(
-            target=lambda: found.append((uploads._step_back(), os.getpriority(os.PRIO_PROCESS, 0)))
-        )
-        thread.start()
-        thread.join()
-
-        assert found == [(None, max(before, 10))]
-        assert os.getpriority(os.PRIO_PROCESS, 0) == before
+    @pytest.mark.parametrize(
+        ("e_tag", "told"),
+        [
+            ('"5d41402abc4b2a76b9719d911017c592"', True),
+            ("5d41402abc4b2a76b9719d911017c592", True),
+            ('"5d41402abc4b2a76b9719d911017c593"', False),
+            (None, False),
+        ],
+    )
+    def test_an_etag_tells_of_its_own_bytes_alone(self, e_tag, told):
+        assert uploads.tells(e_tag, b"hello") is told
 
 
 class TestProof:
@@ -174,21 +152,3 @@ class TestProof:
                 store.place(file)
 
         assert caught.value.expected == file.digest
-
-    def test_a_file_that_changes_once_it_was_sent_is_read_back(self, store, proxy, monkeypatch):
-        """The sums no longer prove anything; the object was sent from the right bytes, and is found right."""
-        content = os.urandom(17 * MIB)
-        rest = uploads._Sums.rest
-
-        def late(sums):
-            overwrite(sums._file, content[:PART])
-            sums._left, sums._early = iter(range(3)), sums._idle.submit(list)
-            return rest(sums)
-
-        monkeypatch.setattr(uploads._Sums, "rest", late)
-        with store.staging() as staging:
-            file = staging.add(content, name="file")
-            store.place(file)
-
-        assert "GET" in [request.method for request in proxy.requests]
-        assert store.read_bytes(file.digest) == content
