@@ -26,8 +26,8 @@ class Codec:
     """How the parameter `name` of a layer is stored.
 
     `read(layer, name)`: its numbers, float32, in the shape in which the layer means them. `write(layer, name, W)`:
-    store W with one rounding. `keep(layer, name)`: everything that `restore(layer, name, kept)` needs to bring back the same
-    bits. `grid` says whether the numbers it can hold are few: quantised.
+    store W with one rounding. `keep(layer, name)`: everything that `restore(layer, name, kept)` needs to bring back the
+    same bits. `grid` says whether the numbers it can hold are few: quantised.
     """
 
     name: str

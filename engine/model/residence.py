@@ -10,6 +10,7 @@ from engine.model.arena import Arena
 from engine.model.image import build_image, relaid
 from engine.model.kinds import KINDS
 from engine.model.layout import Want, joined_wants, make_layout
+from engine.model.merging import Addition
 from engine.model.site import Site
 from engine.model.slots import Slots
 
@@ -85,6 +86,11 @@ class Residence:
             self._the_arena.put(slot, loaded.image)
             self.slots.assign(name, slot)
         return slot
+
+    def addition(self, name: str, factor: float) -> Addition:
+        """The adapter as something to merge into the weights. Raises UnknownAdapterError."""
+        loaded = self.get(name)
+        return Addition(name, {part.path: part for part in loaded.parts}, loaded.image, factor)
 
     def forget(self, name: str) -> None:
         """Drop the adapter; its slot is free again. Raises UnknownAdapterError."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from engine.errors import RuntimeStateError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -40,6 +42,11 @@ class Site:
         """Let the module's calls come here."""
         forward = self.kind.forward
         self.module.forward = partial(forward, self)
+
+    def __deepcopy__(self, memo: object) -> Site:
+        raise RuntimeStateError(
+            f"{self.path} has adapters on it; copy the model before they are attached, or detach() first"
+        )
 
     def detach(self) -> None:
         """Give the module back the forward it had."""
