@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from engine.compat.rule import Licensing
     from engine.format.facts import AdapterFacts, BaseFacts
     from engine.format.values import ValueFacts
+    from registry.verdicts import Asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,8 @@ class GivenBase:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """An adapter with all that the rules ask for. `target` is how the caller named it; `digest` the version's;
-    `doubts` are what its catalog says of its base.
+    `doubts` are what its catalog says of its base and of its twins, by the rules `asked` there;
+    `base_moved` tells whether its base's name means another one today.
     """
 
     target: str
@@ -45,6 +47,8 @@ class Candidate:
     digest: str | None = None
     version_id: int | None = None
     doubts: tuple[Finding, ...] = ()
+    asked: tuple[Asked, ...] = ()
+    base_moved: bool = False
 
 
 def base_at(place: str) -> GivenBase:

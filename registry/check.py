@@ -183,7 +183,8 @@ def with_baseline(verdicts: Iterable[Verdict], request: CheckRequest) -> Iterabl
 
 def judge(candidate: Candidate, engines: Iterable[ForEngine], *, shared: Shared | None = None) -> Iterator[Verdict]:
     """What the check-in rules say of an adapter, then what each engine's table does; `shared` is for judging many."""
-    yield _verdict(candidate, CHECKIN, (*check_in(candidate, shared=shared), *candidate.doubts), _CHECKIN_RULES)
+    asked = (*_CHECKIN_RULES, *candidate.asked)
+    yield _verdict(candidate, CHECKIN, (*check_in(candidate, shared=shared), *candidate.doubts), asked)
     for engine in engines:
         found = check_engine(candidate, engine, shared=shared)
         yield _verdict(candidate, engine.label, found, engine_rules(engine))
@@ -232,7 +233,7 @@ def engine_rules(engine: ForEngine) -> tuple[Asked, ...]:
 
 def _verdict(candidate: Candidate, question: str, found: Iterable[Finding], rules: tuple[Asked, ...]) -> Verdict:
     findings = tuple(replace(finding, target=candidate.target) for finding in found)
-    asked_by = ruleset(question, base_key(candidate.base))
+    asked_by = ruleset(question, base_key(candidate.base, moved=candidate.base_moved))
     return Verdict(candidate.target, question, findings, rules, digest=candidate.digest, ruleset=asked_by)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
@@ -16,6 +16,7 @@ from registry.database import insert_into
 from registry.errors import NotFoundError, UnavailableError
 from registry.examine import examine, named_base
 from registry.keptchecks import base_ids, keep, kept_checks, same_answer
+from registry.kin import CATALOG_RULES, MOVED, base_doubts, twins
 from registry.lock import Pin
 from registry.models import Adapter, Base, Document, File, Version
 from registry.pull import pull
@@ -24,6 +25,7 @@ from registry.resolve import resolve
 from registry.rulesets import base_digest
 from registry.storedfacts import KIND, NEEDED, SharedFacts, facts_document, read_stored
 from registry.strictjson import canonical_json
+from registry.verdicts import Asked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
     from registry.candidates import GivenBase
     from registry.handle import Handle
     from registry.verdicts import Verdict
+
+
+_ASKED = tuple(Asked(rule.id, rule.summary) for rule in CATALOG_RULES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ class StoredCatalog:
     def __init__(self, handle: Handle) -> None:
         self._handle = handle
         self._bases: dict[int, BaseFacts] = {}
-        self._doubted: dict[tuple[int, str, str], tuple[Finding, ...]] = {}
+        self._doubted: dict[tuple[int, str, str | None, str | None], tuple[Finding, ...]] = {}
         self._alike = SharedFacts()
 
     def base(self, name: str) -> BaseFacts:
@@ -80,9 +85,11 @@ class StoredCatalog:
         wanted = self._handle.ref(ref)
         with self._handle.database.reading() as session:
             found = resolve(session, wanted).id
+            related = tuple(twins(session, found))
         row = self._looked_up([found])[0]
         facts, values = read_stored(row.documents, self._folder(row)) or self._pulled(row)
-        return self._judged(row, facts, values, given, ref)
+        one = self._judged(row, facts, values, given, ref)
+        return replace(one, doubts=(*one.doubts, *related))
 
     def pin(self, ref: str) -> Pin:
         """What a reference means now."""
@@ -123,6 +130,7 @@ class StoredCatalog:
         self, row: _Row, facts: AdapterFacts, values: ValueFacts, given: GivenBase | None, target: str
     ) -> Candidate:
         base = given.facts if given is not None else None if row.base is None else self._bases[row.base]
+        doubts = () if given is not None else self._doubts(row, facts)
         return Candidate(
             target=target,
             facts=facts,
@@ -135,7 +143,9 @@ class StoredCatalog:
             licensing=Licensing(row.licence, None if given is None else given.licence),
             digest=row.digest,
             version_id=row.id,
-            doubts=() if given is not None else self._doubts(row, facts),
+            doubts=doubts,
+            asked=_ASKED,
+            base_moved=any(doubt.rule == MOVED.id for doubt in doubts),
         )
 
     def _pulled(self, row: _Row) -> tuple[AdapterFacts, ValueFacts]:
@@ -150,17 +160,15 @@ class StoredCatalog:
         return self._handle.settings.pulled / row.digest.removeprefix("sha256:")
 
     def _doubts(self, row: _Row, facts: AdapterFacts) -> tuple[Finding, ...]:
-        """Whether the base it was pushed for is the one in its config, as a push asks."""
-        named = named_base(facts)
-        if row.base is None or row.base_name is None or named is None or named == row.base_name:
+        """What is in doubt about the base that it is judged against; asked once for all that say the same of it."""
+        if row.base is None or row.base_name is None:
             return ()
-        names = (row.base, row.base_name, named)
-        if names not in self._doubted:
+        said = (row.base, row.base_name, named_base(facts), facts.config.revision)
+        if said not in self._doubted:
+            base, name, named, revision = said
             with self._handle.database.reading() as session:
-                other = bases.find(session, named)
-                doubt = bases.other_base(session.get_one(Base, row.base), row.base_name, other, named)
-            self._doubted[names] = () if doubt is None else (doubt,)
-        return self._doubted[names]
+                self._doubted[said] = base_doubts(session, base, name, named=named, revision=revision)
+        return self._doubted[said]
 
     def _facts(self, session: Session, base: int) -> BaseFacts:
         if base not in self._bases:

@@ -10,8 +10,9 @@ from sqlalchemy import delete, func, insert, select
 
 from registry import bases
 from registry.among import among
+from registry.kin import moved_versions
 from registry.models import Base, CheckResult, Version
-from registry.rulesets import NORMED, ruleset
+from registry.rulesets import MOVED, NORMED, ruleset
 from registry.verdicts import CheckState
 
 if TYPE_CHECKING:
@@ -123,7 +124,11 @@ def base_keys(session: Session, ids: Sequence[int]) -> dict[int, str | None]:
     known = select(Base.id, func.coalesce(Base.fingerprint, Base.layout), Base.norms.is_not(None))
     rows = session.execute(known.where(among(Base.id)), wanted)
     keys = {row[0]: f"{row[1]}{NORMED if row[2] else ''}" for row in rows}
-    return {version: None if base is None else keys[base] for version, base in of.items()}
+    moved = moved_versions(session, ids)
+    return {
+        version: None if base is None else keys[base] + (MOVED if version in moved else "")
+        for version, base in of.items()
+    }
 
 
 def base_ids(session: Session, ids: Sequence[int]) -> dict[int, int | None]:

@@ -29,6 +29,7 @@ def meet(guests: Sequence[Candidate], questions: Iterable[Question], given: Give
             base=None if given is None else given.facts,
             bases=lineages,
             names=names,
+            norms=[guest.values.norms for guest in guests],
         )
         findings = tuple(replace(finding, target=together) for finding in answer.findings)
         rules = tuple(Asked(rule, summary) for rule, _, summary in rules_of(question.kind))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 
 NORMED = "+norms"
+MOVED = "+moved"
 
 
 def ruleset(question: str, base: str | None) -> str:
@@ -31,9 +32,11 @@ def ruleset(question: str, base: str | None) -> str:
     return _digest(_engine_of(question), base or "")
 
 
-def base_key(base: BaseFacts | None) -> str | None:
-    """What tells bases apart for the rules: what it holds, and whether its weights' norms are known."""
-    return None if base is None else f"{base_digest(base)}{NORMED if base.norms else ''}"
+def base_key(base: BaseFacts | None, *, moved: bool = False) -> str | None:
+    """What tells bases apart for the rules: what it holds, whether its weights' norms are known, and whether the name
+    that a version has of it means another today.
+    """
+    return None if base is None else f"{base_digest(base)}{NORMED if base.norms else ''}{MOVED if moved else ''}"
 
 
 def base_digest(base: BaseFacts | None) -> str | None:

@@ -42,19 +42,21 @@ def check_together(
     base: BaseFacts | None = None,
     bases: Sequence[Lineage] | None = None,
     names: Iterable[str] | None = None,
+    norms: Iterable[Mapping[str, float | None]] = (),
 ) -> Together:
     """Whether these adapters can be merged, share one slot, or run in one batch.
 
     `base` is one base named for all of them; else `bases` says what is known of each one's, by default the name in
-    its config. `names` are what messages call the adapters, by default their folders. Every finding's target is the
-    question. Pure: reads no file and no tensor. Raises OptionError for an unknown question.
+    its config. `names` are what messages call the adapters, by default their folders; `norms` are ‖ΔW‖ by module of
+    each, where they are known. Every finding's target is the question. Pure: reads no file and no tensor. Raises
+    OptionError for an unknown question.
     """
     asked = parse_question(question) if isinstance(question, str) else question
     called = [facts.path.name for facts in adapters] if names is None else list(names)
     adapters = [replace(facts, path=Path(name)) for facts, name in zip(adapters, called, strict=True)]
     if bases is None:
         bases = [Lineage(facts.config.base_model_name_or_path) for facts in adapters]
-    group = Group(asked, tuple(adapters), tuple(bases), one_base=base is not None)
+    group = Group(asked, tuple(adapters), tuple(bases), one_base=base is not None, norms=tuple(norms))
     found = tuple(_findings(group))
     numbers = slot_of(adapters).as_json() if asked.kind == "hotswap" and adapters else {}
     return Together(str(asked), found, numbers)

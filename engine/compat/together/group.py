@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from engine.compat.finding import Severity
     from engine.compat.rule import Hit
@@ -27,13 +27,15 @@ class Lineage:
 class Group:
     """The adapters that meet, in the order given, and the base of each; their `path` is what messages call them.
 
-    `one_base` says that the asker has named one base for all of them.
+    `one_base` says that the asker has named one base for all of them. `norms` are ‖ΔW‖ of each one's modules, empty
+    where nobody knows them.
     """
 
     question: Question
     adapters: tuple[AdapterFacts, ...]
     bases: tuple[Lineage, ...]
     one_base: bool = False
+    norms: tuple[Mapping[str, float | None], ...] = ()
 
     def loras(self) -> Iterator[tuple[AdapterFacts, LoraSettings]]:
         """The LoRA adapters among them with their settings."""

@@ -93,6 +93,7 @@ BASES: tuple[GroupRule, ...] = (
     GroupRule("merge-count", "error", "The method takes another number of adapters.", count),
     GroupRule("merge-base", "error", "The adapters are for different bases.", siblings.different_bases),
     GroupRule("merge-base-unnamed", "warning", "An adapter names no base.", siblings.unnamed_base),
+    GroupRule("merge-twins", "warning", "Two adapters make the same change.", siblings.same_change),
 )
 UNREAD: tuple[GroupRule, ...] = (
     GroupRule("merge-embedding-unread", "info", "Several adapters hold embeddings.", unread),

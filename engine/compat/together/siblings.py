@@ -10,11 +10,15 @@ from engine.compat.rule import Hit, size
 from engine.compat.together.group import name_of, values_in_words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from engine.compat.layers import Shape
     from engine.compat.together.group import Group, Lineage
     from engine.format.facts import AdapterFacts, ModuleFacts
+
+
+SAME_NORM = 1e-6
+"""Norms of one ΔW differ by less: rounding in float32 leaves some 1e-7 of it."""
 
 
 def other_type(group: Group) -> Iterator[Hit]:
@@ -91,6 +95,26 @@ def different_shapes(group: Group) -> Iterator[Hit]:
                     f"{_in_words(found)}",
                     module.name,
                 )
+
+
+def same_change(group: Group) -> Iterator[Hit]:
+    """Adapters of which every module changes by the same norm, to a millionth: one change under two names."""
+    known = [(name_of(facts), norms) for facts, norms in zip(group.adapters, group.norms, strict=False)]
+    for (one, left), (other, right) in combinations(known, 2):
+        if one != other and same_norms(left, right):
+            yield Hit(
+                f"{one} and {other}: expected two changes, found one, module by module; a merge counts it twice",
+                fix=f"adapters diff {one} {other}",
+            )
+
+
+def same_norms(one: Mapping[str, float | None], other: Mapping[str, float | None]) -> bool:
+    """Whether two adapters change the same modules by the same ‖ΔW‖, up to rounding: one at least, and all known."""
+    if one.keys() != other.keys():
+        return False
+    pairs = [(norm, other[name]) for name, norm in one.items()]
+    same = all(a is not None and b is not None and abs(a - b) <= SAME_NORM * max(a, b) for a, b in pairs)
+    return same and any(norm for norm, _ in pairs)
 
 
 def _outer(module: ModuleFacts) -> tuple[str, Shape]:
