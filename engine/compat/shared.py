@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from engine.compat.check import findings_of
@@ -19,7 +20,7 @@ MOST_KEPT = 1024
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """What a table said of a subject without values; in place of a rule over values, the rule.
+    """What a table said of a subject without values; where it has a rule over values, that rule.
 
     Holds what it was asked about, so that no other object comes to have its identity.
     """
@@ -44,12 +45,12 @@ class Shared:
     def findings(
         self, table: object, rules: Callable[[], Iterable[Rule]], subject: Subject
     ) -> Iterator[tuple[Finding, ...]]:
-        """What each of a table's rules says, in its order; `rules` gives them where they are not known yet."""
+        """What a table's rules say, in their order; `rules` gives them where they are not known yet."""
         key = _key(table, subject)
         kept = self._kept.get(key)
         if kept is None:
             blind = subject.without_values()
-            kept = self._kept[key] = _Kept(table, blind, tuple(_part(rule, blind) for rule in rules()))
+            kept = self._kept[key] = _Kept(table, blind, tuple(_parts(rules(), blind)))
             if len(self._kept) > self._most:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
@@ -57,8 +58,12 @@ class Shared:
             yield part if isinstance(part, tuple) else tuple(findings_of(part, subject))
 
 
-def _part(rule: Rule, blind: Subject) -> Rule | tuple[Finding, ...]:
-    return rule if rule.needs == "values" else tuple(findings_of(rule, blind))
+def _parts(rules: Iterable[Rule], blind: Subject) -> Iterator[Rule | tuple[Finding, ...]]:
+    for over_values, run in groupby(rules, lambda rule: rule.needs == "values"):
+        if over_values:
+            yield from run
+        else:
+            yield tuple(finding for rule in run for finding in findings_of(rule, blind))
 
 
 def _key(table: object, subject: Subject) -> Hashable:

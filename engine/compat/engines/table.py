@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from engine.compat.engines.version import Version, parse_version
@@ -135,6 +136,7 @@ def limit_names(engine: Engine) -> str:
     return listed([limit.name for limit in engine.limits], 8) or "none"
 
 
+@cache
 def _bound(text: str | None) -> tuple[int, ...] | None:
     version = None if text is None else parse_version(text)
     return None if version is None else version.release
