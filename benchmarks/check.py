@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import random
 import resource
+import shutil
 import statistics
 import subprocess
 import sys

@@ -37,10 +37,10 @@ NEEDED = ("config", "modules", KIND)
 _OF_VALUES = frozenset({"nonfinite", "zero", "unscanned"})
 
 _MOST_FACTS = 256  # facts take about 300 KB for 224 modules
-_MOST_TENSORS = 16_384
+_MOST_TENSORS = 65_536
 _NOWHERE = Path()
-# A quote inside a name is escaped, so that a name never looks like one of these keys.
-_MEASURED = re.compile(r',\s*"(norm|spectrum)":\s*(\[[^\]]*\]|[^,}\]]+)')
+# As `examine.documents` writes them. A quote inside a name is escaped, so that a name never looks like these keys.
+_MEASURED = re.compile(r',"norm":([^,\]}]+),"spectrum":(?:null|\[[^\]]*\])')
 
 
 def facts_document(facts: AdapterFacts, values: ValueFacts) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class SharedFacts:
             return _facts(config, _NOWHERE, kept, *self._parts.get(alike, parts))
 
         found = self._facts.get((_digest(documents["config"]), *alike), facts)
-        if len(norms) != len(found.modules):  # some entry has none
+        if len(norms) != len(found.modules):  # written in another way
             norms = [entry.get("norm") for entry in json.loads(documents["modules"])]
         return found, _values(kept, found.modules, norms)
 
@@ -130,8 +130,7 @@ class _Newest(Generic[Held]):
 def _without_measured(modules: str) -> tuple[str, list[float | None]]:
     """The document without norms and spectra, and its norms in order."""
     pieces = _MEASURED.split(modules)
-    texts = [text for key, text in zip(pieces[1::3], pieces[2::3], strict=True) if key == "norm"]
-    return "".join(pieces[::3]), json.loads(f"[{','.join(texts)}]")
+    return "".join(pieces[::2]), json.loads(f"[{','.join(pieces[1::2])}]")
 
 
 def _digest(text: str) -> bytes:
@@ -182,11 +181,11 @@ def _tensors(modules: Sequence[ModuleFacts], kept: Mapping[str, Any]) -> dict[st
 def _module(entry: Mapping[str, Any], kept: Mapping[str, Any]) -> ModuleFacts:
     name = entry["name"]
     a_key, b_key = kept["keys"].get(name) or _keys(name)
-    spectrum = entry.get("spectrum")
+    spectrum, rank = entry.get("spectrum"), entry["rank"]
     return ModuleFacts(
         name=name,
         kind=entry["kind"],
-        rank=entry["rank"],
+        rank=rank,
         alpha=entry["alpha"],
         scaling=entry["scaling"],
         a_shape=tuple(entry["a_shape"]),
@@ -195,12 +194,13 @@ def _module(entry: Mapping[str, Any], kept: Mapping[str, Any]) -> ModuleFacts:
         a_key=a_key,
         b_key=b_key,
         extras=tuple(kept["extras"].get(name, ())),
-        configured_rank=kept["configured"].get(name, entry["rank"]),
+        configured_rank=kept["configured"].get(name, rank),
         norm=entry.get("norm"),
         spectrum=None if spectrum is None else tuple(spectrum),
     )
 
 
+@lru_cache(_MOST_TENSORS)
 def _keys(name: str) -> tuple[str, str]:
     """How PEFT names the factors of most modules."""
     return f"base_model.model.{name}.lora_A.weight", f"base_model.model.{name}.lora_B.weight"

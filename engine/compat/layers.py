@@ -32,7 +32,8 @@ _MIXTURE_PARTS = frozenset({"experts", "gate", "router", "block_sparse_moe", "sh
 def base_name(module: str, raw: Mapping[str, Any]) -> str:
     """Give the module's path in the base: without PEFT's nesting, a replicated layer under its source's number."""
     plain = ".".join(part for part in module.split(".") if part != "base_layer") if "base_layer" in module else module
-    sources = _replicated(raw.get("layer_replication"))
+    ranges = raw.get("layer_replication")
+    sources = _replicated(ranges) if ranges else []
     number = _LAYER_NUMBER.search(plain) if sources else None
     # longer numbers than any model has layers are no Python integers by default
     if number is None or len(number[1]) > _MOST_DIGITS or int(number[1]) >= len(sources):

@@ -34,7 +34,8 @@ def zero_factor(subject: Subject) -> Iterator[Hit]:
     if subject.values is None:
         return
     zero = frozenset(subject.values.zero)
-    untrained = [module.name for module in subject.facts.modules if _starts_at_zero(module) & zero]
+    modules = subject.facts.modules if zero else ()
+    untrained = [module.name for module in modules if _starts_at_zero(module) & zero]
     if untrained:
         share = "all" if len(untrained) == len(subject.facts.modules) else f"{len(untrained)} of"
         yield Hit(

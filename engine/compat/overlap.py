@@ -48,7 +48,7 @@ def unmatched(subject: Subject) -> Iterator[Hit]:
 def _sections(subject: Subject) -> Iterator[tuple[str, Mapping[str, float], dict[str, list[str]]]]:
     """Both patterns with the keys that match each name; none where that is too much to ask."""
     lora, modules = subject.facts.config.lora, subject.facts.modules
-    if lora is None or not modules:
+    if lora is None or not modules or not (lora.rank_pattern or lora.alpha_pattern):
         return
     names = [name for module in modules for name in _pattern_names(lora, module)]
     sections: dict[str, Mapping[str, float]] = {"rank_pattern": lora.rank_pattern, "alpha_pattern": lora.alpha_pattern}

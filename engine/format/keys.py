@@ -75,5 +75,7 @@ def wrapped_path(module: str) -> str:
     An attention block's `attn.base_layer.out_proj` follows the rules of `attn`, a nested parameter's
     `experts.base_layer` those of `experts`.
     """
+    if WRAPPER not in module:
+        return module
     parts = module.split(".")
     return ".".join(parts[: parts.index(WRAPPER)]) if WRAPPER in parts else module

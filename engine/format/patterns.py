@@ -87,13 +87,15 @@ class Matcher:
         return default if pattern is None else patterns[pattern]
 
     def _excluded(self, module: str) -> bool:
-        excluded = self.lora.exclude_modules
+        excluded, saved = self.lora.exclude_modules, self.lora.modules_to_save
+        if not excluded and not saved:
+            return False
         if isinstance(excluded, str):
             if excluded and self._whole(excluded, module):
                 return True
         elif excluded and (self._is_one("excluded", module, excluded) or self._ends("excluded", module, excluded)):
             return True
-        return any(self._start(rf"(^|.*\.){name}($|\..*)", module) for name in self.lora.modules_to_save or ())
+        return any(self._start(rf"(^|.*\.){name}($|\..*)", module) for name in saved or ())
 
     def _ends(self, kind: str, module: str, names: Iterable[str]) -> bool:
         return ends_in(module, self._set(kind, names))

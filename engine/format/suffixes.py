@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+_MOST_KEPT = 16_384
 _PLAIN = re.compile(r"[A-Za-z0-9_.]+")
 
 
@@ -53,6 +55,8 @@ class Suffixes:
         return found
 
 
+# Thousands of adapters target the same few hundred modules by the same few endings.
+@lru_cache(_MOST_KEPT)
 def ends_in(name: str, endings: frozenset[str]) -> bool:
     """Whether what follows some dot of `name` is one of `endings`."""
     at = name.find(".")

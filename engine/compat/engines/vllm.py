@@ -35,6 +35,7 @@ _BIASES = Span("0.31", REWRITTEN)
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _HEADS = frozenset({"classifier", "score"})
 _KNOWN_INITS = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
+_FACTORS = (".lora_A.weight", ".lora_B.weight")
 _COPIES = (".embed_tokens.base_layer.weight", ".lm_head.base_layer.weight")
 
 
@@ -85,7 +86,8 @@ def _old_patterns(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
 
 def _names(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
     heads, biases = _HEADS_SINCE.holds(target.version), _BIASES.holds(target.version)
-    for name in sorted(subject.facts.header.tensors):
+    others = [name for name in subject.facts.header.tensors if not name.endswith(_FACTORS)]
+    for name in sorted(others):
         if not _is_copy(name) and not _is_readable(name, heads=heads, biases=biases):
             yield Hit(
                 f"tensor {name}: expected a name that ends in lora_A.weight, lora_B.weight, lora_embedding_A or "
