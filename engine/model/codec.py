@@ -117,9 +117,8 @@ def _unpacked(weight: Any) -> tuple[Tensor, Any]:
     from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse as unpack
 
     scales = state.absmax.T.reshape(-1).float()
-    state.original_nested = False  # or the inverse rounds the scales a second time
     data, state = unpack(weight.data, state)
-    state.absmax, state.nested = scales, False
+    state.absmax, state.nested = scales, False  # where scales were quantised, the inverse rounds them a second time
     return data, state
 
 
@@ -150,11 +149,11 @@ def _set_4bit(layer: nn.Module, name: str, data: Tensor, state: Any) -> None:
 
 def _keep_4bit(layer: nn.Module, name: str) -> tuple[Tensor, Any]:
     weight = getattr(layer, name)
-    return weight.data.clone(), copy.deepcopy(weight.quant_state)  # a forward changes the state in place
+    return weight.data, weight.quant_state  # a write puts others in their place and leaves these
 
 
 def _restore_4bit(layer: nn.Module, name: str, kept: tuple[Tensor, Any]) -> None:
-    _set_4bit(layer, name, kept[0].clone(), copy.deepcopy(kept[1]))
+    _set_4bit(layer, name, *kept)
 
 
 PLAIN = Codec("plain", False, _read_plain, _write_plain, _keep_plain, _write_plain)
