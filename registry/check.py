@@ -152,7 +152,7 @@ def needs_catalog(request: CheckRequest, settings: Settings) -> bool:
     """Whether a registry must be asked: not for folders against a base's path, nor where there is none yet."""
     if not request.on_disk:
         return True
-    return request.base is None and (settings.database_url is not None or settings.catalog_file.exists())
+    return request.base is None and settings.has_catalog
 
 
 def check(request: CheckRequest, catalog: Callable[[], Catalog] | None) -> CheckReport:

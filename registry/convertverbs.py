@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 class RewriteOptions(TypedDict, total=False):
     """What a rewrite may be given besides its source, its engine and its place."""
 
+    base: str | Path | None
     rank: int | None
     initial: str | Path | None
     aliases: Iterable[str]
@@ -53,7 +54,9 @@ class ConvertVerbs:
         """
         progress = options.get("progress") or silent
         if for_engine is None:
-            return _unpickle(source, to, progress, others=(into, options.get("rank"), options.get("initial")))
+            return _unpickle(
+                source, to, progress, others=(into, options.get("base"), options.get("rank"), options.get("initial"))
+            )
         from registry.rewrite import rewrite
 
         request = _request(self._handle, source, options, engine=for_engine, to=to, into=into)
@@ -67,7 +70,7 @@ def _unpickle(
 
     if any(other is not None for other in others):
         raise UsageError(
-            "into, rank and initial rewrite an adapter for an engine, and none is given",
+            "into, base, rank and initial rewrite an adapter for an engine, and none is given",
             hint="adapters convert REF --for ENGINE --into NAME",
         )
     if isinstance(source, str) and not is_path(source):
@@ -106,6 +109,7 @@ def _request(
         target=parse_target(engine),
         to=None if to is None else Path(to).expanduser(),
         into=None if into is None else handle.name(into),
+        base=None if (base := options.get("base")) is None else _place(base),
         rank=rank,
         initial=None if initial is None else _place(initial),
         aliases=tuple(parse_alias(alias) for alias in options.get("aliases", ())),

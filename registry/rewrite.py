@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import RefusedError
-from engine.format.adapter import CONFIG_NAME, WEIGHTS_NAME
+from engine.format.adapter import CONFIG_NAME, WEIGHTS_NAME, read_adapter
 from registry import bases
+from registry.basecheck import base_facts
 from registry.checkout import put
 from registry.convert import copy_file, require_free, sync_tree
 from registry.digests import digest_of
 from registry.draft import Parent, RecipeDraft
 from registry.errors import FindingsError
+from registry.examine import named_base
 from registry.ingredients import fetch
 from registry.intake import scan
 from registry.manifest import manifest_bytes
@@ -47,13 +49,15 @@ if TYPE_CHECKING:
 class RewriteRequest:
     """What a caller wants rewritten, for which engine, and where to: a new folder, or the next version of a name.
 
-    `source` and `initial` are references or paths. `rank` is the least rank of every module afterwards.
+    `source` and `initial` are references or paths, `base` is a base's name or path; without it a version's own counts,
+    else what the config names, where that is known. `rank` is the least rank of every module afterwards.
     """
 
     source: str
     target: EngineTarget
     to: Path | None = None
     into: Name | None = None
+    base: str | None = None
     rank: int | None = None
     initial: str | None = None
     aliases: tuple[str, ...] = ()
@@ -84,6 +88,7 @@ def rewrite(handle: Handle, request: RewriteRequest, *, progress: Progress = sil
         destination = Path(os.path.abspath(request.to))  # noqa: PTH100 (Path.absolute keeps `..`)
         require_free(destination)
     source = _source(handle, request.source)
+    source = replace(source, base=_base(handle, request, source))
     initial = None if request.initial is None else _source(handle, request.initial)
     label = f"rewriting {request.source}"
     progress(label, 0, 1)
@@ -108,11 +113,23 @@ def _source(handle: Handle, text: str) -> _Source:
         folder = Path(text).expanduser()
         return _Source(folder, scan(folder))
     (version,) = fetch(handle, [handle.ref(text)])
-    with handle.database.reading() as session:
-        row = None if version.base.name is None else bases.find(session, version.base.name)
-        base = None if row is None else bases.facts_of(row)
     # all that was published travels along, also what an --include had added
-    return _Source(version.path, scan(version.path, ("**",)), version, base)
+    return _Source(version.path, scan(version.path, ("**",)), version)
+
+
+def _base(handle: Handle, request: RewriteRequest, source: _Source) -> BaseFacts | None:
+    """What is known of the base: the given one (NotFoundError), else the version's, else the one in the config."""
+    if request.base is not None:
+        return base_facts(handle, request.base)
+    if source.version is not None:
+        name = source.version.base.name
+    else:
+        name = named_base(read_adapter(source.folder)) if handle.settings.has_catalog else None
+    if name is None:
+        return None
+    with handle.database.reading() as session:
+        row = bases.find(session, name)
+        return None if row is None else bases.facts_of(row)
 
 
 def _fill(out: Path, source: _Source, initial: _Source | None, request: RewriteRequest) -> Rewriting:
@@ -143,13 +160,15 @@ def _publication(
 ) -> PushRequest:
     parent = source.version
     licence = None if parent is None else parent.licence
+    place = Path(request.base).expanduser().absolute() if request.base is not None and is_path(request.base) else None
     return PushRequest(
         path=out,
         name=into,
         aliases=request.aliases,
         tags=request.tags,
         message=request.message,
-        base=None if parent is None else parent.base.name,
+        base=None if place is not None else request.base or (None if parent is None else parent.base.name),
+        base_path=place,
         parents=() if parent is None else (Parent(parent.digest, "converted_from", None, parent.version_id),),
         include=("**",),
         recipe=RecipeDraft("rewrite", _recipe(request, source, initial, done)),

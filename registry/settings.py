@@ -69,6 +69,11 @@ class Settings:
         return self.home / "catalog.db"
 
     @property
+    def has_catalog(self) -> bool:
+        """Whether there is a catalog to ask: a server's, or a file that exists. Nothing is opened."""
+        return self.database_url is not None or self.catalog_file.exists()
+
+    @property
     def blobs(self) -> Path:
         """The local blob store."""
         return self.home / "blobs"

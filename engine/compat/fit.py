@@ -20,11 +20,14 @@ _EMBEDDINGS = frozenset(
 )
 
 
+_OTHER_BASE = "adapters check REF --base B, with the base it was trained on"
+
+
 def absent(subject: Subject) -> Iterator[Hit]:
     if _stored_otherwise(subject):
         return
     for name in _missing(subject):
-        yield Hit(f"module {name}: the base has no module of this name", where=name)
+        yield Hit(f"module {name}: the base has no module of this name", name, _OTHER_BASE)
 
 
 def renamed(subject: Subject) -> Iterator[Hit]:
@@ -95,7 +98,8 @@ def _shape_hit(module: ModuleFacts, weight: Shape) -> Hit:
     return Hit(
         f"module {module.name}: A {size(module.a_shape)} and B {size(module.b_shape)} fit a weight of shape "
         f"{size(implied or ())}, the base's is {size(weight)}",
-        where=module.a_key,
+        module.a_key,
+        _OTHER_BASE,
     )
 
 
@@ -103,7 +107,7 @@ def _parameter_hits(module: ModuleFacts, candidates: dict[str, Shape]) -> Iterat
     if candidates and not any(fits_parameter(module, candidate) for candidate in candidates.values()):
         found = ", ".join(f"{path} {size(candidate)}" for path, candidate in sorted(candidates.items()))
         factors = f"A {size(module.a_shape)} and B {size(module.b_shape)}"
-        yield Hit(f"module {module.name}: {factors} fit none of its parameters: {found}", where=module.a_key)
+        yield Hit(f"module {module.name}: {factors} fit none of its parameters: {found}", module.a_key, _OTHER_BASE)
 
 
 def quantized(subject: Subject) -> Iterator[Hit]:

@@ -5,23 +5,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.compat.rule import Hit, listed
+from engine.format.peftnames import peft_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from engine.compat.rule import Subject
+
+
+_RENAME = "adapters convert REF --for peft"
 
 
 def incomplete(subject: Subject) -> Iterator[Hit]:
     for module, tensors in subject.facts.incomplete.items():
         found = listed(tensors) if tensors else "none"
-        yield Hit(f"module {module}: expected both LoRA factors A and B, found only {found}", where=module)
+        yield Hit(
+            f"module {module}: expected both LoRA factors A and B, found only {found}", module, _renaming(tensors)
+        )
 
 
 def unmatched(subject: Subject) -> Iterator[Hit]:
     for tensor in subject.facts.unmatched:
         yield Hit(
-            f"tensor {tensor}: nothing in adapter_config.json explains it, PEFT would drop or misplace it", tensor
+            f"tensor {tensor}: nothing in adapter_config.json explains it, PEFT would drop or misplace it",
+            tensor,
+            _renaming([tensor]) if subject.facts.config.lora else None,
         )
 
 
@@ -33,8 +41,13 @@ def prefix(subject: Subject) -> Iterator[Hit]:
             f"{len(bare)} of {len(names)} tensor names lack the prefix base_model.model. (first: {bare[0]}); "
             "PeftModel.from_pretrained ignores such tensors",
             bare[0],
-            "adapters convert REF --for peft",
+            _RENAME if subject.facts.config.lora else None,
         )
+
+
+def _renaming(tensors: Iterable[str]) -> str | None:
+    """The command, where PEFT would have written one of them under another name."""
+    return _RENAME if any(peft_name(name) != name for name in tensors) else None
 
 
 def mixed_dtypes(subject: Subject) -> Iterator[Hit]:

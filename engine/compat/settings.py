@@ -79,6 +79,7 @@ def large_rank(subject: Subject) -> Iterator[Hit]:
         yield Hit(
             f"{len(large)} modules have a rank above {_MOST_RANK}; the largest is {worst.rank} in {worst.name}",
             worst.name,
+            f"adapters merge REF --combination resize --rank {_MOST_RANK} --into NAME",
         )
 
 
@@ -150,4 +151,4 @@ _GIVE_BASE = "give the base: --base B"
 
 def unprinted_base(subject: Subject) -> Iterator[Hit]:
     if subject.base is not None and subject.base.fingerprint is None:
-        yield Hit("the base is known from its config alone: its weights have no fingerprint to compare")
+        yield Hit("the base is known from its config alone: its weights have no fingerprint to compare", fix=_ADD_BASE)

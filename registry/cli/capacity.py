@@ -35,7 +35,9 @@ _SHOWN = 20
     ],
 )
 @click.argument("refs", type=Reference(), nargs=-1, metavar="REF...")
-@click.option("--for", "engine", required=True, metavar="ENGINE", help="vllm, sglang or own, with @VERSION at will.")
+@click.option(
+    "--for", "engine", required=True, type=Word(), metavar="ENGINE", help="vllm, sglang or own, with @VERSION at will."
+)
 @click.option("--base", type=Word(), metavar="BASE", help="The base it serves; without REF, its newest adapters.")
 @click.option("--alias", type=Word(), metavar="ALIAS", help="Without REF: the versions that this alias names.")
 @click.option("--max-loras", type=click.IntRange(min=1), metavar="N", help="So many on the device at once.")
@@ -85,7 +87,9 @@ def plan(
     ],
 )
 @click.option("--base", type=Word(), metavar="BASE", help="The base that is replaced, or whose adapters count.")
-@click.option("--for", "engine", metavar="ENGINE", help="The serving engine that is replaced, as vllm@0.31.0.")
+@click.option(
+    "--for", "engine", type=Word(), metavar="ENGINE", help="The serving engine that is replaced, as vllm@0.31.0."
+)
 @click.option("--to", metavar="TO", help="What replaces it: a base's name or PATH, or an engine.")
 @click.pass_obj
 def impact(invocation: Invocation, *, base: str | None, engine: str | None, to: str | None) -> int:

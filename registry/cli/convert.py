@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 @click.option(
     "--for", "for_engine", type=Word(), metavar="ENGINE", help="Rewrite it for ENGINE[@VERSION][:limit=value]."
 )
+@click.option("--base", type=Word(), metavar="BASE", help="The base it is for: a name or a folder.")
 @click.option("--rank", type=click.IntRange(min=1), help="Pad every module to this rank at least.")
 @click.option(
     "--initial",
@@ -55,6 +56,7 @@ def convert(
     to: str | None,
     into: str | None,
     for_engine: str | None,
+    base: str | None,
     rank: int | None,
     initial: str | None,
     aliases: tuple[str, ...],
@@ -65,6 +67,8 @@ def convert(
     """Write an adapter anew: pickled weights as safetensors, or for an engine.
 
     With --for it is rewritten so that the engine loads it and computes its function.
+
+    The rules look at the base too: --base, the one a version was pushed for, or what the config names.
 
     What the engine would refuse or compute otherwise is rewritten: scales, ranks, names, targets, initialisations.
     What cannot be is named, exit code 1, and nothing is written.
@@ -85,6 +89,7 @@ def convert(
             to=to,
             into=into,
             for_engine=for_engine,
+            base=base,
             rank=rank,
             initial=initial,
             aliases=aliases,

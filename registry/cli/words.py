@@ -82,6 +82,18 @@ def _types(_settings: Settings, _context: click.Context, _text: str) -> list[str
     return sorted(name.lower() for name in FIELDS)
 
 
+def _engines(_settings: Settings, _context: click.Context, text: str) -> list[str]:
+    """Serving engines; after `@` the newest release that was read, after `:` the limits of the engine before it."""
+    from engine.compat.engines.target import ENGINES
+
+    head, colon, _ = text.lower().rpartition(":")
+    for engine in ENGINES if colon else ():
+        if head.partition(":")[0].partition("@")[0] in (engine.name, *engine.aliases):
+            return [f"{head}:{limit.name}=" for limit in engine.limits if f":{limit.name}=" not in head]
+    releases = [f"{engine.name}@{engine.newest}" for engine in ENGINES if engine.newest and "@" in text]
+    return releases or [engine.name for engine in ENGINES]
+
+
 def _checks(settings: Settings, _context: click.Context, text: str) -> list[str]:
     from registry.completion import checked
     from registry.filters import STATUSES
@@ -108,6 +120,7 @@ SOURCES: dict[str, Source] = {
     "METHOD": _methods,
     "RULE": _rules,
     "TYPE": _types,
+    "ENGINE": _engines,
     "ENGINE=STATUS": _checks,
     "KEY[:desc]": _sorts,
 }

@@ -218,3 +218,54 @@ def test_no_torch_is_needed(tmp_path, rslora):
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
     assert run.stdout == "('scales',)\n"
+
+
+def other_shapes(folder):
+    """A base whose q_proj is one wider than `make_adapter`'s factors."""
+    from safetensors.numpy import save_file
+
+    from tests.registries import BASE_TENSORS
+
+    folder.mkdir()
+    wrong = {**BASE_TENSORS, "model.layers.0.self_attn.q_proj.weight": (7, 4)}
+    save_file({name: np.ones(shape, np.float32) for name, shape in wrong.items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    return folder
+
+
+def test_a_folder_is_held_to_the_base_that_is_given(registry, rslora, tmp_path):
+    wrong = other_shapes(tmp_path / "wrong")
+
+    with pytest.raises(FindingsError) as refused:
+        registry.convert(rslora, for_engine="llamacpp", base=wrong, to=tmp_path / "new")
+    assert [finding.rule for finding in refused.value.findings] == ["base-shape"]
+    assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "home").exists()
+    registry.convert(rslora, for_engine="llamacpp", base=make_base(tmp_path / "base"), to=tmp_path / "new")
+
+
+def test_a_folder_is_held_to_the_base_that_its_config_names_where_that_is_known(registry, rslora, tmp_path):
+    registry.add_base(other_shapes(tmp_path / "wrong"), names=["team/base"])
+
+    with pytest.raises(FindingsError) as refused:
+        registry.convert(rslora, for_engine="llamacpp", to=tmp_path / "new")
+    assert [finding.rule for finding in refused.value.findings] == ["base-shape"]
+
+
+def test_a_given_base_goes_before_that_of_the_version_and_of_the_config(registry, rslora, tmp_path):
+    registry.add_base(other_shapes(tmp_path / "wrong"), names=["team/wrong"])
+    registry.add_base(make_base(tmp_path / "base"), names=["team/base"])
+    registry.push(rslora, "team/a")
+
+    for source in (rslora, "team/a"):
+        with pytest.raises(FindingsError, match="fit a weight of shape"):
+            registry.convert(source, for_engine="llamacpp", base="team/wrong", to=tmp_path / "new")
+    with pytest.raises(NotFoundError, match="team/none"):
+        registry.convert(rslora, for_engine="llamacpp", base="team/none", to=tmp_path / "new")
+    made = registry.convert("team/a", for_engine="llamacpp", base="team/base", into="team/b")
+    assert registry.get(made.ref).base == "team/base"
+
+
+def test_a_base_without_an_engine_is_a_usage_error(registry, rslora, tmp_path):
+    with pytest.raises(UsageError, match="base"):
+        registry.convert(rslora, base="team/base", to=tmp_path / "new")

@@ -33,10 +33,12 @@ _OLLAMA_BASES = frozenset({"llama", "mistral", "mixtral", "gemma2"})
 _LARGEST = 2**32
 
 
-def _tensors(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
+def _tensors(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
     for name in sorted(subject.facts.header.tensors):
         if not _is_factor(name) and not _is_copy(name) and not _is_norm(name):
-            yield Hit(f"tensor {name}: expected a lora_A or lora_B tensor, found neither", name)
+            yield Hit(
+                f"tensor {name}: expected a lora_A or lora_B tensor, found neither", name, traits.rename(name, target)
+            )
 
 
 def _norms(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
@@ -74,10 +76,14 @@ def _tied_head(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
         yield Hit(f"{heads[0]}: expected no factors of a tied output layer, found them", heads[0])
 
 
-def _whole_alpha(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
+def _whole_alpha(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
     alpha = subject.raw.get("lora_alpha", 0)
     if subject.facts.config.lora is not None and not (type(alpha) is int and 0 <= alpha < _LARGEST):
-        yield Hit(f"lora_alpha: expected a whole number without a point, found {traits.short(alpha)}", "lora_alpha")
+        yield Hit(
+            f"lora_alpha: expected a whole number without a point, found {traits.short(alpha)}",
+            "lora_alpha",
+            traits.rewrite(target),
+        )
 
 
 def _renamed(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:

@@ -11,6 +11,7 @@ from engine.compat.engines import traits
 from engine.compat.engines.peft_keys import keys_of
 from engine.compat.engines.table import Engine, EngineRule, Source, Span
 from engine.compat.rule import Hit, listed
+from engine.format.settings import CHANGING_INITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +48,7 @@ def _strict_keys(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
         yield Hit(
             f"adapter_config.json: expected keys of this release alone, found {listed(unknown, 8)}",
             unknown[0],
-            None if lost else f"{traits.rewrite(target)}@{target.version}",
+            None if lost else traits.rewrite(target),
         )
 
 
@@ -67,6 +68,7 @@ def _initialisation(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
         yield Hit(
             f"init_lora_weights: expected one of this release, found {traits.short(method)}, {since}",
             "init_lora_weights",
+            (traits.rewrite_from_initial if method.lower().startswith(CHANGING_INITS) else traits.rewrite)(target),
         )
 
 

@@ -54,7 +54,8 @@ _OVERWRITING = ("diag", "velora", "monteclora")
 def _rank(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
     lora, most = subject.facts.config.lora, target.number("max_lora_rank")
     if lora is not None and most is not None and lora.r > most:
-        yield Hit(f"r: expected at most max_lora_rank {most}, found {lora.r}", "r", f"--max-lora-rank {lora.r}")
+        fix = f"start SGLang with --max-lora-rank {lora.r}"
+        yield Hit(f"r: expected at most max_lora_rank {most}, found {lora.r}", "r", fix)
 
 
 def _one_rank(subject: Subject, target: EngineTarget) -> Iterator[Hit]:

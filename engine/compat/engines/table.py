@@ -120,6 +120,19 @@ class EngineTarget:
         value = self.limits.get(limit)
         return value if isinstance(value, str) else ""
 
+    @property
+    def asked(self) -> str:
+        """The text that `parse_target` reads as this target, without what it would take by default."""
+        engine = self.engine
+        newest = None if engine.newest is None else parse_version(engine.newest)
+        release = "" if self.version in (None, newest) else f"@{self.version}"
+        said = [
+            f":{limit.name}={value}"
+            for limit in engine.limits
+            if (value := self.limits.get(limit.name, limit.default)) != limit.default
+        ]
+        return engine.name + release + "".join(said)
+
     def __str__(self) -> str:
         return self.engine.name if self.version is None else f"{self.engine.name} {self.version}"
 

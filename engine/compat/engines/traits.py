@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from engine.compat.rule import Hit, listed
+from engine.format.peftnames import peft_name
 from engine.format.settings import CHANGING_INITS
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ _CLOSE = 1e-9
 
 def rewrite(target: EngineTarget) -> str:
     """The command that rewrites an adapter for the engine, keeping its function."""
-    return f"adapters convert REF --for {target.engine.name}"
+    return f"adapters convert REF --for {shlex.quote(target.asked)}"
 
 
 def rewrite_from_initial(target: EngineTarget) -> str:
@@ -33,6 +35,11 @@ def other_type(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
     kind = subject.facts.config.peft_type
     if kind != "LORA":
         yield Hit(f"peft_type: expected LORA, found {kind!r:.80}", "peft_type")
+
+
+def rename(name: str, target: EngineTarget) -> str | None:
+    """The command for a tensor that PEFT writes under another name, None where it has that name."""
+    return rewrite(target) if peft_name(name) != name else None
 
 
 def forbids(*keys: str, because: str) -> Judge:
@@ -59,10 +66,12 @@ def where(condition: Callable[[Subject, EngineTarget], bool], judge: Judge) -> J
 def asks_for(*keys: str) -> Judge:
     """Keys that the engine asks for by name."""
 
-    def judge(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
+    def judge(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
         if missing := [key for key in keys if key not in subject.raw]:
             yield Hit(
-                f"adapter_config.json: expected the keys {', '.join(keys)}, found no {', '.join(missing)}", missing[0]
+                f"adapter_config.json: expected the keys {', '.join(keys)}, found no {', '.join(missing)}",
+                missing[0],
+                None if subject.facts.config.lora is None else rewrite(target),
             )
 
     return judge

@@ -93,6 +93,7 @@ def _names(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
                 f"tensor {name}: expected a name that ends in lora_A.weight, lora_B.weight, lora_embedding_A or "
                 "lora_embedding_B, found none of them",
                 name,
+                traits.rename(name, target),
             )
 
 

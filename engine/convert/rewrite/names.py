@@ -7,16 +7,12 @@ from typing import TYPE_CHECKING
 
 from engine.convert.rewrite.draft import refused
 from engine.format.keys import PREFIX
+from engine.format.peftnames import adapter_name, peft_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from engine.convert.rewrite.draft import Draft
-
-# What torch.compile, DataParallel and FSDP put before and between the names of a model's modules.
-_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-_FACTORS = frozenset({"lora_A", "lora_B"})
-_BARE = frozenset({"lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "lora_diag"})
 
 
 def peft_names(draft: Draft) -> Draft:
@@ -27,10 +23,10 @@ def peft_names(draft: Draft) -> Draft:
     """
     if draft.config.get("peft_type") != "LORA":
         return draft  # other types have names of their own, some without the prefix
-    adapters = {name for tensor in draft.tensors if (name := _adapter_name(_parts(tensor)))}
+    adapters = {name for tensor in draft.tensors if (name := adapter_name(tensor))}
     if len(adapters) > 1:
         raise refused("adapters", f"tensors of several adapters: {', '.join(sorted(adapters))[:120]}; expected one")
-    return renamed(draft, _peft_name)
+    return renamed(draft, peft_name)
 
 
 def with_prefix(draft: Draft, prefix: str) -> Draft:
@@ -47,33 +43,3 @@ def renamed(draft: Draft, rename: Callable[[str], str]) -> Draft:
             raise refused("names", f"tensors {taken[new]} and {old} would both be {new}", where=old)
         taken[new] = old
     return replace(draft, tensors={names[name]: made for name, made in draft.tensors.items()})
-
-
-def _parts(name: str) -> list[str]:
-    parts = [part for part in name.split(".") if part not in _WRAPPERS]
-    return parts[1:] if parts[:2] == ["module", "base_model"] else parts
-
-
-def _adapter_name(parts: list[str]) -> str | None:
-    """The adapter's name in a tensor's, where it still has one."""
-    for place, part in enumerate(parts[:-1]):
-        behind = parts[place + 1 :]
-        if part in _FACTORS and len(behind) == 2 and behind[1] in ("weight", "bias"):
-            return behind[0]
-        if part in _BARE and behind not in (["weight"], []) and len(behind) <= 2:
-            return behind[0]
-    return None
-
-
-def _peft_name(name: str) -> str:
-    parts = _parts(name)
-    adapter = _adapter_name(parts)
-    if adapter is not None:
-        place = max(index for index, part in enumerate(parts) if part in _FACTORS or part in _BARE)
-        del parts[place + 1]
-        if parts[place] in _BARE:
-            del parts[place + 1 :]
-    plain = ".".join(parts)
-    while plain.startswith(PREFIX + PREFIX):
-        plain = plain.removeprefix(PREFIX)
-    return plain if plain.startswith(PREFIX) else PREFIX + plain

@@ -68,6 +68,12 @@ def words(lines):
     ("line", "found"),
     [
         ("adapters li", ["list", "lineage"]),
+        ("adapters convert team/sql --for v", ["vllm"]),
+        ("adapters check team/sql --for s", ["sglang"]),
+        ("adapters plan --for vllm@", ["vllm@0.33.0"]),
+        ("adapters check team/sql --for vllm@0.31.0:", ["vllm@0.31.0:max_lora_rank="]),
+        ("adapters check team/sql --for vllm:max_lora_rank=1", []),
+        ("adapters impact --for llamacpp:", []),
         ("adapters show te", ["team/"]),
         ("adapters show team/", ["team/chat", "team/sql"]),
         (

@@ -219,15 +219,42 @@ def test_what_an_engine_does_right_is_no_finding(tmp_path, text, changes):
         ("sglang", SCALED, "adapters convert REF --for sglang"),
         ("sglang", PISSA, "adapters convert REF --for sglang --initial INITIAL"),
         ("vllm:max_lora_rank=1", {}, "start vLLM with --max-lora-rank 8"),
+        ("vllm@0.31.0:max_lora_rank=64", {"config": {"alpha_pattern": {"q_proj": 7}}}, "adapters convert REF --for vllm@0.31:max_lora_rank=64"),
+        ("vllm", _without("r"), "adapters convert REF --for vllm"),
+        ("vllm", {"weights": {name.replace(".weight", ".default.weight"): value for name, value in SOUND.items()}}, "adapters convert REF --for vllm"),
+        ("vllm", {"weights": {**SOUND, **NORM}}, None),
+        ("ollama", {"config": {"lora_alpha": 2.0}}, "adapters convert REF --for ollama"),
+        ("peft@0.19.0", {"config": {"init_lora_weights": "mica"}}, "adapters convert REF --for peft@0.19"),
+        ("peft@0.10.0", {"config": {"init_lora_weights": "pissa"}}, "adapters convert REF --for peft@0.10 --initial INITIAL"),
+        (KEPT, SCALED, f"adapters convert REF --for {KEPT}"),
+        ("sglang:max_lora_rank=1", {}, "start SGLang with --max-lora-rank 2"),
         ("peft@0.13.2", {"config": {"lora_bias": False}}, "adapters convert REF --for peft@0.13.2"),
         ("peft@0.13.2", {"config": {"kasa_config": {"a": 1}}}, None),
         ("vllm", {"config": {"use_dora": True}}, None),
     ],
-)
+)  # fmt: skip
 def test_what_can_be_mended_says_how(tmp_path, text, changes, fix):
     errors = [finding for finding in _findings(tmp_path / "a", text, changes) if finding.severity == "error"]
 
-    assert [finding.fix for finding in errors] == [fix]
+    assert {finding.fix for finding in errors} == {fix}
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        ("vllm", "vllm"),
+        ("vllm@0.33", "vllm"),
+        ("VLLM@0.31.0:max_lora_rank=16", "vllm@0.31"),
+        ("vllm@0.32:max_lora_rank=64", "vllm@0.32:max_lora_rank=64"),
+        ("llama.cpp@b4567", "llamacpp@4567"),
+        ("sglang@0.5.11", "sglang@0.5.11"),
+    ],
+)
+def test_a_target_is_asked_for_again_by_its_text(text, asked):
+    target = parse_target(text)
+
+    assert target.asked == asked
+    assert parse_target(target.asked) == target
 
 
 def test_without_a_base_its_rules_are_skipped(tmp_path):
