@@ -11,7 +11,6 @@ until = 2027-03-31       # optional: the last day on which it is accepted
 from __future__ import annotations
 
 import json
-import tomllib
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from pathlib import Path
@@ -83,6 +82,8 @@ def read_baseline(path: Path) -> Baseline:
         raise UsageError(f"--baseline: {path}: cannot be read: {error.strerror or error}") from None
     if len(content) > _LARGEST:
         raise UsageError(f"--baseline: {path}: more than {_LARGEST} bytes")
+    import tomllib
+
     try:
         document = tomllib.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:

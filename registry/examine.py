@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from engine.compat.check import check_adapter
 from engine.format.adapter import read_adapter
 from engine.format.values import scan_values
-from registry.storedfacts import KIND, facts_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -95,6 +94,8 @@ def documents(
     examined: Examined, *, spectra: Mapping[str, Sequence[float]], report: Mapping[str, Any] | None
 ) -> dict[str, str]:
     """The compact JSON documents stored with a version. `spectra` are singular values by module, where known."""
+    from registry.storedfacts import KIND, facts_document  # a check of a folder needs none of it
+
     norms = examined.values.norms
     modules = [
         replace(module, norm=_finite(norms.get(module.name)), spectrum=tuple(spectra.get(module.name, ())) or None)

@@ -10,7 +10,6 @@ base = "sha256:…"        # the base's fingerprint, its layout where that is al
 from __future__ import annotations
 
 import json
-import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +56,8 @@ def read_lock(path: Path) -> tuple[Pin, ...]:
     except OSError as error:
         hint = f"adapters lock REF... --file {path}"
         raise UsageError(f"{path}: cannot be read: {error.strerror or error}", hint=hint) from None
+    import tomllib
+
     try:
         document = tomllib.loads(content[:_LARGEST].decode("utf-8"))
     except (ValueError, RecursionError) as error:

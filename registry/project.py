@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,6 +82,8 @@ def read_config(path: Path, *, check: Callable[[Path, os.stat_result], None] | N
     """A file's content; UsageError names the file and the key that is wrong. `check` may refuse the file that was
     opened, so that a link which is exchanged meanwhile gains nothing.
     """
+    import tomllib
+
     try:
         with path.open("rb") as file:
             if check is not None:

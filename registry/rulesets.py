@@ -63,8 +63,13 @@ def _rules(table: str | None) -> str:
     """Of the source of all that judges: any change to it counts, whatever it does."""
     told = hashlib.sha256()
     for file in (*_sources(engine.format.__path__), *_sources(engine.compat.__path__), *_tables(table)):
-        told.update(f"{file.name}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
+        told.update(f"{file.name}\0".encode() + _content(file))
     return told.hexdigest()
+
+
+@cache
+def _content(file: Path) -> bytes:
+    return hashlib.sha256(file.read_bytes()).digest()
 
 
 def _sources(folders: Iterable[str]) -> list[Path]:

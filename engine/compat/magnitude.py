@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from typing import TYPE_CHECKING
 
 from engine.compat.layers import base_name
@@ -11,7 +10,7 @@ from engine.compat.rule import Hit, listed
 from engine.format.canonical import canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from engine.compat.rule import Subject
 
@@ -27,8 +26,8 @@ def outliers(subject: Subject) -> Iterator[Hit]:
     if len(norms) < _FEWEST:
         return
     logs = {name: math.log(norm) for name, norm in norms.items()}
-    middle = statistics.median(logs.values())
-    spread = statistics.median(abs(one - middle) for one in logs.values())
+    middle = _median(logs.values())
+    spread = _median(abs(one - middle) for one in logs.values())
     limit = middle + max(math.log(_FACTOR), _SPREADS * spread)
     if found := sorted((name for name, one in logs.items() if one > limit), key=norms.__getitem__, reverse=True):
         times = norms[found[0]] / math.exp(middle)
@@ -53,6 +52,13 @@ def larger_than_base(subject: Subject) -> Iterator[Hit]:
             f"‖ΔW‖/‖W‖ of the first is {shares[found[0]]:.3g}",
             found[0],
         )
+
+
+def _median(values: Iterable[float]) -> float:
+    """Of at least one; the library's own needs fractions and decimals imported."""
+    found = sorted(values)
+    half = len(found) // 2
+    return found[half] if len(found) % 2 else (found[half - 1] + found[half]) / 2
 
 
 def _norms(subject: Subject) -> dict[str, float]:

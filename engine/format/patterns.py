@@ -11,14 +11,14 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-import regex
-
 from engine.errors import PatternError
 from engine.format.settings import ALL_LINEAR
 from engine.format.suffixes import Suffixes, ends_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    import regex
 
     from engine.format.settings import LoraSettings
 
@@ -143,6 +143,8 @@ class Matcher:
         return self._run(pattern, text, whole=False)
 
     def _run(self, pattern: str, text: str, *, whole: bool) -> regex.Match[str] | None:
+        import regex  # noqa: F401 - before the clock starts: the first import takes longer than most expressions
+
         started = time.thread_time()
         try:
             compiled = self._compiled.get(pattern)
@@ -182,6 +184,8 @@ def compile_bounded(pattern: str) -> regex.Pattern[str]:
 
     Raises PatternError where `re` refuses it, as PEFT does, and where it is too long or unrolls to too much.
     """
+    import regex
+
     if len(pattern) > MAX_LENGTH:
         raise PatternError(pattern, f"{len(pattern)} characters long, at most {MAX_LENGTH} are allowed")
     pieces = _PIECE.findall(pattern)

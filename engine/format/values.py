@@ -6,8 +6,9 @@ numpy is imported on first use.
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple
 
 from engine.format.digest import combined
@@ -16,7 +17,7 @@ from engine.format.norms import FactorPlan, delta_norm, factor_plans, gram
 from engine.format.tensorfile import BLOCK, TensorFile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -100,11 +101,37 @@ def _see_all(facts: AdapterFacts, plans: Mapping[str, FactorPlan], threads: int,
     infos = list(facts.header.tensors.values())
     if threads == 1 or len(infos) < threads:
         return work(infos)
-    with ThreadPoolExecutor(threads) as pool:
-        found: dict[str, _Seen] = {}
-        for part in pool.map(work, [infos[start::threads] for start in range(threads)]):
-            found.update(part)
-        return found
+    workers = [_Worker(partial(work, infos[start::threads])) for start in range(threads)]
+    found: dict[str, _Seen] = {}
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for worker in workers:
+        found.update(worker.result())
+    return found
+
+
+class _Worker(Thread):
+    """A thread that gives back what it found, or raises what it met; an executor would have `logging` imported."""
+
+    def __init__(self, work: Callable[[], dict[str, _Seen]]) -> None:
+        super().__init__(daemon=True)
+        self._work = work
+        self._found: dict[str, _Seen] = {}
+        self._met: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._found = self._work()
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            self._met = error
+
+    def result(self) -> dict[str, _Seen]:
+        """After `join`."""
+        if self._met is not None:
+            raise self._met
+        return self._found
 
 
 def _see(file: TensorFile, info: TensorInfo, plan: FactorPlan | None, *, hashed: bool) -> _Seen:

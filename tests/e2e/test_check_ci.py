@@ -23,7 +23,8 @@ PROBE = """
 import sys
 from registry.cli.failure import run
 code = run(sys.argv[1:])
-loaded = sorted(name for name in ("sqlalchemy", "torch", "alembic", "huggingface_hub", "obstore") if name in sys.modules)
+UNWANTED = "sqlalchemy torch alembic huggingface_hub obstore regex logging statistics tomllib"
+loaded = sorted(set(UNWANTED.split()) & set(sys.modules))
 print(f"loaded {loaded}")
 raise SystemExit(code)
 """

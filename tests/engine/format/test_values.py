@@ -3,6 +3,7 @@
 import hashlib
 import json
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -163,7 +164,8 @@ def test_a_file_of_another_size_is_noticed(tmp_path, change):
     facts = read_adapter(adapter(tmp_path, {A: np.ones((2, 3)), B: np.ones((4, 2))}))
     content = facts.weights.read_bytes()
     facts.weights.write_bytes(content + change if change else content[:-1])
-    for read in (lambda: scan_values(facts), lambda: tensors_digest(facts.weights, facts.header)):
+    reads = [partial(scan_values, facts, threads=threads) for threads in (1, 2)]
+    for read in (*reads, lambda: tensors_digest(facts.weights, facts.header)):
         with pytest.raises(HeaderError) as caught:
             read()
         assert caught.value.code == "changed"
