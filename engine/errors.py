@@ -5,6 +5,7 @@ EngineError
 │   ├── HeaderError          a safetensors header is broken or lies
 │   ├── ConfigError          an adapter_config.json is broken or is no PEFT config
 │   ├── BaseError            a base model's folder cannot be read
+│   ├── SourceGoneError      the files of a loaded adapter vanished or changed
 │   └── NotLoadableError     a pickle asks for more than tensors, or its loading was stopped
 ├── PatternError             a stored regular expression is invalid or too slow (exit 2)
 ├── OptionError              an argument is out of range or names nothing known (exit 2)
@@ -15,7 +16,12 @@ EngineError
 ├── DestinationError         the output place cannot be used (exit 2)
 └── RuntimeStateError        a live model is not in the state that a call needs (exit 5)
     ├── UnknownAdapterError  no adapter of that name is loaded (exit 4)
+    ├── AlreadyLoadedError   another adapter has that name
+    ├── InUseError           an adapter is active, pinned or in a running batch
     ├── SlotsFullError       every slot is in use or pinned
+    ├── OutOfRoomError       the host or the device has no memory for it
+    ├── SealedError          a sealed runtime has no place for it
+    ├── StaleCacheError      a KV cache was filled under other adapters
     ├── MergedError          adapters are merged into the weights
     └── BatchError           a batch and its names do not fit (exit 2)
 """
@@ -66,6 +72,10 @@ class ConfigError(UnreadableError):
 
 class BaseError(UnreadableError):
     """A base model's folder cannot be read."""
+
+
+class SourceGoneError(UnreadableError):
+    """The files of a loaded adapter vanished or changed, so that it cannot be brought back from them."""
 
 
 class Spot(TypedDict, total=False):
@@ -186,6 +196,46 @@ class UnknownAdapterError(RuntimeStateError):
     def __init__(self, name: str, loaded: Sequence[str]) -> None:
         super().__init__(f"no adapter {name!r} is loaded; loaded: {', '.join(sorted(loaded)) or 'none'}")
         self.name = name
+
+
+class AlreadyLoadedError(RuntimeStateError):
+    """Another adapter has that name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"adapter {name!r} is loaded already; call swap({name!r}, path), or load with replace=True")
+        self.name = name
+
+
+class InUseError(RuntimeStateError):
+    """An adapter is active, pinned or in a running batch; `why` says which and what to do."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"adapter {name!r} is {why}")
+        self.name = name
+
+
+class OutOfRoomError(RuntimeStateError):
+    """The host or the device has no memory for it."""
+
+    def __init__(self, what: str, needed: int) -> None:
+        super().__init__(f"{what}: no memory for {needed} bytes; open fewer slots, or bound host_bytes")
+        self.needed = needed
+
+
+class SealedError(RuntimeStateError):
+    """A sealed runtime keeps its layout, slots and modules; `what` does not fit them."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; the runtime is sealed, call unseal() first")
+
+
+class StaleCacheError(RuntimeStateError):
+    """A KV cache was filled under other adapters than those that are to go on with it."""
+
+    def __init__(self, filled: str, now: str) -> None:
+        super().__init__(f"the KV cache was filled under {filled}, now {now}; start with a fresh cache")
+        self.filled = filled
+        self.now = now
 
 
 class SlotsFullError(RuntimeStateError):

@@ -50,14 +50,21 @@ class TensorFile:
         """All bytes of the tensor; overwritten by the next read."""
         return self._read(info.start, info.size)
 
+    def read_into(self, view: memoryview) -> None:
+        """Fill `view` with the bytes from the first tensor's on."""
+        self._fill(view, 0)
+
     def _read(self, start: int, size: int) -> memoryview:
         if len(self._buffer) < size:
             self._buffer = bytearray(size)
         view = memoryview(self._buffer)[:size]
-        done = 0
+        self._fill(view, start)
+        return view
+
+    def _fill(self, view: memoryview, start: int) -> None:
+        size, done = len(view), 0
         while done < size:
             count = os.preadv(self._descriptor, [view[done:]], self._header.data_offset + start + done)
             if count == 0:
                 raise HeaderError(self._path, "changed", "the file became shorter after its header was read")
             done += count
-        return view

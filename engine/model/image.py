@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import safe_open
 
 from engine.compat.finding import Finding
 from engine.errors import RefusedError
 from engine.model.kinds import KINDS
+from engine.model.room import allocating
+from engine.model.tensordata import TensorData
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,33 +26,50 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """`values` (total,) on the host, padded with zeros to the layout's ranks; `scales` one number per site."""
+    """`values` (total,) on the host, padded with zeros to the layout's ranks."""
 
     layout: Layout
     values: Tensor
-    scales: tuple[float, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the numbers."""
+        return self.values.nbytes
 
     def views(self, path: str) -> dict[str, Tensor]:
         """The sections of one module."""
         return {name: section.of(self.values) for name, section in self.layout.sections[path].items()}
 
 
-def build_image(facts: AdapterFacts, parts: Sequence[Part], layout: Layout, dtype: torch.dtype) -> Image:
-    """Read the adapter's tensors into an image of this layout.
+def empty_image(layout: Layout, dtype: torch.dtype, *, pinned: bool) -> Image:
+    """An image of zeros; `pinned`: in memory that a device reads by itself. Raises OutOfRoomError."""
+    with allocating("an adapter's image on the host", layout.total * dtype.itemsize):
+        values = torch.zeros(layout.total, dtype=dtype, pin_memory=pinned)
+    return Image(layout, values)
 
-    Raises RefusedError where a number is NaN or infinite, UnreadableError where the file went away.
+
+def build_image(
+    facts: AdapterFacts, parts: Sequence[Part], layout: Layout, dtype: torch.dtype, *, pinned: bool = False
+) -> tuple[Image, int]:
+    """Read the adapter's tensors into an image of this layout; also the mark of the bytes they were read from.
+
+    Raises RefusedError where a number is NaN or infinite, HeaderError where the file went away or changed,
+    OutOfRoomError.
     """
-    values = torch.zeros(layout.total, dtype=dtype)
-    scales = [0.0] * len(layout.wants)
-    image = Image(layout, values, ())
-    with safe_open(facts.weights, framework="pt") as file:
-        for part in parts:
-            tensors = {role: file.get_tensor(name) for role, name in part.tensors.items()}
-            KINDS[part.kind].fill(image.views(part.path), tensors, part)
-            scales[layout.columns[part.path]] = part.scaling
-    if not torch.isfinite(values).all():
+    image = empty_image(layout, dtype, pinned=pinned)
+    data = TensorData(facts.weights, facts.header)
+    for part in parts:
+        tensors = {role: data.tensor(name) for role, name in part.tensors.items()}
+        KINDS[part.kind].fill(image.views(part.path), tensors, part)
+    if not all_finite(image.values):
         raise RefusedError(_not_finite(image, parts))
-    return Image(layout, values, tuple(scales))
+    return image, data.mark()
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether no number is NaN or infinite. One pass: a sum that is finite has only finite terms."""
+    total = values.sum(dtype=torch.float32 if values.dtype.itemsize < torch.float32.itemsize else None)
+    return math.isfinite(float(total)) or bool(torch.isfinite(values).all())
 
 
 def _not_finite(image: Image, parts: Sequence[Part]) -> list[Finding]:
@@ -63,14 +82,11 @@ def _not_finite(image: Image, parts: Sequence[Part]) -> list[Finding]:
     return found
 
 
-def relaid(image: Image, layout: Layout) -> Image:
-    """The same adapter in another layout, which holds all that the old one does."""
-    values = torch.zeros(layout.total, dtype=image.values.dtype)
-    moved = Image(layout, values, ())
-    scales = [0.0] * len(layout.wants)
-    for path, column in image.layout.columns.items():
+def relaid(image: Image, layout: Layout, *, pinned: bool = False) -> Image:
+    """The same adapter in another layout, which holds all that the old one does. Raises OutOfRoomError."""
+    moved = empty_image(layout, image.values.dtype, pinned=pinned)
+    for path in image.layout.columns:
         views = moved.views(path)
         for name, view in image.views(path).items():
             views[name][tuple(slice(0, size) for size in view.shape)].copy_(view)
-        scales[layout.columns[path]] = image.scales[column]
-    return Image(layout, values, tuple(scales))
+    return moved

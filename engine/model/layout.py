@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    import torch
     from torch import Tensor
 
     from engine.model.kinds.kind import Shape
@@ -28,9 +29,10 @@ class Section:
         """The section of one image (total,): a view of this shape."""
         return image[self.offset : self.offset + prod(self.shape)].view(self.shape)
 
-    def stacked(self, images: Tensor) -> Tensor:
-        """The section of all images (slots, total): a view (slots, *shape)."""
-        return images[:, self.offset : self.offset + prod(self.shape)].view(-1, *self.shape)
+    def stacked(self, images: Tensor, start: int = 0) -> Tensor:
+        """The section of many images (slots, n), whose first number is that at `start`: a view (slots, *shape)."""
+        offset = self.offset - start
+        return images[:, offset : offset + prod(self.shape)].view(-1, *self.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,26 +49,50 @@ class Want:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """The run of an image, `start` to `stop`, that belongs to the modules `paths` on one device."""
+
+    device: torch.device
+    start: int
+    stop: int
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
-    """The images of a model: `sections` by module path and name, `wants` they were made for, `total` numbers."""
+    """The images of a model: `sections` by module path and name, `wants` they were made for, `total` numbers.
+
+    `spans` divide an image among the devices of the modules, one after the other; `columns` number the modules in the
+    same order, for what an image has once per module.
+    """
 
     wants: Mapping[str, Want]
     sections: Mapping[str, Mapping[str, Section]]
     columns: Mapping[str, int]
     total: int
+    spans: tuple[Span, ...]
 
 
-def make_layout(wants: Mapping[str, Want], shapes: Mapping[str, Mapping[str, Shape]]) -> Layout:
-    """Lay out the sections of every module after one another, in the order of the paths."""
-    sections: dict[str, dict[str, Section]] = {}
-    offset = 0
+def make_layout(
+    wants: Mapping[str, Want], shapes: Mapping[str, Mapping[str, Shape]], devices: Mapping[str, torch.device]
+) -> Layout:
+    """Lay out the sections of every module after one another: device by device, in the order of the paths."""
+    by_device: dict[torch.device, list[str]] = {}
     for path in sorted(wants):
-        sections[path] = {}
-        for name, shape in shapes[path].items():
-            sections[path][name] = Section(offset, shape)
-            offset += -(-prod(shape) // ALIGNMENT) * ALIGNMENT
-    columns = {path: column for column, path in enumerate(sorted(wants))}
-    return Layout(dict(wants), sections, columns, offset)
+        by_device.setdefault(devices[path], []).append(path)
+    sections: dict[str, dict[str, Section]] = {}
+    spans: list[Span] = []
+    offset = 0
+    for device, paths in by_device.items():
+        start = offset
+        for path in paths:
+            sections[path] = {}
+            for name, shape in shapes[path].items():
+                sections[path][name] = Section(offset, shape)
+                offset += -(-prod(shape) // ALIGNMENT) * ALIGNMENT
+        spans.append(Span(device, start, offset, tuple(paths)))
+    columns = {path: column for column, path in enumerate(sections)}
+    return Layout(dict(wants), sections, columns, offset, tuple(spans))
 
 
 def joined_wants(all_wants: Iterable[Mapping[str, Want]]) -> dict[str, Want]:

@@ -1,26 +1,33 @@
-"""The adapters of a model: all of them on the host, some of them in slots on its device, all in one layout."""
+"""The adapters of a model: all of them on the host, some of them in slots on its devices, all in one layout."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from engine.errors import UnknownAdapterError
+from engine.compat.finding import Finding
+from engine.errors import HeaderError, InUseError, RefusedError, SealedError, SlotsFullError, UnknownAdapterError
+from engine.format.adapter import read_adapter
 from engine.model.arena import Arena
+from engine.model.fit import fit
+from engine.model.hostcache import HostCache
 from engine.model.image import build_image, relaid
 from engine.model.kinds import KINDS
 from engine.model.layout import Want, joined_wants, make_layout
 from engine.model.merging import Addition
+from engine.model.places import device_of
 from engine.model.site import Site
 from engine.model.slots import Slots
+from engine.model.source import Source, changed, read_again
+from engine.model.staged import Loaded, Staged, Swapped
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+    from pathlib import Path
 
     import torch
     from torch import nn
 
-    from engine.format.facts import AdapterFacts
     from engine.model.image import Image
     from engine.model.layout import Layout
     from engine.model.part import Part
@@ -28,35 +35,36 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """An adapter that was loaded: what was read of it, its parts, and its image on the host."""
-
-    facts: AdapterFacts
-    parts: tuple[Part, ...]
-    image: Image
-
-
-@dataclass(frozen=True, slots=True)
 class Room:
-    """What a runtime sets aside: slots on the device, the rank each has room for (None: as adapters need), dtype."""
+    """What a runtime sets aside: slots on the devices, the rank each has room for (None: as adapters need), the dtype,
+    and the bytes of images on the host (None: no bound).
+    """
 
     slots: int
     target_rank: int | None
     dtype: torch.dtype
+    host_bytes: int | None = None
 
 
 class Residence:
-    """Keeps the loaded adapters, their slots and the sites of one model in step."""
+    """Keeps the loaded adapters, their images, their slots and the sites of one model in step.
+
+    `holders` says whose numbers lie in a slot: name, version and factor, also after the name went elsewhere. No method
+    looks whether a runtime is merged; the runtime does, and holds its lock around every method that changes anything.
+    """
 
     def __init__(self, model: nn.Module, switch: Switch, room: Room) -> None:
         self.loaded: dict[str, Loaded] = {}
         self.sites: dict[str, Site] = {}
         self.slots = Slots(room.slots)
+        self.holders: dict[int, tuple[str, int, float]] = {}
+        self.images = HostCache(room.host_bytes)
         self.modules: Mapping[str, nn.Module] = dict(model.named_modules())
-        self._model = model
+        self.arena: Arena | None = None
+        self.sealed = False
         self._switch = switch
         self._room = room
-        self._arena: Arena | None = None
+        self._versions = 0
 
     def get(self, name: str) -> Loaded:
         """The adapter of exactly this name. Raises UnknownAdapterError."""
@@ -64,38 +72,121 @@ class Residence:
             raise UnknownAdapterError(name, tuple(self.loaded))
         return self.loaded[name]
 
-    def take_in(self, name: str, facts: AdapterFacts, parts: tuple[Part, ...]) -> None:
-        """Read the adapter's tensors and keep it under `name`; where it needs more room, everything moves to a larger
-        layout first. Raises what `build_image` does, with nothing changed.
+    def stage(self, path: Path) -> Staged:
+        """Read the adapter in the folder and look at everything of it, without a change.
+
+        Raises RefusedError with all that does not fit, SealedError, UnreadableError, OutOfRoomError.
         """
-        layout = self._layout_with(parts)
-        image = build_image(facts, parts, layout, self._room.dtype)
-        if self._arena is None or layout is not self._arena.layout:
-            self._move(layout)
-        self.loaded[name] = Loaded(facts, parts, image)
+        facts = read_adapter(path)
+        parts = fit(facts, self.modules)
+        self._refuse_ranks(parts)
+        image, mark = build_image(facts, parts, self._layout_with(parts), self._room.dtype, pinned=self._pinned)
+        return Staged(Source(facts, mark), parts, image)
+
+    def add(self, name: str, staged: Staged, keep: Collection[str], *, pinned: bool = False) -> None:
+        """Keep the adapter under a name that is free, in a slot where one is free; to be pinned, in place of another
+        than those in `keep`. Raises OutOfRoomError, SlotsFullError, SealedError.
+        """
+        slot = self.slots.choose(self._kept(keep)) if pinned else self.slots.free()
+        self._grow(staged)
+        loaded = self._numbered(Loaded(staged.source, staged.parts, 0, pinned=pinned))
+        if slot is not None:
+            self._put(name, loaded, self._fitting(staged.image), slot)
+        self._keep(name, loaded, staged.image)
+
+    def replace(self, name: str, staged: Staged, keep: Collection[str]) -> Swapped:
+        """Put another adapter under a name, in one copy; the name keeps its factor and its pin.
+
+        Where the name has a slot, the copy goes into a free one, else into its own where nobody runs on it, else into
+        that of an adapter not in `keep`. Raises OutOfRoomError, SlotsFullError, SourceGoneError.
+        """
+        old = self.get(name)
+        before = self.image(name)
+        if self.slots.peek(name) is not None:
+            self.slots.choose(self._kept(keep), own=name)
+        self._grow(staged)
+        new = self._numbered(Loaded(staged.source, staged.parts, 0, old.factor, old.pinned))
+        self._exchange(name, new, staged.image, keep)
+        return Swapped(name, new.version, old, before)
+
+    def bring_back(self, swapped: Swapped, keep: Collection[str]) -> None:
+        """Undo a swap: the same numbers under the same version. Raises as `replace`, InUseError where the name was
+        swapped again since.
+        """
+        if self.get(swapped.name).version != swapped.version:
+            raise InUseError(swapped.name, "not what that swap left there: it was swapped again or loaded anew since")
+        self._exchange(swapped.name, swapped.before, swapped.image, keep)
 
     def bring_in(self, name: str, keep: Collection[str] = ()) -> int:
-        """The adapter's slot, filled where it was not, in place of one that is not to be kept.
+        """The adapter's slot, filled where it was not, in place of one that is neither pinned nor to be kept.
 
-        Raises UnknownAdapterError, SlotsFullError.
+        Raises UnknownAdapterError, SlotsFullError, SourceGoneError.
+        """
+        return self.bring_all_in((name,), keep)[0]
+
+    def bring_all_in(self, names: Sequence[str], keep: Collection[str] = ()) -> list[int]:
+        """The slots of several adapters that are to lie in slots together; all of them or, with an error, no change.
+
+        Raises UnknownAdapterError, SlotsFullError, SourceGoneError.
+        """
+        kept = self._kept(keep).union(names)
+        missing = [name for name in dict.fromkeys(names) if self.get(name) and self.slots.peek(name) is None]
+        if not self.slots.has_room(len(missing), kept):
+            raise SlotsFullError(self.slots.count)
+        images = {name: self._fitting(self.image(name)) for name in missing}
+        for name, image in images.items():
+            self._put(name, self.loaded[name], image, self.slots.choose(kept))
+        return [self.slots.touch(name) for name in names]
+
+    def image(self, name: str) -> Image:
+        """The adapter's image, read again where it was dropped. Raises SourceGoneError where its files vanished or hold
+        something else.
         """
         loaded = self.get(name)
-        slot = self.slots.get(name)
-        if slot is None:
-            slot = self.slots.choose(keep)
-            self._the_arena.put(slot, loaded.image)
-            self.slots.assign(name, slot)
-        return slot
+        image = self.images.get(loaded.version)
+        if image is None:
+            image = self._reread(loaded)
+            self.images.put(loaded.version, image, keep=self._undroppable())
+        return image
 
     def addition(self, name: str, factor: float) -> Addition:
         """The adapter as something to merge into the weights. Raises UnknownAdapterError."""
         loaded = self.get(name)
-        return Addition(name, {part.path: part for part in loaded.parts}, loaded.image, factor)
+        return Addition(name, {part.path: part for part in loaded.parts}, self.image(name), factor * loaded.factor)
+
+    def pin(self, name: str, *, pinned: bool, keep: Collection[str] = ()) -> None:
+        """Keep the adapter in its slot and its image on the host whatever else is named, or no longer.
+
+        Raises UnknownAdapterError, SlotsFullError.
+        """
+        if pinned:
+            self.bring_in(name, keep)
+        self.loaded[name] = replace(self.get(name), pinned=pinned)
+        self.images.shrink(self._undroppable())
+
+    def set_factor(self, name: str, factor: float, keep: Collection[str]) -> None:
+        """Multiply the adapter's own scales by `factor` for all that begins from now on.
+
+        Where a batch runs on its slot, that keeps the former. Raises UnknownAdapterError, SlotsFullError.
+        """
+        loaded = replace(self.get(name), factor=factor)
+        slot = self.slots.peek(name)
+        if slot is not None and self.slots.running(slot):
+            image = self.image(name)
+            self._put(name, loaded, self._fitting(image), self.slots.choose(self._kept(keep), own=name))
+        elif slot is not None:
+            self.the_arena.write_scales(slot, self._scales(loaded))
+            self.holders[slot] = (name, loaded.version, factor)
+        self.loaded[name] = loaded
 
     def forget(self, name: str) -> None:
-        """Drop the adapter; its slot is free again. Raises UnknownAdapterError."""
-        self.get(name)
+        """Drop the adapter; its slot is free again. Raises UnknownAdapterError, InUseError where a batch runs on it."""
+        loaded = self.get(name)
+        slot = self.slots.peek(name)
+        if slot is not None and self.slots.running(slot):
+            raise InUseError(name, "in a batch that runs now; wait for its end")
         self.slots.release(name)
+        self.images.remove(loaded.version)
         del self.loaded[name]
 
     def clear(self) -> None:
@@ -104,37 +195,137 @@ class Residence:
             site.detach()
         self.sites.clear()
         self.loaded.clear()
+        self.holders.clear()
         self.slots = Slots(self._room.slots)
-        self._arena = None
+        self.images = HostCache(self._room.host_bytes)
+        self.arena = None
+
+    def begin(self, slots: Collection[int]) -> None:
+        """A forward begins on these slots in this thread."""
+        if self.arena is not None and slots:
+            self.arena.begin(slots)
+
+    def end(self, slots: Collection[int]) -> None:
+        """That forward has been started whole."""
+        if self.arena is not None and slots:
+            self.arena.end(slots)
 
     @property
-    def _the_arena(self) -> Arena:
-        if self._arena is None:
+    def the_arena(self) -> Arena:
+        """The slots; there are some once an adapter was loaded."""
+        if self.arena is None:
             raise AssertionError("an adapter is loaded, so there is an arena")
-        return self._arena
+        return self.arena
+
+    @property
+    def _pinned(self) -> bool:
+        return any(device_of(module).type == "cuda" for module in list(self.modules.values())[:1])
+
+    def _numbered(self, loaded: Loaded) -> Loaded:
+        self._versions += 1
+        return replace(loaded, version=self._versions)
+
+    def _keep(self, name: str, loaded: Loaded, image: Image) -> None:
+        self.loaded[name] = loaded
+        self.images.put(loaded.version, image, keep=self._undroppable())
+
+    def _exchange(self, name: str, new: Loaded, image: Image, keep: Collection[str]) -> None:
+        old = self.loaded[name]
+        if self.slots.peek(name) is not None:
+            slot = self.slots.choose(self._kept(keep), own=name)
+            image = self._fitting(image)
+            self._put(name, new, image, slot)
+        self._keep(name, new, image)
+        self.images.remove(old.version)
+
+    def _put(self, name: str, loaded: Loaded, image: Image, slot: int) -> None:
+        """One copy of a fitting image into a slot that nobody runs on, then the flip of the name."""
+        arena = self.the_arena
+        arena.put(slot, image.values, self._scales(loaded))
+        arena.begin((slot,))
+        self.holders[slot] = (name, loaded.version, loaded.factor)
+        self.slots.assign(name, slot)
+
+    def _fitting(self, image: Image) -> Image:
+        """The image in the present layout. Raises OutOfRoomError."""
+        layout = self.the_arena.layout
+        return image if image.layout is layout else relaid(image, layout, pinned=self._pinned)
+
+    def _scales(self, loaded: Loaded) -> list[float]:
+        columns = self.the_arena.layout.columns
+        scales = [0.0] * len(columns)
+        for part in loaded.parts:
+            scales[columns[part.path]] = part.scaling * loaded.factor
+        return scales
+
+    def _kept(self, keep: Collection[str]) -> frozenset[str]:
+        return frozenset(keep) | {name for name, loaded in self.loaded.items() if loaded.pinned}
+
+    def _undroppable(self) -> frozenset[int]:
+        return frozenset(loaded.version for loaded in self.loaded.values() if loaded.pinned)
+
+    def _reread(self, loaded: Loaded) -> Image:
+        facts = read_again(loaded.source)
+        layout = self.the_arena.layout
+        try:
+            image, mark = build_image(facts, loaded.parts, layout, self._room.dtype, pinned=self._pinned)
+        except HeaderError as error:
+            raise changed(loaded.source) from error
+        if mark != loaded.source.mark:
+            raise changed(loaded.source)
+        return image
+
+    def _refuse_ranks(self, parts: Sequence[Part]) -> None:
+        most = self._room.target_rank
+        if most is None:
+            return
+        over = [part for part in parts if part.rank > most]
+        if over:
+            message = "{}: rank {}, this runtime has room for {} (target_rank)"
+            raise RefusedError(
+                [
+                    Finding("rank-over-target", "error", message.format(part.path, part.rank, most), where=part.path)
+                    for part in over
+                ]
+            )
 
     def _layout_with(self, parts: Sequence[Part]) -> Layout:
-        """The layout that also holds these parts: the present one where it does already."""
+        """The layout that also holds these parts: the present one where it does already. Raises SealedError."""
         rank = self._room.target_rank
-        new = {part.path: Want(part.kind, rank or part.rank, frozenset(part.tensors)) for part in parts}
-        old = self._arena.layout.wants if self._arena else {}
+        old = self.arena.layout.wants if self.arena else {}
+        missing = [part for part in parts if not _held(part, old)]
+        if self.arena and not missing:
+            return self.arena.layout
+        if self.sealed:
+            what = ", ".join(part.path for part in missing[:3])
+            raise SealedError(f"no room for {len(missing)} modules or ranks of the adapter ({what}, …)")
+        new = {part.path: Want(part.kind, max(rank or 0, part.rank), frozenset(part.tensors)) for part in parts}
         wants = joined_wants([old, new])
-        if self._arena and wants == old:
-            return self._arena.layout
         shapes = {path: KINDS[want.kind].shapes(self.modules[path], want) for path, want in wants.items()}
-        return make_layout(wants, shapes)
+        return make_layout(wants, shapes, {path: device_of(self.modules[path]) for path in wants})
 
-    def _move(self, layout: Layout) -> None:
-        """Move to another layout: the images on the host, the slots, and the sites' views."""
-        device = next(self._model.parameters()).device
-        arena = Arena(layout, slots=self._room.slots, dtype=self._room.dtype, device=device)
-        self.loaded = {name: replace(old, image=relaid(old.image, layout)) for name, old in self.loaded.items()}
-        for name, slot in self.slots.held():
-            arena.put(slot, self.loaded[name].image)
+    def _grow(self, staged: Staged) -> None:
+        """Move to a layout that holds the staged adapter too, where the present one does not.
+
+        Everything that can fail is done before the first change: the new slots are filled from the old ones, then the
+        sites look at them.
+        """
+        layout = self._layout_with(staged.parts)
+        if self.arena and layout is self.arena.layout:
+            return
+        arena = Arena(layout, slots=self._room.slots, dtype=self._room.dtype)
+        if self.arena is not None:
+            arena.take_from(self.arena)
         for path, want in layout.wants.items():
             if path not in self.sites:
                 self.sites[path] = Site(path, self.modules[path], KINDS[want.kind], self._switch)
+                arena.bind(self.sites[path])
                 self.sites[path].attach()
         for site in self.sites.values():
             arena.bind(site)
-        self._arena = arena
+        self.arena = arena
+
+
+def _held(part: Part, wants: Mapping[str, Want]) -> bool:
+    want = wants.get(part.path)
+    return want is not None and part.rank <= want.rank and want.roles.issuperset(part.tensors)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from engine.errors import BatchError, MergedError, OptionError, RuntimeStateError
-from engine.format.adapter import read_adapter
+from engine.errors import AlreadyLoadedError, BatchError, InUseError, MergedError, OptionError
 from engine.kernels.plans import Whole
 from engine.model.batch import BatchPlan
-from engine.model.fit import fit
+from engine.model.entry import Entry
 from engine.model.merging import Merge
+from engine.model.names import BASE, check_name
 from engine.model.residence import Residence, Room
+from engine.model.runs import Runs, used_slots
+from engine.model.staged import Staged
+from engine.model.state import Restored, Status, status_of
 from engine.model.switch import Switch
 
 if TYPE_CHECKING:
@@ -24,9 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from engine.model.merging import MergeReport
-
-BASE = "__base__"
-"""The name that stands for the base model alone, among the names of a batch."""
+    from engine.model.staged import Swapped
 
 
 class Runtime:
@@ -34,18 +36,31 @@ class Runtime:
 
     `slots` adapters lie on the device at once; the others wait on the host and come in when they are named, in place of
     the one unused for longest. `target_rank` fixes the rank that every module's slot has room for; without it the room
-    grows with the adapters. `dtype` is that of the factors and of the arithmetic with them.
+    grows with the adapters. `dtype` is that of the factors and of the arithmetic with them. `host_bytes` bounds the
+    images on the host: one that was dropped is read again from its folder when it is named.
+
+    What is on is the same for every thread, except within `batch`. A forward that runs keeps the adapters that were on
+    when it began, whatever is activated or swapped meanwhile.
     """
 
     def __init__(
-        self, model: nn.Module, *, slots: int = 8, target_rank: int | None = None, dtype: torch.dtype = torch.float32
+        self,
+        model: nn.Module,
+        *,
+        slots: int = 8,
+        target_rank: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        host_bytes: int | None = None,
     ) -> None:
         self.model = model
-        self._switch = Switch()
-        self._residence = Residence(model, self._switch, Room(slots, target_rank, dtype))
-        self._active: tuple[str, ...] = ()
-        self._merge: Merge | None = None
         self._lock = threading.RLock()
+        self._switch = Switch()
+        self._residence = Residence(model, self._switch, Room(slots, target_rank, dtype, host_bytes))
+        self._runs = Runs(self._lock, self._switch, self._residence)
+        self._entry: Entry | None = None
+        self._active: tuple[str, ...] = ()
+        self._enabled = True
+        self._merge: Merge | None = None
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -58,59 +73,136 @@ class Runtime:
         return self._active
 
     @property
+    def enabled(self) -> bool:
+        """Whether adapters act at all; False after `disable`."""
+        return self._enabled
+
+    @property
     def merged(self) -> tuple[str, ...]:
         """The names of the adapters that lie in the weights."""
         return self._merge.names if self._merge else ()
 
-    def load(self, name: str, path: Path) -> None:
+    def status(self) -> Status:
+        """Everything about the adapters, their slots and the memory they take, as one value."""
+        with self._lock:
+            return status_of(self._residence, active=self._active, merged=self.merged, enabled=self._enabled)
+
+    def load(self, name: str, path: Path | Staged, *, pinned: bool = False, replace: bool = False) -> None:
         """Read the adapter in the folder `path`, hold it against the model and take it in under `name`.
 
-        Raises RefusedError with everything that does not fit; then nothing is changed.
+        `pinned` keeps it in a slot. A name that is loaded already is an AlreadyLoadedError, unless `replace`, which
+        swaps. Raises RefusedError with everything that does not fit; a call that fails changes nothing.
         """
+        check_name(name)
+        self._refuse_merged(f"cannot load {name!r}")
+        if name in self._residence.loaded and not replace:
+            raise AlreadyLoadedError(name)
+        staged = path if isinstance(path, Staged) else self.prepare(path)
         with self._lock:
             self._refuse_merged(f"cannot load {name!r}")
-            facts = read_adapter(path)
-            parts = fit(facts, self._residence.modules)
-            self._residence.take_in(name, facts, parts)
-            self._residence.bring_in(name, keep=self._active)
+            if name not in self._residence.loaded:
+                self._residence.add(name, staged, self._active, pinned=pinned)
+                self._enter()
+            elif replace:
+                self._swap(name, staged)
+                self._residence.pin(name, pinned=pinned, keep=self._active)
+            else:
+                raise AlreadyLoadedError(name)
+
+    def prepare(self, path: Path) -> Staged:
+        """Read the adapter in the folder and look at everything of it, ready for `load` or `swap` in one copy.
+
+        Changes nothing; other threads go on meanwhile. Raises RefusedError with everything that does not fit.
+        """
+        return self._residence.stage(path)
+
+    def swap(self, name: str, path: Path | Staged) -> Swapped:
+        """Put the adapter in the folder in place of the one loaded under `name`, at once for all that begins after.
+
+        Batches that run keep the former numbers to their end; every other adapter keeps its bits; the name keeps its
+        factor and its pin. The value given back undoes it. Raises as `load`, and MergedError; then nothing is changed.
+        """
+        self._refuse_merged(f"cannot swap {name!r}")
+        self._residence.get(name)
+        staged = path if isinstance(path, Staged) else self.prepare(path)
+        with self._lock:
+            self._refuse_merged(f"cannot swap {name!r}")
+            return self._swap(name, staged)
+
+    def undo(self, swapped: Swapped) -> None:
+        """Bring back what a swap replaced, bit by bit. Raises InUseError where the name was swapped again since."""
+        with self._lock:
+            self._refuse_merged(f"cannot undo the swap of {swapped.name!r}")
+            self._residence.bring_back(swapped, self._active)
+            self._apply()
 
     def unload(self, name: str) -> None:
-        """Forget the adapter; its slot is free again. Raises UnknownAdapterError, RuntimeStateError where it is on."""
+        """Forget the adapter; its slot is free again.
+
+        Raises UnknownAdapterError; MergedError; InUseError where it is active, pinned or in a batch that runs.
+        """
         with self._lock:
-            self._residence.get(name)
+            loaded = self._residence.get(name)
             if name in self.merged:
                 raise MergedError(f"cannot unload {name!r}", self.merged)
             if name in self._active:
-                raise RuntimeStateError(f"adapter {name!r} is active; activate another or none first")
+                raise InUseError(name, "active; activate another or none first")
+            if loaded.pinned:
+                raise InUseError(name, "pinned; unpin it first")
             self._residence.forget(name)
+
+    def pin(self, name: str) -> None:
+        """Keep the adapter in a slot and its image on the host, whatever else is named."""
+        with self._lock:
+            self._residence.pin(name, pinned=True, keep=self._active)
+
+    def unpin(self, name: str) -> None:
+        """Let the adapter's slot go to others again when it is the one unused for longest."""
+        with self._lock:
+            self._residence.pin(name, pinned=False)
+
+    def set_scale(self, name: str, factor: float) -> None:
+        """Multiply what the adapter adds by `factor`, from now on: 1 is as it was trained, 0 nothing.
+
+        Raises InUseError while a batch of another thread runs on it.
+        """
+        if not math.isfinite(factor):
+            raise OptionError(f"scale of {name!r}: expected a finite number, found {factor}")
+        with self._lock:
+            self._refuse_merged(f"cannot scale {name!r}")
+            self._residence.set_factor(name, float(factor), self._active)
+            self._apply()
 
     def activate(self, names: str | Sequence[str] | None) -> None:
         """Let every row of the next batches go through these adapters, whose parts add up; None: the base alone."""
         with self._lock:
             self._refuse_merged("cannot switch adapters")
             wanted = (names,) if isinstance(names, str) else tuple(names or ())
-            slots = tuple(self._residence.bring_in(name, keep=wanted) for name in wanted)
+            if len(set(wanted)) != len(wanted):
+                raise OptionError(f"activate: a name stands twice in {', '.join(wanted)}; use set_scale")
+            self._residence.bring_all_in(wanted)
             self._active = wanted
-            self._switch.plan = BatchPlan(whole=Whole(slots, (1.0,) * len(slots))) if slots else None
+            self._apply()
+
+    def enable(self) -> Restored:
+        """Let adapters act again after `disable`; in a `with`, what was before comes back at its end."""
+        return self._set_enabled(on=True)
+
+    def disable(self) -> Restored:
+        """Let nothing act, not even what a batch names: the base alone; in a `with`, until its end."""
+        return self._set_enabled(on=False)
 
     @contextmanager
     def batch(self, names: Sequence[str]) -> Iterator[None]:
-        """Let row i of the batches within go through the adapter names[i]; `__base__` for none.
+        """Let row i of this thread's batches within go through the adapter names[i]; `__base__` for none.
 
         Raises BatchError in training mode, UnknownAdapterError, SlotsFullError.
         """
-        if self.model.training:
-            raise BatchError("a batch of several adapters needs eval mode; call model.eval()")
         with self._lock:
-            self._refuse_merged("cannot run a batch of several adapters")
-            wanted = sorted(set(names) - {BASE})
-            slots = {name: self._residence.bring_in(name, keep=wanted) for name in wanted} | {BASE: 0}
-        before = self._switch.plan
-        self._switch.plan = BatchPlan(rows=tuple(slots[name] for name in names))
-        try:
+            plan = self._batch_plan(names)
+            self._residence.slots.enter(used_slots(plan))
+        with self._runs.on(plan):
             yield
-        finally:
-            self._switch.plan = before
 
     def __call__(self, *args: Any, adapter_names: Sequence[str] | None = None, **inputs: Any) -> Any:
         """Call the model, row by row through the adapters named."""
@@ -141,7 +233,8 @@ class Runtime:
                 raise OptionError(f"expected a weight for each of {len(wanted)} adapters, found {len(factors)}")
             merge = Merge([self._residence.addition(*one) for one in zip(wanted, factors, strict=True)])
             report = merge.apply(self.model, self._residence.sites, unshare=unshare, lossy=lossy)
-            self._merge, self._switch.plan = merge, None
+            self._merge = merge
+            self._apply()
             return report
 
     def unmerge(self) -> None:
@@ -150,7 +243,7 @@ class Runtime:
             if self._merge is not None:
                 self._merge.undo()
                 self._merge = None
-                self.activate(self._active)
+                self._apply()
 
     def merge_and_unload(
         self,
@@ -170,10 +263,52 @@ class Runtime:
         if self._merge is not None:
             raise MergedError(what, self.merged)
 
+    def _batch_plan(self, names: Sequence[str]) -> BatchPlan | None:
+        if self.model.training:
+            raise BatchError("a batch of several adapters needs eval mode; call model.eval()")
+        self._refuse_merged("cannot run a batch of several adapters")
+        if isinstance(names, str) or not len(names):
+            raise BatchError(f"expected a list of one adapter name per row, found {names!r:.80}")
+        wanted = sorted(set(names) - {BASE})
+        slots = {**dict(zip(wanted, self._residence.bring_all_in(wanted, self._active), strict=True)), BASE: 0}
+        return BatchPlan(rows=tuple(slots[name] for name in names)) if self._enabled else None
+
+    def _swap(self, name: str, staged: Staged) -> Swapped:
+        swapped = self._residence.replace(name, staged, self._active)
+        self._enter()
+        self._apply()
+        return swapped
+
+    def _set_enabled(self, *, on: bool) -> Restored:
+        with self._lock:
+            before = self._enabled
+            self._enabled = on
+            self._apply()
+        return Restored(lambda: self._put_enabled(on=before))
+
+    def _put_enabled(self, *, on: bool) -> None:
+        with self._lock:
+            self._enabled = on
+            self._apply()
+
+    def _apply(self) -> None:
+        """Let what is on follow from what is active, enabled and merged."""
+        on = self._active if self._enabled and not self._merge else ()
+        slots = tuple(self._residence.bring_all_in(on))
+        self._switch.shared = BatchPlan(whole=Whole(slots, (1.0,) * len(slots))) if slots else None
+
+    def _enter(self) -> None:
+        if self._entry is None and self._residence.sites:
+            self._entry = Entry(self.model, self._runs)
+            self._entry.attach()
+
     def detach(self) -> nn.Module:
         """Take everything off the model and give it back as it was."""
         with self._lock:
             self.unmerge()
             self._residence.clear()
-            self._active, self._switch.plan = (), None
+            if self._entry is not None:
+                self._entry.detach()
+            self._entry, self._active, self._enabled = None, (), True
+            self._apply()
             return self.model

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import RuntimeStateError
+from engine.model.entry import restore_forward
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -50,7 +51,4 @@ class Site:
 
     def detach(self) -> None:
         """Give the module back the forward it had."""
-        if getattr(self.original, "__func__", None) is type(self.module).forward:
-            del self.module.forward
-        else:
-            self.module.forward = self.original
+        restore_forward(self.module, self.original)

@@ -1,0 +1,63 @@
+"""The model's own forward, with a plan that stays the same from its first module to its last."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from engine.model.caches import CacheGuard
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+    from engine.model.runs import Runs
+
+
+class Entry:
+    """The place where every forward of the model begins: there its slots are counted as in use and its cache is held
+    against the adapters. Code that is compiled goes past it, as a sealed runtime needs neither there.
+    """
+
+    def __init__(self, model: nn.Module, runs: Runs) -> None:
+        self._model = model
+        self._runs = runs
+        self._original: Callable[..., Any] = model.forward
+        self._guard = CacheGuard(self._original)
+
+    def attach(self) -> None:
+        """Let the model's calls come here; its signature stays what it was."""
+        self._model.forward = functools.wraps(self._original)(self._forward_function())
+
+    def detach(self) -> None:
+        """Give the model back the forward it had."""
+        restore_forward(self._model, self._original)
+
+    def _forward_function(self) -> Callable[..., Any]:
+        original, runs, guard = self._original, self._runs, self._guard
+
+        def forward(*args: Any, **inputs: Any) -> Any:
+            if torch.compiler.is_compiling():
+                return original(*args, **inputs)
+            with runs.current() as plan:
+                cache = guard.given(args, inputs)
+                if cache is not None:
+                    guard.check(cache, runs.identity(plan))
+                output = original(*args, **inputs)
+                made = guard.made(output)
+                if made is not None and made is not cache:
+                    guard.stamp(made, runs.identity(plan))
+                return output
+
+        return forward
+
+
+def restore_forward(module: nn.Module, original: Callable[..., Any]) -> None:
+    """Give the module back the forward it had: its class's, or one that stood on the object."""
+    if getattr(original, "__func__", None) is type(module).forward:
+        del module.forward
+    else:
+        module.forward = original
