@@ -5,9 +5,19 @@ import threading
 import pytest
 import torch
 
-from engine.errors import HeaderError, InUseError, MergedError, OptionError, RefusedError, UnknownAdapterError
+from engine.errors import (
+    AlreadyLoadedError,
+    HeaderError,
+    InUseError,
+    MergedError,
+    OptionError,
+    RefusedError,
+    UnknownAdapterError,
+    UnreadableError,
+)
 from engine.model.runtime import Runtime
-from tests.engine.model.live import llama, lora_folder, same_state, state
+from tests.engine.model.live import llama, lora_folder
+from tests.engine.model.states import same_state, state, with_nan
 
 IDS = torch.arange(18).reshape(3, 6)
 
@@ -112,9 +122,9 @@ BAD = {
     "another model": (lambda runtime, folders: runtime.swap("a", folders["other"]), RefusedError),
     "rank over target_rank": (lambda runtime, folders: runtime.swap("a", folders["large"]), RefusedError),
     "NaN": (lambda runtime, folders: runtime.swap("a", folders["nan"]), RefusedError),
-    "no such folder": (lambda runtime, folders: runtime.swap("a", folders["a"] / "x"), Exception),
+    "no such folder": (lambda runtime, folders: runtime.swap("a", folders["a"] / "x"), UnreadableError),
     "cut short": (lambda runtime, folders: runtime.swap("a", folders["short"]), HeaderError),
-    "name taken": (lambda runtime, folders: runtime.load("a", folders["b"]), Exception),
+    "name taken": (lambda runtime, folders: runtime.load("a", folders["b"]), AlreadyLoadedError),
     "reserved name": (lambda runtime, folders: runtime.load("__base__", folders["b"]), OptionError),
     "empty name": (lambda runtime, folders: runtime.load("", folders["b"]), OptionError),
     "unload of an active one": (lambda runtime, folders: runtime.unload("a"), InUseError),
@@ -127,7 +137,7 @@ def test_a_call_that_fails_leaves_every_tensor_as_it_was(case, model, folders, t
     call, error = BAD[case]
     folders["other"] = lora_folder(tmp_path / "other", llama(hidden_size=16))
     folders["large"] = lora_folder(tmp_path / "large", model, r=9)
-    folders["nan"] = lora_folder(tmp_path / "nan", model, value=float("nan"))
+    folders["nan"] = with_nan(lora_folder(tmp_path / "nan", model))
     folders["short"] = lora_folder(tmp_path / "short", model)
     weights = folders["short"] / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4])
