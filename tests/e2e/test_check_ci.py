@@ -138,16 +138,14 @@ def test_the_pre_commit_hook_runs(tmp_path):
     assert "vllm-dora" in done.stdout
 
 
-def test_a_lock_that_does_not_hold_is_exit_5_and_a_baseline_makes_0(tmp_path):
+def test_a_lock_that_does_not_hold_is_exit_5_and_a_baseline_makes_0(bare):
     def adapters(*line: str) -> int:
-        done = subprocess.run(
-            [ADAPTERS, *line], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=False
-        )
-        assert "Traceback" not in done.stderr
-        return done.returncode
+        code, _, err = bare(*line)
+        assert "Traceback" not in err
+        return code
 
-    make_adapter(tmp_path / "a", use_dora=True)
-    make_adapter(tmp_path / "b", 1)
+    make_adapter(Path("a"), use_dora=True)
+    make_adapter(Path("b"), 1)
     assert adapters("push", "./a", "team/a") == 0
     assert adapters("lock", "team/a") == 0
     assert adapters("check", "--locked", "--for", "vllm") == 1

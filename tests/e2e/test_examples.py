@@ -76,7 +76,11 @@ def test_an_adapter_is_trained_in_every_module(task):
 @needs_base
 @pytest.mark.parametrize(
     ("adapter", "act", "progress"),
-    [(None, 0.726, 0.861), ("act", 0.964, 0.878), ("progress", 0.913, 0.976)],
+    [
+        ("act", 0.964, 0.878),
+        pytest.param(None, 0.726, 0.861, marks=pytest.mark.slow),
+        pytest.param("progress", 0.913, 0.976, marks=pytest.mark.slow),
+    ],
 )
 def test_the_readmes_figures_come_out_again(evaluate, base, adapter, act, progress):
     scores = evaluate(base, EXAMPLES / "adapters" / adapter if adapter else None)

@@ -114,7 +114,7 @@ def check(home, verb, *, done):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.parametrize("moments", [8, LONG])
+@pytest.mark.parametrize("moments", [4, LONG])
 def test_ctrl_c_at_any_moment(home, tmp_path, verb, moments):
     """Evenly spread over the time that the command takes; one that comes too late finds it done."""
     shutil.copytree(home, tmp_path / "before")
@@ -147,7 +147,7 @@ def restore(folder):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.parametrize("moments", [4, LONG])
+@pytest.mark.parametrize("moments", [2, LONG])
 def test_a_reader_that_goes_away_at_any_moment(home, tmp_path, verb, moments):
     """A change is made whole, since nobody asked to stop it; only the telling of it fails."""
     shutil.copytree(home, tmp_path / "before")

@@ -13,6 +13,7 @@ import torch
 
 from registry.errors import NotFoundError
 from tests.e2e.crashes import killed_at, points
+from tests.postgres import copy, drop, named
 from tests.registries import make_adapter, open_registry
 
 NAME = "team/sql"
@@ -28,7 +29,7 @@ class Places:
         self.folder, self.server = folder, server
         self.template = self._name()
         if server is not None:
-            self._sql(f"CREATE DATABASE {self.template} TEMPLATE catalog_template")
+            copy(server, self.template)
         with self.opened(folder / "template", self.template) as registry:
             prepare(registry)
 
@@ -39,27 +40,21 @@ class Places:
         if (self.folder / "template").exists():
             shutil.copytree(self.folder / "template", home, copy_function=shutil.copyfile)
         if self.server is not None:
-            self._sql(f"CREATE DATABASE {name} TEMPLATE {self.template}")
+            copy(self.server, name, self.template)
         yield home, name
         if self.server is not None:
-            self._sql(f"DROP DATABASE {name} WITH (FORCE)")
+            drop(self.server, name)
         shutil.rmtree(home, ignore_errors=True)
 
     @contextmanager
     def opened(self, home, name):
-        url = self.server and self.server.replace("/postgres?", f"/{name}?", 1)
+        url = self.server and named(self.server, name)
         registry = open_registry(home, url)
         yield registry
         registry.close()  # a forked child must not inherit an open file of SQLite's
 
     def _name(self):
         return f"crash_{os.getpid()}_{next(_numbers)}"
-
-    def _sql(self, statement):
-        import psycopg
-
-        with psycopg.connect(self.server.replace("+psycopg", "", 1), autocommit=True) as connection:
-            connection.execute(statement)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -129,7 +124,7 @@ def pusher(source, **labels):
     return work
 
 
-@every(55)
+@every(90)
 def test_the_first_push_killed_anywhere(tmp_path, step):
     """Home, schema and version come to be in this push; SQLite."""
     source = make_adapter(tmp_path / "source", 1)
@@ -148,7 +143,7 @@ def test_the_first_push_killed_anywhere(tmp_path, step):
     assert len(found) > 100
 
 
-@every(45)
+@every(100)
 def test_a_later_push_killed_anywhere(tmp_path, server, step):
     """It moves an alias and sets a tag too: all of it happened, or nothing."""
     first, second = make_adapter(tmp_path / "first", 1), make_adapter(tmp_path / "second", 2)
@@ -171,7 +166,7 @@ def test_a_later_push_killed_anywhere(tmp_path, server, step):
     assert {point.call for point in found} >= {"rename", "fsync", "sendto" if server else "pwrite64"}
 
 
-@every(30)
+@every(70)
 def test_gc_killed_anywhere(tmp_path, server, step):
     """It frees a deleted version, an orphan and a dead staging folder; the version that stays is never touched."""
     first, second = make_adapter(tmp_path / "first", 1), make_adapter(tmp_path / "second", 2)
@@ -205,7 +200,7 @@ def test_gc_killed_anywhere(tmp_path, server, step):
     assert [point.call for point in found].count("unlink") + [point.call for point in found].count("unlinkat") >= 3
 
 
-@every(30)
+@every(70)
 def test_alias_moves_killed_anywhere(tmp_path, server, step):
     """Set, set and rm, each acknowledged: the alias is where the last acknowledged or the next step put it."""
     states = [1, 2, 1, None]
@@ -234,7 +229,7 @@ def test_alias_moves_killed_anywhere(tmp_path, server, step):
     sweep(Places(tmp_path, prepare, server), work, check, tmp_path, step)
 
 
-@every(25)
+@every(70)
 def test_rm_and_undelete_killed_anywhere(tmp_path, server, step):
     """Each acknowledged: the version is deleted or there, as the last acknowledged or the next step left it."""
     source = make_adapter(tmp_path / "source", 1)
@@ -256,7 +251,7 @@ def test_rm_and_undelete_killed_anywhere(tmp_path, server, step):
     sweep(Places(tmp_path, lambda registry: registry.push(source, NAME), server), work, check, tmp_path, step)
 
 
-@every(70)
+@every(200)
 def test_a_merge_killed_anywhere(tmp_path, server, step):
     """The result is whole with its edges, or not there; the parents stay; the same merge again gives the same digest."""
     first, second = make_adapter(tmp_path / "first", 1), make_adapter(tmp_path / "second", 2)

@@ -25,17 +25,25 @@ from tests.factories import make_settings, publish
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.fixture
-def place(tmp_path, sqlite_template, monkeypatch):
-    """A home with team/sql (aliases prod, canary) and a folder to work in, which holds ./out and ./file.txt."""
-    settings = make_settings(tmp_path / "home")
-    settings.home.mkdir()
-    settings.catalog_file.write_bytes(Path(sqlite_template).read_bytes())
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory, sqlite_template):
+    """A catalog of team/chat and of team/sql with the aliases prod and canary."""
+    settings = make_settings(tmp_path_factory.mktemp("home"))
+    settings.catalog_file.write_bytes(sqlite_template.read_bytes())
     database = Database(settings.resolved_database_url)
     publish(database, "team/sql", 1, aliases=("prod",))
     publish(database, "team/sql", 2, aliases=("canary",))
     publish(database, "team/chat", 3)
     database.dispose()
+    return settings.catalog_file
+
+
+@pytest.fixture
+def place(tmp_path, catalog, monkeypatch):
+    """A home with that catalog and a folder to work in, which holds ./outdir and ./file.txt."""
+    settings = make_settings(tmp_path / "home")
+    settings.home.mkdir()
+    shutil.copyfile(catalog, settings.catalog_file)
     work = tmp_path / "work"
     (work / "outdir").mkdir(parents=True)
     (work / "file.txt").touch()
