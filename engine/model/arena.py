@@ -63,9 +63,10 @@ class Arena:
         bank = self._bank_of[site.path]
         site.column = self.layout.columns[site.path]
         site.stacks = self.stacks(site.path)
+        site.numbers = self._numbers[site.column]
         if "A" in site.stacks:
-            numbers, scales = self._numbers[site.column], bank.scales[:, site.column - bank.first]
-            site.factors = Factors(site.stacks["A"], site.stacks["B"], scales, numbers)
+            scales = bank.scales[:, site.column - bank.first]
+            site.factors = Factors(site.stacks["A"], site.stacks["B"], scales, site.numbers)
 
     def put(self, slot: int, values: Tensor, scales: Sequence[float]) -> None:
         """Fill a slot that nobody runs on: per device one copy of its share of an image (total,), one of its scales."""

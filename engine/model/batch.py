@@ -25,13 +25,14 @@ class BatchPlan:
     flattened with their tokens: then each row has as many in a line.
     """
 
-    __slots__ = ("_indices", "_made", "rows", "whole")
+    __slots__ = ("_indices", "_made", "_places", "rows", "whole")
 
     def __init__(self, whole: Whole | None = None, rows: tuple[int, ...] = ()) -> None:
         self.whole = whole
         self.rows = rows
         self._made: dict[tuple[int, int], Plan] = {}
         self._indices: dict[tuple[int, torch.device], Tensor] = {}
+        self._places: dict[tuple[int, int, torch.device], Tensor] = {}
 
     def index(self, first: int, device: torch.device, path: str = "") -> Tensor:
         """The slot of each of the `first` leading rows of a module's input, (first,) int64, of a plan by rows.
@@ -43,6 +44,20 @@ class BatchPlan:
             repeated = self._repeats(first, path)
             rows = torch.tensor(self.rows, dtype=torch.int64, device=device)
             found = self._indices[first, device] = rows.repeat_interleave(repeated)
+        return found
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        """The slots that rows have, without the base's, of a plan by rows."""
+        return tuple(sorted(set(self.rows) - {0}))
+
+    def places(self, slot: int, first: int, device: torch.device, path: str = "") -> Tensor:
+        """The leading rows, of `first`, that have this slot, int64. Raises BatchError as `index`."""
+        found = self._places.get((slot, first, device))
+        if found is None:
+            repeats = self._repeats(first, path)
+            rows = [at * repeats + each for at, has in enumerate(self.rows) if has == slot for each in range(repeats)]
+            found = self._places[slot, first, device] = torch.tensor(rows, dtype=torch.int64, device=device)
         return found
 
     def tokens(self, x: Tensor, path: str) -> Plan:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from engine.compat.finding import Finding
 from engine.errors import RefusedError
 from engine.format.keys import parse_key
+from engine.model.fit_tensors import claim_tensors
 from engine.model.kinds import KINDS
 from engine.model.kinds.linear import widths
 from engine.model.part import Part
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from engine.format.facts import AdapterFacts, ModuleFacts
+    from engine.model.fit_tensors import Claims
 
 
 def fit(facts: AdapterFacts, modules: Mapping[str, nn.Module]) -> tuple[Part, ...]:
@@ -24,9 +26,12 @@ def fit(facts: AdapterFacts, modules: Mapping[str, nn.Module]) -> tuple[Part, ..
 
     Raises RefusedError with a finding for everything that does not fit.
     """
-    findings = list(_misfits(facts))
-    parts: list[Part] = []
+    claims = claim_tensors(facts, modules)
+    findings = [*_misfits(facts, claims), *claims.findings]
+    parts: list[Part] = list(claims.parts)
     for module in facts.modules:
+        if module.name in claims.modules:
+            continue
         part = _part(module, modules)
         if isinstance(part, Finding):
             findings.append(part)
@@ -37,14 +42,14 @@ def fit(facts: AdapterFacts, modules: Mapping[str, nn.Module]) -> tuple[Part, ..
     return tuple(parts)
 
 
-def _misfits(facts: AdapterFacts) -> Iterator[Finding]:
+def _misfits(facts: AdapterFacts, claims: Claims) -> Iterator[Finding]:
     if facts.config.peft_type != "LORA":
         yield Finding("own-type", "error", f"peft_type: expected LORA, found {facts.config.peft_type}")
     for name in facts.unmatched:
         yield Finding("tensor-unmatched", "error", f"{name}: nothing in the config explains it", where=name)
     for name, present in facts.incomplete.items():
         yield Finding("pair-incomplete", "error", f"{name}: has only {', '.join(present)}", where=name)
-    for name in facts.others:
+    for name in sorted(facts.others.keys() - claims.tensors):
         yield Finding("own-part", "error", f"{name}: not run here yet", where=name)
 
 

@@ -37,15 +37,19 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """What the adapters of a model need of one module: the largest rank and every role that one of them has."""
+    """What the adapters of a model need of one module: the largest rank and every role that one of them has.
+
+    With `leaf` it is one tensor of the module that they need, and the want's path ends in that name.
+    """
 
     kind: str
     rank: int
     roles: frozenset[str]
+    leaf: str = ""
 
     def joined(self, other: Want) -> Want:
         """The want that holds both. The kinds are equal: a module has one."""
-        return Want(self.kind, max(self.rank, other.rank), self.roles | other.roles)
+        return Want(self.kind, max(self.rank, other.rank), self.roles | other.roles, self.leaf)
 
 
 @dataclass(frozen=True, slots=True)

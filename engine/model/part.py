@@ -15,6 +15,7 @@ Role = Literal["A", "B", "lora_bias", "magnitude", "bias", "tokens"]
 class Part:
     """`path` is the module's path in the model, `kind` a row of KINDS, `tensors` say which of the adapter's tensors has
     which role. `rank` is the effective rank (0 without factors), `scaling` alpha/r or alpha/sqrt(r) of this module.
+    With `leaf` the part is on one tensor of a module, and `path` ends in that name.
     """
 
     path: str
@@ -22,3 +23,4 @@ class Part:
     rank: int
     scaling: float
     tensors: Mapping[str, str] = field(default_factory=dict)
+    leaf: str = ""

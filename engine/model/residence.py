@@ -16,7 +16,7 @@ from engine.model.kinds import KINDS
 from engine.model.layout import Want, joined_wants, make_layout
 from engine.model.merging import Addition
 from engine.model.places import device_of
-from engine.model.site import Site
+from engine.model.siting import holder, make_site
 from engine.model.slots import Slots
 from engine.model.source import Source, changed, read_again
 from engine.model.staged import Loaded, Staged, Swapped
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from engine.model.image import Image
     from engine.model.layout import Layout
     from engine.model.part import Part
+    from engine.model.site import Site
     from engine.model.switch import Switch
 
 
@@ -299,10 +300,13 @@ class Residence:
         if self.sealed:
             what = ", ".join(part.path for part in missing[:3])
             raise SealedError(f"no room for {len(missing)} modules or ranks of the adapter ({what}, …)")
-        new = {part.path: Want(part.kind, max(rank or 0, part.rank), frozenset(part.tensors)) for part in parts}
+        new = {
+            part.path: Want(part.kind, max(rank or 0, part.rank), frozenset(part.tensors), part.leaf) for part in parts
+        }
         wants = joined_wants([old, new])
-        shapes = {path: KINDS[want.kind].shapes(self.modules[path], want) for path, want in wants.items()}
-        return make_layout(wants, shapes, {path: device_of(self.modules[path]) for path in wants})
+        on = {path: self.modules[holder(path, want.leaf)] for path, want in wants.items()}
+        shapes = {path: KINDS[want.kind].shapes(on[path], want) for path, want in wants.items()}
+        return make_layout(wants, shapes, {path: device_of(module) for path, module in on.items()})
 
     def _grow(self, staged: Staged) -> None:
         """Move to a layout that holds the staged adapter too, where the present one does not.
@@ -318,7 +322,7 @@ class Residence:
             arena.take_from(self.arena)
         for path, want in layout.wants.items():
             if path not in self.sites:
-                self.sites[path] = Site(path, self.modules[path], KINDS[want.kind], self._switch)
+                self.sites[path] = make_site(path, want, self.modules, self._switch)
                 arena.bind(self.sites[path])
                 self.sites[path].attach()
         for site in self.sites.values():

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import RuntimeStateError
-from engine.model.entry import restore_forward
+from engine.model.seat import sit_outermost, stand_up
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -24,10 +23,10 @@ class Site:
 
     Only the module's `forward` is replaced, on the object: its class, weights, names and hooks stay what they are, so
     that code which asks for `.weight.dtype` or walks the model sees no difference. `original` is the forward that was
-    there, accelerate's where it moves weights between devices.
+    there. `numbers` are the slots' scales.
     """
 
-    __slots__ = ("column", "factors", "kind", "module", "original", "path", "stacks", "switch")
+    __slots__ = ("column", "factors", "kind", "module", "numbers", "original", "path", "stacks", "switch")
 
     def __init__(self, path: str, module: nn.Module, kind: Kind, switch: Switch) -> None:
         self.path = path
@@ -37,12 +36,12 @@ class Site:
         self.original: Callable[..., Any] = module.forward
         self.stacks: Mapping[str, Tensor] = {}
         self.column = 0
+        self.numbers: Sequence[float] = ()
         self.factors: Factors
 
     def attach(self) -> None:
         """Let the module's calls come here."""
-        forward = self.kind.forward
-        self.module.forward = partial(forward, self)
+        sit_outermost(self.module, self, self.kind.forward)
 
     def __deepcopy__(self, memo: object) -> Site:
         raise RuntimeStateError(
@@ -51,4 +50,4 @@ class Site:
 
     def detach(self) -> None:
         """Give the module back the forward it had."""
-        restore_forward(self.module, self.original)
+        stand_up(self.module, self)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.model.kinds.linear import LINEAR
+from engine.model.kinds.parameter import PARAMETER
+from engine.model.kinds.saved import SAVED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from engine.model.kinds.kind import Kind
 
-KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (LINEAR,)}
+KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (LINEAR, PARAMETER, SAVED)}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -26,6 +26,7 @@ class Kind:
     `stored(views, part)`: the tensors again, by role. `forward(site, ...)`: the module's result with the slots' part.
     `merged(site, values, views, part, factor)`: the module's parameters that the adapter changes, by name, with
     `factor` times the adapter in them; `values` are their present numbers. All float32, in the module's orientation.
+    `replaced(site, slots, factors)`: of a kind that changes a tensor itself, the tensor with these slots on.
     """
 
     name: str
@@ -35,3 +36,4 @@ class Kind:
     stored: Callable[[Mapping[str, Tensor], Part], dict[str, Tensor]]
     forward: Callable[..., Any]
     merged: Callable[[Site, Mapping[str, Tensor], Mapping[str, Tensor], Part, float], dict[str, Tensor]]
+    replaced: Callable[[Site, Sequence[int], Sequence[float]], Tensor | None] | None = None

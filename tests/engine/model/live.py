@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ def lora_folder(folder: Path, model: torch.nn.Module, *, seed: int = 1, **config
     settings = {"r": 4, "lora_alpha": 6, "target_modules": ["q_proj", "v_proj", "down_proj"], **config}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        wrapped = get_peft_model(model, LoraConfig(**settings))
+        wrapped = get_peft_model(copy.deepcopy(model), LoraConfig(**settings))
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in wrapped.named_parameters():
             if parameter.requires_grad:
@@ -34,5 +35,4 @@ def lora_folder(folder: Path, model: torch.nn.Module, *, seed: int = 1, **config
                     parameter.normal_(0.0, 0.3, generator=generator)
             assert "lora_" in name or parameter.requires_grad is False or "modules_to_save" in name or "bias" in name
         wrapped.save_pretrained(folder)
-        wrapped.unload()
     return folder

@@ -1,0 +1,56 @@
+"""A tensor of which the adapter has a full copy of its own (modules_to_save, resized or trained embeddings)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine.model.kinds.kind import Kind
+from engine.model.replaced import TensorSite, forward
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from engine.model.kinds.kind import Shape
+    from engine.model.layout import Want
+    from engine.model.part import Part
+    from engine.model.site import Site
+
+
+def shapes(module: nn.Module, want: Want) -> dict[str, Shape]:
+    return {"copy": tuple(getattr(module, want.leaf).shape)}
+
+
+def fill(views: Mapping[str, Tensor], tensors: Mapping[str, Tensor], _part: Part) -> None:
+    views["copy"].copy_(tensors["copy"])
+
+
+def stored(views: Mapping[str, Tensor], _part: Part) -> dict[str, Tensor]:
+    return {"copy": views["copy"].clone()}
+
+
+def replaced(site: Site, slots: Sequence[int], factors: Sequence[float]) -> Tensor | None:
+    """The last of the slots' copies; None where none has one, or where its adapter's scale is 0."""
+    found = None
+    for slot, factor in zip(slots, factors, strict=True):
+        if site.numbers[slot] * factor:
+            found = site.stacks["copy"][slot]
+    if found is None or not isinstance(site, TensorSite):
+        return None
+    return found.to(site.tensor.dtype)
+
+
+def merged(
+    _site: Site, values: Mapping[str, Tensor], views: Mapping[str, Tensor], part: Part, factor: float
+) -> dict[str, Tensor]:
+    W, copy = values[part.leaf], views["copy"].float()
+    return {part.leaf: copy.clone() if factor == 1 else W + factor * (copy - W)}
+
+
+def holds(_module: nn.Module) -> bool:
+    """No module is of this kind by itself: the adapter brings the copy."""
+    return False
+
+
+SAVED = Kind("saved", holds, shapes, fill, stored, forward, merged, replaced)
