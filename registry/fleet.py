@@ -112,10 +112,9 @@ def _member(handle: Handle, row: Any, documents: Mapping[str, str], shared: Shar
 def _stored(documents: Mapping[str, str], shared: SharedFacts) -> AdapterFacts | None:
     """None where a release that kept less wrote them, or one that took what this one does not."""
     try:
-        found = shared.read(documents)
+        return shared.facts(documents)
     except EngineError:
         return None
-    return None if found is None else found[0]
 
 
 def _pulled(handle: Handle, ref: str) -> AdapterFacts:

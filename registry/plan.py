@@ -13,6 +13,7 @@ from engine.compat.engines.check import check_for
 from engine.compat.engines.target import parse_target
 from engine.compat.finding import worst_status
 from engine.compat.launch import MOST_NAMED, server_command
+from engine.compat.newest import Newest
 from engine.compat.pools import POOLS, find_pool
 from engine.compat.shared import Shared
 from registry import bases
@@ -32,10 +33,11 @@ if TYPE_CHECKING:
     from engine.compat.engines.table import EngineTarget
     from engine.compat.finding import Finding, Status
     from engine.compat.pools import Pool
-    from engine.format.facts import BaseFacts
+    from engine.format.facts import AdapterFacts, BaseFacts
     from registry.fleet import Member
     from registry.handle import Handle
 
+_MOST_KEPT = 256
 _LIMIT = "max_lora_rank"
 
 
@@ -132,11 +134,19 @@ def _judged(
 ) -> Iterator[tuple[Member, tuple[Finding, ...], Need | None]]:
     """Each version with what the engine's and the base's rules say of it, and what it needs if none is an error."""
     shared = Shared()
+    needs: Newest[tuple[AdapterFacts, Need]] = Newest(_MOST_KEPT)
     for member in members(handle, ids):
         of_engine = check_for(member.facts, target, base=base, shared=shared)
         found = (*of_engine, *base_findings(member.facts, base, shared=shared))
         fine = not any(finding.severity == "error" for finding in found)
-        yield member, _told(found), need_of(member.ref, member.facts, pool) if fine else None
+        yield member, _told(found), _need(member, pool, needs) if fine else None
+
+
+def _need(member: Member, pool: Pool, known: Newest[tuple[AdapterFacts, Need]]) -> Need:
+    """By the identity of the facts, which versions that are alike share."""
+    facts = member.facts
+    need = known.get(id(facts), lambda: (facts, need_of(member.ref, facts, pool)))[1]
+    return replace(need, ref=member.ref)
 
 
 def _told(findings: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections import OrderedDict
 from dataclasses import replace
 from functools import lru_cache
 from hashlib import blake2b
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
+from engine.compat.newest import Newest
 from engine.format.adapter import CONFIG_NAME
 from engine.format.config import parse_config
 from engine.format.facts import AdapterFacts, ModuleFacts
@@ -25,11 +25,9 @@ from engine.format.tensors import Header, TensorInfo
 from engine.format.values import ValueFacts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from engine.format.config import AdapterConfig
-
-Held = TypeVar("Held")
 
 KIND = "facts"
 SCHEMA = 1
@@ -84,15 +82,29 @@ class SharedFacts:
     """
 
     def __init__(self) -> None:
-        self._facts = _Newest[AdapterFacts](_MOST_FACTS)
-        self._parts = _Newest[tuple[tuple[ModuleFacts, ...], dict[str, TensorInfo]]](_MOST_FACTS)
+        self._facts = Newest[AdapterFacts](_MOST_FACTS)
+        self._parts = Newest[tuple[tuple[ModuleFacts, ...], dict[str, TensorInfo]]](_MOST_FACTS)
 
     def read(self, documents: Mapping[str, str]) -> tuple[AdapterFacts, ValueFacts] | None:
         """As `read_stored`."""
         kept = _kept(documents)
         if kept is None:
             return None
-        bare, norms = _without_measured(documents["modules"])
+        bare, texts = _without_measured(documents["modules"])
+        facts = self._alike(documents["config"], bare, kept)
+        norms: list[float | None] = json.loads(f"[{','.join(texts)}]")
+        if len(norms) != len(facts.modules):  # written in another way
+            norms = [entry.get("norm") for entry in json.loads(documents["modules"])]
+        return facts, _values(kept, facts.modules, norms)
+
+    def facts(self, documents: Mapping[str, str]) -> AdapterFacts | None:
+        """The same without the values."""
+        kept = _kept(documents)
+        return (
+            None if kept is None else self._alike(documents["config"], _without_measured(documents["modules"])[0], kept)
+        )
+
+    def _alike(self, config: str, bare: str, kept: Mapping[str, Any]) -> AdapterFacts:
         unmeasured = {key: held for key, held in kept.items() if key not in _OF_VALUES}
         alike = (_digest(bare), _digest(json.dumps(unmeasured)))
 
@@ -101,36 +113,16 @@ class SharedFacts:
             return modules, _tensors(modules, kept)
 
         def facts() -> AdapterFacts:
-            config = parse_config(documents["config"].encode(), _NOWHERE / CONFIG_NAME)
-            return _facts(config, _NOWHERE, kept, *self._parts.get(alike, parts))
+            parsed = parse_config(config.encode(), _NOWHERE / CONFIG_NAME)
+            return _facts(parsed, _NOWHERE, kept, *self._parts.get(alike, parts))
 
-        found = self._facts.get((_digest(documents["config"]), *alike), facts)
-        if len(norms) != len(found.modules):  # written in another way
-            norms = [entry.get("norm") for entry in json.loads(documents["modules"])]
-        return found, _values(kept, found.modules, norms)
+        return self._facts.get((_digest(config), *alike), facts)
 
 
-class _Newest(Generic[Held]):
-    """What was made for a key, for as many keys as were asked for last."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._held: OrderedDict[Hashable, Held] = OrderedDict()
-
-    def get(self, key: Hashable, make: Callable[[], Held]) -> Held:
-        found = self._held.get(key)
-        if found is None:
-            found = self._held[key] = make()
-            if len(self._held) > self._most:
-                self._held.popitem(last=False)
-        self._held.move_to_end(key)
-        return found
-
-
-def _without_measured(modules: str) -> tuple[str, list[float | None]]:
-    """The document without norms and spectra, and its norms in order."""
+def _without_measured(modules: str) -> tuple[str, list[str]]:
+    """The document without norms and spectra, and the JSON of its norms in order."""
     pieces = _MEASURED.split(modules)
-    return "".join(pieces[::2]), json.loads(f"[{','.join(pieces[1::2])}]")
+    return "".join(pieces[::2]), pieces[1::2]
 
 
 def _digest(text: str) -> bytes:

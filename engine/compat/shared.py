@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from engine.compat.check import findings_of
+from engine.compat.newest import Newest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -39,21 +39,14 @@ class Shared:
     """
 
     def __init__(self, most: int = MOST_KEPT) -> None:
-        self._most = most
-        self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
+        self._kept = Newest[_Kept](most)
 
     def findings(
         self, table: object, rules: Callable[[], Iterable[Rule]], subject: Subject
     ) -> Iterator[tuple[Finding, ...]]:
         """What a table's rules say, in their order; `rules` gives them where they are not known yet."""
-        key = _key(table, subject)
-        kept = self._kept.get(key)
-        if kept is None:
-            blind = subject.without_values()
-            kept = self._kept[key] = _Kept(table, blind, tuple(_parts(rules(), blind)))
-            if len(self._kept) > self._most:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
+        blind = subject.without_values()
+        kept = self._kept.get(_key(table, subject), lambda: _Kept(table, blind, tuple(_parts(rules(), blind))))
         for part in kept.parts:
             yield part if isinstance(part, tuple) else tuple(findings_of(part, subject))
 

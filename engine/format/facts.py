@@ -46,6 +46,8 @@ class ModuleFacts:
     @property
     def base_name(self) -> str:
         """The module's path in the base model: without PEFT's own `base_layer` components."""
+        if "base_layer" not in self.name:
+            return self.name
         return ".".join(part for part in self.name.split(".") if part != "base_layer")
 
     def as_json(self) -> dict[str, Any]:
