@@ -79,11 +79,13 @@ def test_a_written_weight_is_computed_with(name, forward_first):
     layer = LAYERS[name]()
     if forward_first:
         _computed(layer)
+    stored = getattr(LAYERS[name]().weight, "quant_state", None)
     codec = codec_of(layer, "weight")
     wanted = -2.0 * codec.read(layer, "weight")
 
     codec.write(layer, "weight", wanted)
 
+    assert stored is None or layer.weight.quant_state.dtype == stored.dtype
     step = wanted.abs().max().item() * (1 / 127 if name == "int8" else 0.17)  # the widest gap of a 4-bit grid
     assert (_computed(layer) - wanted).abs().max().item() <= step
     assert torch.nn.functional.cosine_similarity(_computed(layer).flatten(), wanted.flatten(), dim=0) > 0.99
@@ -197,6 +199,19 @@ def test_a_small_update_is_lost_on_a_4_bit_grid_and_refused(tmp_path):
     report = runtime.merge("a", lossy=True)
     assert report.share < 0.5
     runtime.unmerge()
+    assert torch.equal(_logits(model), before)
+
+
+@pytest.mark.parametrize("name", ["int8", "nf4"])
+def test_a_sum_that_overflows_is_refused_before_it_reaches_the_grid(name, tmp_path):
+    model = _on_grid(_llama(), name)
+    before = _logits(model)
+    runtime = Runtime(model)
+    runtime.load("a", lora_folder(tmp_path / "a", _llama()))
+
+    with pytest.raises(RefusedError, match="the merged weight holds NaN or infinite numbers"):
+        runtime.merge("a", [1e39], lossy=True)
+
     assert torch.equal(_logits(model), before)
 
 
