@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,18 +17,20 @@ from engine.model.kinds import KINDS
 from engine.model.layout import Want, joined_wants, make_layout
 from engine.model.merging import Addition
 from engine.model.places import device_of
+from engine.model.replication import Replication, differing, plan_replication, ranges_of
 from engine.model.siting import holder, make_site
 from engine.model.slots import Slots
 from engine.model.source import Source, changed, read_again
 from engine.model.staged import Loaded, Staged, Swapped
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import torch
     from torch import nn
 
+    from engine.format.facts import AdapterFacts
     from engine.model.image import Image
     from engine.model.layout import Layout
     from engine.model.part import Part
@@ -61,8 +64,10 @@ class Residence:
         self.holders: dict[int, tuple[str, int, float]] = {}
         self.images = HostCache(room.host_bytes)
         self.modules: Mapping[str, nn.Module] = dict(model.named_modules())
+        self.replication: Replication | None = None
         self.arena: Arena | None = None
         self.sealed = False
+        self._model = model
         self._switch = switch
         self._room = room
         self._versions = 0
@@ -79,17 +84,21 @@ class Residence:
         Raises RefusedError with all that does not fit, SealedError, UnreadableError, OutOfRoomError.
         """
         facts = read_adapter(path)
-        parts = fit(facts, self.modules)
+        replication = self._replication_for(facts)
+        modules = replication.modules if replication else self.modules
+        parts = fit(facts, modules)
         self._refuse_ranks(parts)
-        image, mark = build_image(facts, parts, self._layout_with(parts), self._room.dtype, pinned=self._pinned)
-        return Staged(Source(facts, mark), parts, image)
+        layout = self._layout_with(parts, modules)
+        image, mark = build_image(facts, parts, layout, self._room.dtype, pinned=self._pinned)
+        return Staged(Source(facts, mark), parts, image, replication)
 
     def add(self, name: str, staged: Staged, keep: Collection[str], *, pinned: bool = False) -> None:
         """Keep the adapter under a name that is free, in a slot where one is free; to be pinned, in place of another
         than those in `keep`. Raises OutOfRoomError, SlotsFullError, SealedError.
         """
         slot = self.slots.choose(self._kept(keep)) if pinned else self.slots.free()
-        self._grow(staged)
+        with self._repeated(staged):
+            self._grow(staged)
         loaded = self._numbered(Loaded(staged.source, staged.parts, 0, pinned=pinned))
         if slot is not None:
             self._put(name, loaded, self._fitting(staged.image), slot)
@@ -102,6 +111,7 @@ class Residence:
         that of an adapter not in `keep`. Raises OutOfRoomError, SlotsFullError, SourceGoneError.
         """
         old = self.get(name)
+        self._refuse_replication(staged)
         before = self.image(name)
         if self.slots.peek(name) is not None:
             self.slots.choose(self._kept(keep), own=name)
@@ -189,9 +199,11 @@ class Residence:
         self.slots.release(name)
         self.images.remove(loaded.version)
         del self.loaded[name]
+        if not self.loaded and self.replication:
+            self.clear()
 
     def clear(self) -> None:
-        """Take every site off the model and drop every adapter."""
+        """Take every site off the model and drop every adapter; repeated layers are single again."""
         for site in self.sites.values():
             site.detach()
         self.sites.clear()
@@ -200,6 +212,10 @@ class Residence:
         self.slots = Slots(self._room.slots)
         self.images = HostCache(self._room.host_bytes)
         self.arena = None
+        if self.replication:
+            self.replication.remove()
+            self.replication = None
+            self.modules = dict(self._model.named_modules())
 
     def begin(self, slots: Collection[int]) -> None:
         """A forward begins on these slots in this thread."""
@@ -290,12 +306,43 @@ class Residence:
                 ]
             )
 
-    def _layout_with(self, parts: Sequence[Part]) -> Layout:
+    def _replication_for(self, facts: AdapterFacts) -> Replication | None:
+        """The repeated layers that the adapter asks for: the model's present ones, or those to come with it."""
+        ranges = (facts.config.lora and facts.config.lora.layer_replication) or None
+        present = ranges_of(self.replication)
+        if ranges == present:
+            return self.replication
+        if self.loaded:
+            raise differing(ranges, present)
+        return plan_replication(self._model, ranges) if ranges else None
+
+    def _refuse_replication(self, staged: Staged) -> None:
+        if staged.replication is not self.replication:
+            raise differing(ranges_of(staged.replication), ranges_of(self.replication))
+
+    @contextmanager
+    def _repeated(self, staged: Staged) -> Iterator[None]:
+        """Repeat the layers as the staged adapter asks, where no adapter is loaded yet; single again with an error."""
+        if staged.replication is None or staged.replication is self.replication or self.loaded:
+            self._refuse_replication(staged)
+            yield
+            return
+        self.clear()
+        staged.replication.install()
+        self.replication, self.modules = staged.replication, staged.replication.modules
+        try:
+            yield
+        except BaseException:
+            self.clear()
+            raise
+
+    def _layout_with(self, parts: Sequence[Part], modules: Mapping[str, nn.Module]) -> Layout:
         """The layout that also holds these parts: the present one where it does already. Raises SealedError."""
         rank = self._room.target_rank
-        old = self.arena.layout.wants if self.arena else {}
+        same = modules is self.modules
+        old = self.arena.layout.wants if self.arena and same else {}
         missing = [part for part in parts if not _held(part, old)]
-        if self.arena and not missing:
+        if self.arena and same and not missing:
             return self.arena.layout
         if self.sealed:
             what = ", ".join(part.path for part in missing[:3])
@@ -304,7 +351,7 @@ class Residence:
             part.path: Want(part.kind, max(rank or 0, part.rank), frozenset(part.tensors), part.leaf) for part in parts
         }
         wants = joined_wants([old, new])
-        on = {path: self.modules[holder(path, want.leaf)] for path, want in wants.items()}
+        on = {path: modules[holder(path, want.leaf)] for path, want in wants.items()}
         shapes = {path: KINDS[want.kind].shapes(on[path], want) for path, want in wants.items()}
         return make_layout(wants, shapes, {path: device_of(module) for path, module in on.items()})
 
@@ -314,7 +361,7 @@ class Residence:
         Everything that can fail is done before the first change: the new slots are filled from the old ones, then the
         sites look at them.
         """
-        layout = self._layout_with(staged.parts)
+        layout = self._layout_with(staged.parts, self.modules)
         if self.arena and layout is self.arena.layout:
             return
         arena = Arena(layout, slots=self._room.slots, dtype=self._room.dtype)

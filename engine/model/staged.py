@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from engine.format.facts import AdapterFacts
     from engine.model.image import Image
     from engine.model.part import Part
+    from engine.model.replication import Replication
     from engine.model.source import Source
 
 
@@ -32,11 +33,15 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """An adapter that was read and held against the model, all its numbers looked at; nothing of it is on the model."""
+    """An adapter that was read and held against the model, all its numbers looked at; nothing of it is on the model.
+
+    `replication`: the repeated layers that it was held against, of an adapter that asks for them.
+    """
 
     source: Source
     parts: tuple[Part, ...]
     image: Image
+    replication: Replication | None = None
 
 
 @dataclass(frozen=True, slots=True)
