@@ -1,8 +1,10 @@
 """A store in memory that speaks the few S3 calls of the benchmark: moto takes longer over a part than a transfer.
 
-It checks no signature and keeps everything in memory; ETags are MD5s, as S3's are.
+It checks no signature and keeps everything in memory; ETags are MD5s, as S3's are. Like S3 it refuses a body that has
+not the sha256 which its request tells: obstore's puts sign one, a large push sends one as its checksum.
 """
 
+import base64
 import hashlib
 import re
 import socket
@@ -15,6 +17,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 OBJECTS = {}
 PARTS = {}
 SUMS = {}
+COMPOSITES = {}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -28,8 +31,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_PUT(self):
         key, query = self.place()
         content = self.body()
+        found = self.told() and hashlib.sha256(content).digest()
+        if found and self.told() != {found}:
+            return self.answer(400, b"<Error><Code>BadDigest</Code></Error>")
         if "partNumber" in query:
-            PARTS[query["uploadId"], int(query["partNumber"])] = content, md5(content)
+            PARTS[query["uploadId"], int(query["partNumber"])] = content, md5(content), found
             return self.answer(200, e_tag=PARTS[query["uploadId"], int(query["partNumber"])][1].hex())
         if self.headers.get("if-none-match") == "*" and key in OBJECTS:
             return self.answer(412, b"<Error><Code>PreconditionFailed</Code></Error>")
@@ -52,15 +58,22 @@ class Handler(BaseHTTPRequestHandler):
                 f"<InitiateMultipartUploadResult><UploadId>{upload}</UploadId></InitiateMultipartUploadResult>".encode(),
             )
         parts = [PARTS.pop(name) for name in sorted(name for name in PARTS if name[0] == query["uploadId"])]
-        OBJECTS[key] = b"".join(part for part, _ in parts)
-        SUMS[key] = f"{md5(b''.join(known for _, known in parts)).hex()}-{len(parts)}"
+        OBJECTS[key] = b"".join(part for part, _, _ in parts)
+        SUMS[key] = f"{md5(b''.join(known for _, known, _ in parts)).hex()}-{len(parts)}"
+        if all(found for _, _, found in parts):
+            whole = base64.b64encode(hashlib.sha256(b"".join(found for _, _, found in parts)).digest())
+            COMPOSITES[key] = f"{whole.decode()}-{len(parts)}"
         return self.answer(
             200, f'<CompleteMultipartUploadResult><ETag>"{SUMS[key]}"</ETag></CompleteMultipartUploadResult>'.encode()
         )
 
     def do_DELETE(self):
-        key, _ = self.place()
-        OBJECTS.pop(key, None)
+        key, query = self.place()
+        if "uploadId" in query:
+            for name in [name for name in PARTS if name[0] == query["uploadId"]]:
+                PARTS.pop(name)
+        else:
+            OBJECTS.pop(key, None)
         self.answer(204)
 
     def do_HEAD(self):
@@ -71,6 +84,8 @@ class Handler(BaseHTTPRequestHandler):
         if key not in OBJECTS:
             return self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
         content, extra, status = memoryview(OBJECTS[key]), {}, 200
+        if self.headers.get("x-amz-checksum-mode") and key in COMPOSITES:
+            extra = {"x-amz-checksum-sha256": COMPOSITES[key]}
         if wanted := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("range", "")):
             start, end = int(wanted[1]), min(int(wanted[2]) + 1, len(content))
             extra, status = {"content-range": f"bytes {start}-{end - 1}/{len(content)}"}, 206
@@ -81,6 +96,12 @@ class Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
         return unquote(parts.path), query
+
+    def told(self):
+        """The sha256 of the body, as the request tells it."""
+        signed, checksum = self.headers.get("x-amz-content-sha256", ""), self.headers.get("x-amz-checksum-sha256")
+        sums = {bytes.fromhex(signed)} if len(signed) == 64 else set()
+        return sums | ({base64.b64decode(checksum)} if checksum else set())
 
     def body(self):
         content = bytearray(int(self.headers.get("content-length") or 0))

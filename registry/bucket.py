@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from registry import jitter
 from registry.blobs import DISCARD_S
 from registry.errors import MissingBlobError, RegistryError, UnavailableError
-from registry.multiparts import credentials
+from registry.multiparts import Refused, credentials
 from registry.settings import has_environment_keys
 
 if TYPE_CHECKING:
@@ -34,12 +34,13 @@ _CLOCK = frozenset({"RequestTimeTooSkewed", "RequestExpired"})
 
 class Bucket:
     """A bucket and the client that reaches it, made at the first call. A class because it keeps that client, and
-    whether this process knows that the bucket is its catalog's.
+    whether this process knows that the bucket is its catalog's, and that it does not compare sums.
     """
 
     def __init__(self, url: StoreUrl) -> None:
         self.url = url
         self.claimed = False
+        self.compares = url.scheme == "s3"
         self._client: S3Store | GCSStore | AzureStore | None = None
         self._hasty: S3Store | GCSStore | AzureStore | None = None
 
@@ -127,7 +128,7 @@ def _connect(
 def _refusal(url: StoreUrl, error: Exception, digest: str | None) -> RegistryError | None:
     from obstore.exceptions import BaseError
 
-    if not isinstance(error, (BaseError, FileNotFoundError)):
+    if not isinstance(error, (BaseError, FileNotFoundError, Refused)):
         return None
     text = str(error)
     status = found.group(1) if (found := _STATUS.search(text)) else None
@@ -160,6 +161,10 @@ def _cause(text: str) -> str:
 
 _CAUSES = {
     "latest/api/token": "no credentials were found, and no machine role answers",
+    "endpointconnectionerror": "nothing answers there",
+    "timeouterror": "the store did not answer in time",
+    "connectionclosederror": "the store broke the connection",
+    "sslerror": "its certificate is not trusted",
     "credential": "no credentials were found",
     "connection refused": "nothing answers there (connection refused)",
     "dns error": "there is no host of that name",

@@ -4,6 +4,7 @@ that their process never finished.
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +19,17 @@ if TYPE_CHECKING:
 
 KEPT = timedelta(days=1)  # longer than any upload takes
 _TTL = timedelta(minutes=30)
+_CODE = re.compile(r"[A-Za-z0-9.]{1,64}", re.ASCII)
 RULE = "a lifecycle rule of the bucket, AbortIncompleteMultipartUpload after 2 days, removes them"
+
+
+class Refused(Exception):  # noqa: N818 (what becomes of it depends on who asked)
+    """What botocore's client was answered, or why it got no answer; its text reads like obstore's."""
+
+    def __init__(self, status: int | None, code: str) -> None:
+        self.status = status
+        self.code = code if _CODE.fullmatch(code) else ""
+        super().__init__(self.code if status is None else f"status code: {status} <Code>{self.code}</Code>")
 
 
 class Multipart(NamedTuple):
@@ -53,6 +64,32 @@ def credentials() -> Callable[[], S3Credential] | None:
     return provide
 
 
+def s3_client(url: StoreUrl, *, tries: int, **more: object) -> Any:
+    """A client of botocore's for the store, `more` being settings of its own. ImportError where it is not installed."""
+    import botocore.session
+    from botocore.config import Config
+
+    retries = {"total_max_attempts": tries, "mode": "standard"}
+    limits = Config(retries=retries, connect_timeout=5, read_timeout=60, **more)
+    region = {"region_name": url.region} if url.region else {}
+    return botocore.session.get_session().create_client("s3", endpoint_url=url.endpoint, config=limits, **region)
+
+
+def called(method: Callable[..., Any], **arguments: object) -> Any:
+    """The answer of a client's method; Refused, of which nothing but status, code and kind is kept."""
+    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
+    from urllib3.exceptions import HTTPError
+
+    try:
+        return method(**arguments)
+    except ClientError as error:
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        raise Refused(status, str(error.response.get("Error", {}).get("Code", ""))) from None
+    except (BotoCoreError, HTTPError, ResponseParserError) as error:
+        raise Refused(None, type(error).__name__) from None
+
+
 def unfinished(url: StoreUrl) -> list[Multipart]:
     """Uploads of blobs in parts that began more than KEPT ago; none for a store that is not S3.
 
@@ -76,17 +113,11 @@ def _asked(url: StoreUrl, action: Callable[[Any, StoreUrl], Iterator[Multipart]]
     if url.scheme != "s3":
         return
     try:
-        import botocore.session
-        from botocore.config import Config
         from botocore.exceptions import BotoCoreError, ClientError
     except ImportError:
         raise UnavailableError(f"{url.label}: botocore is not installed", hint=RULE) from None
     try:
-        limits = Config(retries={"total_max_attempts": 3, "mode": "standard"}, connect_timeout=5, read_timeout=60)
-        session = botocore.session.get_session()
-        region = {"region_name": url.region} if url.region else {}
-        client = session.create_client("s3", endpoint_url=url.endpoint, config=limits, **region)
-        yield from action(client, url)
+        yield from action(s3_client(url, tries=3), url)
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))[:64]
         raise UnavailableError(f"{url.label}: unfinished uploads: the store answered {code}", hint=RULE) from None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from registry import scratch
 from registry.blobs import StoreCheck, StoredBlob
+from registry.checkedparts import compares_sums
 from registry.claim import MARKER, check_owner, claim, take_over
 from registry.digests import hex_of
 from registry.disk import make_folder, reaching
@@ -75,11 +76,13 @@ class ObjectStore:
             owner = check_owner(self.bucket, self.catalog)
         except (UnavailableError, ConflictError) as error:
             return (StoreCheck("store", " ".join(filter(None, (str(error), error.hint))), "fail"),)
-        return (*found, owner, *self._unfinished())
+        return (*found, owner, *self._s3_checks())
 
-    def _unfinished(self) -> Iterator[StoreCheck]:
+    def _s3_checks(self) -> Iterator[StoreCheck]:
         if self.bucket.url.scheme != "s3":
             return
+        compares = "compares what it receives with sums" if compares_sums(self.bucket) else "compares no sums"
+        yield StoreCheck("store checksums", compares)
         try:
             count = len(unfinished(self.bucket.url))
         except UnavailableError as error:
@@ -96,7 +99,7 @@ class ObjectStore:
         """A locked local folder to prepare files in."""
         self._claim()
         with scratch.scratch_folder(self.staging_root) as folder:
-            yield Staging(folder, None)
+            yield Staging(folder, None, summed=self.bucket.compares)
 
     def place(self, *files: StagedFile) -> None:
         """Uploads staged files, unless the store proves by size and checksum that it has them. What was uploaded is

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from registry import partsums
 from registry.disk import CREATE, discard, opened, reaching, reading
 from registry.errors import IntakeError, UsageError
+from registry.partsums import Summing
 from registry.paths import path_problem
 from registry.transfer import CHUNK, copy_hashed
 
@@ -17,18 +19,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from concurrent.futures import Executor, Future
 
+    from registry.partsums import PartSums
+
 
 @dataclass(frozen=True, slots=True)
 class StagedFile:
     """A copy in a staging folder; its bytes are those that `digest` was computed from.
 
     `syncing` is the fsync of a large file, which goes on while the copy is already being read; None once it is durable.
+    `parts` are the sums of a large file's parts, where the staging makes them.
     """
 
     path: Path
     digest: str
     size: int
     syncing: Future[None] | None = None
+    parts: PartSums | None = None
 
     def settle(self) -> None:
         """Waits until the copy is durable; UnavailableError where it is not."""
@@ -41,11 +47,13 @@ class StagedFile:
 class Staging:
     """One scratch folder. Staged files keep their relative names, so the folder reads like the adapter it came from.
 
-    `syncs` runs the fsync of large files; None where nothing staged needs to outlive the machine's power.
+    `syncs` runs the fsync of large files; None where nothing staged needs to outlive the machine's power. `summed`: of
+    large files the sums of their parts are made too.
     """
 
     folder: Path
     syncs: Executor | None
+    summed: bool = False
 
     def add(self, source: Path | bytes | int, *, name: str) -> StagedFile:
         """Copies a regular file (a path, or an open descriptor) or some bytes in, hashing on the way.
@@ -76,14 +84,22 @@ class Staging:
         with opened(target, CREATE) as descriptor:
             os.fchmod(descriptor, 0o444)
             with nullcontext(source) if isinstance(source, int) else _memory(source) as origin:
-                content = copy_hashed(origin, descriptor, durably=False)
+                summing = self._summing(origin)
+                content = copy_hashed(
+                    origin, descriptor, durably=False, beside=None if summing is None else summing.update
+                )
             if self.syncs is None:
-                return StagedFile(target, content.digest, content.size)
+                parts = None if summing is None else summing.done()
+                return StagedFile(target, content.digest, content.size, parts=parts)
             if content.size < CHUNK:
                 os.fsync(descriptor)
                 return StagedFile(target, content.digest, content.size)
             syncing = self.syncs.submit(_sync, os.dup(descriptor))
         return StagedFile(target, content.digest, content.size, syncing)
+
+    def _summing(self, origin: int) -> Summing | None:
+        size = os.fstat(origin).st_size
+        return Summing(size) if self.summed and size >= partsums.LARGE else None
 
 
 def _sync(descriptor: int) -> None:

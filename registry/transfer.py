@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from hashlib import _Hash
 
 CHUNK = 4 << 20
@@ -30,49 +33,63 @@ def hash_file(source: int) -> Content:
         return Content(f"sha256:{digest}", file.tell() - start)
 
 
-def copy_hashed(source: int, target: int, *, durably: bool = True) -> Content:
+def copy_hashed(
+    source: int, target: int, *, durably: bool = True, beside: Callable[[memoryview], None] | None = None
+) -> Content:
     """Copies all bytes and, if `durably`, fsyncs `target`. OSError where that fails; nothing is retried then.
 
-    For files over one chunk, hashing and writing back to the disk run beside the copy.
+    For files over one chunk, hashing and writing back to the disk run beside the copy. `beside` gets every chunk too,
+    in order, in a thread of its own; all but the last are of CHUNK bytes.
     """
     first = _read(source, bytearray(CHUNK))
     if len(first) < CHUNK:
+        if beside is not None:
+            beside(first)
         write_all(target, first)
         if durably:
             os.fsync(target)
         return Content(f"sha256:{hashlib.sha256(first).hexdigest()}", len(first))
-    with ThreadPoolExecutor(1) as hashing, ThreadPoolExecutor(1) as flushing:
-        content = _Pipeline(target, hashing, flushing).run(source, first)
+    with ThreadPoolExecutor(1) as hashing, ThreadPoolExecutor(1) as flushing, ThreadPoolExecutor(1) as third:
+        more = None if beside is None else partial(_submit, third, beside)
+        content = _Pipeline(target, hashing, flushing, more).run(source, first)
     if durably:
         os.fsync(target)
     return content
 
 
 class _Pipeline:
-    """A ring of buffers between the copying thread, the hashing thread and the flushing thread."""
+    """A ring of buffers between the copying thread, the hashing thread, the flushing thread and whoever is beside."""
 
-    def __init__(self, target: int, hashing: ThreadPoolExecutor, flushing: ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        target: int,
+        hashing: ThreadPoolExecutor,
+        flushing: ThreadPoolExecutor,
+        beside: Callable[[memoryview], Future[None]] | None,
+    ) -> None:
         self.target = target
         self.hash: _Hash = hashlib.sha256()
         self.hashing = hashing
         self.flushing = flushing
+        self.beside = beside
         self.flushed: Future[None] | None = None
         self.size = 0
         self.unflushed = 0
 
     def run(self, source: int, first: memoryview) -> Content:
         ring = [bytearray(CHUNK) for _ in range(_BUFFERS)]
-        busy: list[Future[None] | None] = [None] * _BUFFERS
+        busy: list[list[Future[None]]] = [[] for _ in ring]
         chunk, turn = first, 0
         while chunk:
-            hashed = self.hashing.submit(self.hash.update, chunk)
+            busy[turn] = [self.hashing.submit(self.hash.update, chunk)]
+            if self.beside is not None:
+                busy[turn].append(self.beside(chunk))
             self._put(chunk)
-            busy[turn] = hashed
             turn = (turn + 1) % _BUFFERS
-            if waiting := busy[turn]:
+            for waiting in busy[turn]:
                 waiting.result()
             chunk = _read(source, ring[turn])
-        for waiting in filter(None, busy):
+        for waiting in chain.from_iterable(busy):
             waiting.result()
         self._raise_flush_error()
         return Content(f"sha256:{self.hash.hexdigest()}", self.size)
@@ -90,6 +107,10 @@ class _Pipeline:
         # A failed flush may mark its pages clean, so a later fsync can succeed over lost bytes: the first error counts.
         if self.flushed is not None:
             self.flushed.result()
+
+
+def _submit(executor: Executor, work: Callable[[memoryview], None], chunk: memoryview) -> Future[None]:
+    return executor.submit(work, chunk)
 
 
 def _read(source: int, buffer: bytearray) -> memoryview:

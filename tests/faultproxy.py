@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import http.client
 import socket
 import threading
@@ -42,13 +44,16 @@ class Request:
 
 @dataclass
 class FaultProxy:
-    """`plan` names the fault of a request, or None. `requests` is everything that came."""
+    """`plan` names the fault of a request, or None. `requests` is everything that came. `comparing`: what has not the
+    sha256 that its request tells is refused, as by S3, and as moto does not.
+    """
 
     address: str = ""
     plan: Callable[[Request], str | None] = lambda request: None
     requests: list[Request] = field(default_factory=list)
     spoil: Callable[[bytes], bytes] = lambda body: body
     headers: dict[str, str] = field(default_factory=dict)
+    comparing: bool = False
 
     def clear(self) -> None:
         """Forget what came, and spoil nothing from here on."""
@@ -89,6 +94,9 @@ def _handler(proxy: FaultProxy, upstream) -> type[BaseHTTPRequestHandler]:
                 return self.answer(int(fault), {}, _refusal(fault))
             if fault == "spoiled-request":
                 body = proxy.spoil(body)
+            told = self.headers.get("x-amz-checksum-sha256")
+            if proxy.comparing and told and base64.b64decode(told) != hashlib.sha256(body).digest():
+                return self.answer(400, {}, _refusal("400", "BadDigest"))
             if fault == "forbidden":
                 return self.answer(403, {}, _refusal("403"))
             if fault == "skewed":

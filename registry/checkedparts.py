@@ -1,0 +1,167 @@
+"""Large files go to S3 in parts, each under a signed sha256 of its own that the store compares it with.
+
+The sums were made together with the file's digest, so nothing is hashed again here, and a part that is not what was
+staged is refused by the store, whatever happened to it. By botocore: obstore takes no sums that are known already.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from registry.bucket import TRIES
+from registry.disk import reaching, reading
+from registry.errors import CorruptError
+from registry.multiparts import Refused, called, s3_client
+from registry.partsums import encoded
+
+if TYPE_CHECKING:
+    from registry.bucket import Bucket
+    from registry.partsums import PartSums
+    from registry.staging import StagedFile
+
+_STREAMS = 4
+_TRIAL = b"does this store compare what it receives?"
+_WRONG = hashlib.sha256(b"").digest()
+_UNLIKE = ("Digest", "Mismatch")  # BadDigest, XAmzContentChecksumMismatch
+
+
+def send_checked(bucket: Bucket, key: str, file: StagedFile, parts: PartSums) -> bool:
+    """Stores the file as `key`; an object appears whole or not at all, in place of what was there. True where the store
+    compared every part with its sum and tells the sum of all. False where it does not, or cannot be asked so.
+
+    CorruptError, with the object as it was, where the staged file changed or a part arrived as something else.
+    """
+    upload = _begun(bucket, key)
+    if upload is None:
+        bucket.compares = False
+        return False
+    try:
+        upload.finish(_sent(upload, file, parts))
+    except BaseException:
+        upload.give_up()
+        raise
+    return upload.told() == (file.size, parts.composite)
+
+
+def compares_sums(bucket: Bucket) -> bool:
+    """Whether a store refuses a part that is not what its sum says, tried on an upload that is given up."""
+    upload = _begun(bucket, "probe/sums")
+    if upload is not None:
+        upload.give_up()
+    return upload is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Upload:
+    """An upload in parts that was begun; `place` is what names its object to botocore."""
+
+    bucket: Bucket
+    client: Any
+    place: dict[str, str]
+    identity: dict[str, str]
+
+    def put(self, number: int, content: bytes, digest: bytes) -> dict[str, object]:
+        """Sends one part, once; what has to be said of it in the end."""
+        part = {"PartNumber": number, "ChecksumSHA256": encoded(digest)}
+        answer = called(self.client.upload_part, **self.place, **self.identity, **part, Body=content)
+        return {**part, "ETag": answer["ETag"]}
+
+    def compares(self) -> bool:
+        """Whether a first part is refused under a wrong sum and taken under its own; the real one takes its place."""
+        try:
+            self.put(1, _TRIAL, _WRONG)
+        except Refused as error:
+            if error.status != 400:
+                raise
+            self.put(1, _TRIAL, hashlib.sha256(_TRIAL).digest())
+            return True
+        return False
+
+    def finish(self, sent: list[dict[str, object]]) -> None:
+        """Makes the object. Where no upload of that name is left an answer was lost: `told` knows what came of it."""
+
+        def complete() -> None:
+            try:
+                parts = {"Parts": sent}
+                called(self.client.complete_multipart_upload, **self.place, **self.identity, MultipartUpload=parts)
+            except Refused as error:
+                if error.code != "NoSuchUpload":
+                    raise
+
+        self.bucket.ask(complete)
+
+    def told(self) -> tuple[int, str]:
+        """The object's size, and the sum that the store made of its parts' sums; not every store adds their number."""
+        answer = self.bucket.ask(lambda: called(self.client.head_object, **self.place, ChecksumMode="ENABLED"))
+        return answer["ContentLength"], answer.get("ChecksumSHA256", "").partition("-")[0]
+
+    def give_up(self) -> None:
+        """Lets the store forget the parts; where that fails, gc does it after a day."""
+        try:
+            called(self.client.abort_multipart_upload, **self.place, **self.identity)
+        except Refused:
+            return
+
+
+def _begun(bucket: Bucket, key: str) -> _Upload | None:
+    """None where the store does not compare sums, refuses to be asked, or botocore is not here: obstore's way is left,
+    and tells what is wrong.
+    """
+    try:
+        client = s3_client(bucket.url, tries=TRIES, s3={"payload_signing_enabled": False})
+        place = {"Bucket": bucket.url.bucket, "Key": "/".join(filter(None, (bucket.url.prefix, key)))}
+        answer = called(client.create_multipart_upload, **place, ChecksumAlgorithm="SHA256")
+        upload = _Upload(bucket, client, place, {"UploadId": answer["UploadId"]})
+    except (Refused, ImportError):
+        return None
+    try:
+        if upload.compares():
+            return upload
+    except Refused:
+        pass
+    upload.give_up()
+    return None
+
+
+def _sent(upload: _Upload, file: StagedFile, parts: PartSums) -> list[dict[str, object]]:
+    with reaching(file.path), reading(file.path) as source, ThreadPoolExecutor(_STREAMS) as streams:
+        tasks = [streams.submit(_send, upload, file, parts, source, number) for number in range(len(parts.sums))]
+        try:
+            wait(tasks, return_when=FIRST_EXCEPTION)
+        finally:
+            streams.shutdown(wait=False, cancel_futures=True)
+        for task in tasks:
+            if not task.cancelled():
+                task.result()
+        return [task.result() for task in tasks]
+
+
+def _send(upload: _Upload, file: StagedFile, parts: PartSums, source: int, number: int) -> dict[str, object]:
+    content, wanted = os.pread(source, parts.size, number * parts.size), parts.sums[number]
+
+    def once() -> dict[str, object]:
+        try:
+            return upload.put(number + 1, content, wanted)
+        except Refused as error:
+            if any(sign in error.code for sign in _UNLIKE):
+                raise _unlike(upload, file, content, wanted) from None
+            raise
+
+    return upload.bucket.ask(once)
+
+
+def _unlike(upload: _Upload, file: StagedFile, content: bytes, wanted: bytes) -> CorruptError:
+    """What is wrong with a part that the store refused: it changed here, or on its way."""
+    found = hashlib.sha256(content).digest()
+    if found != wanted:
+        return CorruptError(f"{file.path}: a part", expected=f"sha256:{wanted.hex()}", actual=f"sha256:{found.hex()}")
+    return CorruptError(
+        f"{upload.bucket.label}: a part of {file.digest}",
+        expected=f"sha256:{wanted.hex()}",
+        actual="other bytes on arrival",
+        hint="it did not arrive as it was sent: run the same command again, which sends it anew",
+    )
