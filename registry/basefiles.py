@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from engine.format.base import read_base
 from engine.format.basenorms import base_norms
 from registry.errors import IntakeError
-from registry.operations import base_from_config
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,12 +23,18 @@ def read_base_place(place: Path) -> BaseFacts:
     if not place.exists():
         raise IntakeError(f"{place}: no such file or folder")
     if place.is_file() and place.suffix == ".json":
-        return base_from_config(place)
+        return _from_config(place)
     if place.is_dir() and not any(place.glob("*.safetensors")):
         if (place / "config.json").is_file():
-            return base_from_config(place)
+            return _from_config(place)
         raise IntakeError(f"{place}: holds neither safetensors nor config.json")
     return read_base(place)
+
+
+def _from_config(place: Path) -> BaseFacts:
+    from registry.operations import base_from_config
+
+    return base_from_config(place)
 
 
 def with_norms(place: Path, facts: BaseFacts) -> BaseFacts:

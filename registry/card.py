@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from registry.errors import UsageError
-from registry.frontmatter import LONGEST, front_matter
 from registry.provenance import parse_licence
 
 if TYPE_CHECKING:
@@ -31,12 +30,16 @@ def read_card(folder: Path) -> Card:
     path = folder / CARD
     if not path.is_file():
         return Card()
+    from registry.frontmatter import LONGEST
+
     with path.open("rb") as stream:
         return card_of(stream.read(LONGEST))
 
 
 def card_of(content: bytes) -> Card:
     """The card in some bytes, of which at most the first megabyte is looked at."""
+    from registry.frontmatter import LONGEST, front_matter
+
     block = front_matter(content[:LONGEST].decode("utf-8", "replace"))
     if block is None:
         return Card()

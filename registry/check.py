@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Protocol
 from engine.compat.check import check_adapter
 from engine.compat.engines.check import check_for
 from engine.compat.rules import RULES
-from registry.baseline import Baseline, apply, read_baseline
 from registry.candidates import Candidate, GivenBase, base_at, folder_candidate
 from registry.errors import UsageError
 from registry.questions import ForEngine, parse_engine
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from engine.compat.shared import Shared
     from engine.compat.together.question import Question
     from engine.format.facts import BaseFacts
+    from registry.baseline import Baseline
     from registry.settings import Settings
     from registry.verdicts import CheckReport
 
@@ -144,6 +144,8 @@ def _baseline(file: str | Path | None, *, new: bool) -> Baseline | None:
         if new:
             raise UsageError("--write-baseline: expected --baseline FILE, where to write it")
         return None
+    from registry.baseline import Baseline, read_baseline
+
     place = Path(file).expanduser()
     return Baseline(str(place)) if new and not place.exists() else read_baseline(place)
 
@@ -178,7 +180,11 @@ def check(request: CheckRequest, catalog: Callable[[], Catalog] | None) -> Check
 
 def with_baseline(verdicts: Iterable[Verdict], request: CheckRequest) -> Iterable[Verdict]:
     """The verdicts, accepted findings set apart where there is a baseline."""
-    return verdicts if request.baseline is None else apply(verdicts, request.baseline, request.today)
+    if request.baseline is None:
+        return verdicts
+    from registry.baseline import apply
+
+    return apply(verdicts, request.baseline, request.today)
 
 
 def judge(candidate: Candidate, engines: Iterable[ForEngine], *, shared: Shared | None = None) -> Iterator[Verdict]:

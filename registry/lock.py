@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from registry.candidates import Candidate
 
-LOCK = "adapters.lock"
 _LARGEST = 16 << 20
 _KEYS = ("ref", "version", "digest", "base")
 

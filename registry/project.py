@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from registry.provenance import Claim
 
-PROJECT, USER = "adapters.toml", "config.toml"
+PROJECT, USER, LOCK = "adapters.toml", "config.toml", "adapters.lock"
 # Where a registry is: these hold together, so they are taken from one place or not at all.
 PLACES = ("home", "database_url", "store_url")
 _CONTEXT_KEYS = frozenset({*PLACES, "cache", "namespace"})

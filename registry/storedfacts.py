@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 KIND = "facts"
 SCHEMA = 1
 NEEDED = ("config", "modules", KIND)
+# What the tables of engines read of a header besides tensors; diffusers keeps settings there.
+_METADATA = ("lora_adapter_metadata",)
 _OF_VALUES = frozenset({"nonfinite", "zero", "unscanned"})
 
 _MOST_FACTS = 256  # facts take about 300 KB for 224 modules
@@ -56,6 +58,7 @@ def facts_document(facts: AdapterFacts, values: ValueFacts) -> dict[str, Any]:
         "incomplete": {name: list(found) for name, found in facts.incomplete.items()},
         "others": dict(facts.others),
         "unmatched": list(facts.unmatched),
+        "metadata": {key: held for key in _METADATA if (held := facts.header.metadata.get(key)) is not None},
         "nonfinite": dict(values.nonfinite),
         "zero": list(values.zero),
         "unscanned": list(values.unscanned),
@@ -147,7 +150,7 @@ def _facts(
         path=folder,
         config=replace(config, size=kept["config"]["size"], duplicates=tuple(kept["config"]["duplicates"])),
         weights=folder / kept["weights"]["name"],
-        header=Header(tensors, 0, kept["weights"]["size"]),
+        header=Header(tensors, 0, kept["weights"]["size"], kept.get("metadata", {})),
         modules=modules,
         incomplete={name: tuple(found) for name, found in kept["incomplete"].items()},
         others=kept["others"],

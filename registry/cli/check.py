@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from registry.baseline import write_baseline as save_baseline
 from registry.check import check as run_check
 from registry.check import check_request, needs_catalog
 from registry.cli.command import Verb
@@ -17,7 +16,7 @@ from registry.cli.params import Reference, Word
 from registry.cli.progress import bars
 from registry.cli.reports import deliver
 from registry.cli.text import printable
-from registry.lock import LOCK
+from registry.project import LOCK
 from registry.reports import FORMATS, parse_wanted
 from registry.verdicts import Policy
 
@@ -109,6 +108,8 @@ def check(
     if not deliver(invocation, report, policy, wanted):
         emit(invocation, report, human=lambda: _lines(invocation, report), quiet=lambda: rules_broken(report.findings))
     if write_baseline and request.baseline is not None:
+        from registry.baseline import write_baseline as save_baseline
+
         count = save_baseline(report, request.baseline)
         note(f"accepted now: {count} more, in {request.baseline.place}; write down why in each reason")
         return 0

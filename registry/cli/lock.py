@@ -11,7 +11,7 @@ from registry.cli.command import Verb
 from registry.cli.output import emit
 from registry.cli.params import Reference, Word
 from registry.cli.text import table
-from registry.lock import LOCK
+from registry.project import LOCK
 
 if TYPE_CHECKING:
     from registry.cli.invocation import Invocation

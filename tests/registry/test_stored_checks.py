@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from sqlalchemy import delete, select, update
 
 from engine.compat.check import check_adapter
@@ -65,6 +66,19 @@ def test_every_rule_says_of_what_is_kept_what_it_says_of_the_files(tmp_path, nam
     assert facts.modules == tuple(
         replace(one, norm=examined.values.norms.get(one.name)) for one in examined.facts.modules
     )
+
+
+@pytest.mark.parametrize("held", ['{"transformer.r": 2, "transformer.lora_alpha": 4}', "{}", "[", ""])
+def test_settings_in_the_header_count_for_what_is_kept_too(tmp_path, held):
+    """diffusers reads them, so an adapter that it wrote is not refused once it is stored."""
+    folder = make_adapter(tmp_path / "a")
+    save_file(
+        factors(0), folder / "adapter_model.safetensors", metadata={"lora_adapter_metadata": held, "format": "pt"}
+    )
+    examined, (facts, values) = again(folder)
+
+    assert said(facts, values) == said(examined.facts, examined.values)
+    assert facts.header.metadata == {"lora_adapter_metadata": held}
 
 
 def corpus_folders() -> list[Path]:
