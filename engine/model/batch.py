@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.errors import BatchError
-from engine.kernels.plans import Gather, Segments, Whole
+from engine.kernels.choice import rows_plan
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from engine.kernels.plans import Plan
-
-_FEW = 4
-"""Rows per group from which sorted runs beat gathered factors (benchmarks/RESULTS.md)."""
+    from engine.kernels.plans import Plan, Whole
 
 
 class BatchPlan:
@@ -30,7 +27,7 @@ class BatchPlan:
     def __init__(self, whole: Whole | None = None, rows: tuple[int, ...] = ()) -> None:
         self.whole = whole
         self.rows = rows
-        self._made: dict[tuple[int, int], Plan] = {}
+        self._made: dict[tuple[int, int, torch.device], Plan] = {}
         self._indices: dict[tuple[int, torch.device], Tensor] = {}
         self._places: dict[tuple[int, int, torch.device], Tensor] = {}
 
@@ -42,8 +39,9 @@ class BatchPlan:
         found = self._indices.get((first, device))
         if found is None:
             repeated = self._repeats(first, path)
-            rows = torch.tensor(self.rows, dtype=torch.int64, device=device)
-            found = self._indices[first, device] = rows.repeat_interleave(repeated)
+            with torch.inference_mode(mode=False):
+                rows = torch.tensor(self.rows, dtype=torch.int64, device=device)
+                found = self._indices[first, device] = rows.repeat_interleave(repeated)
         return found
 
     @property
@@ -64,42 +62,19 @@ class BatchPlan:
         """The plan for an input (rows, ..., in) of the module at `path`. Raises BatchError for other rows."""
         if self.whole is not None:
             return self.whole
-        first = x.shape[0]
-        count = x.numel() // x.shape[-1]
-        made = self._made.get((first, count))
+        key = (x.shape[0], x.numel() // x.shape[-1], x.device)
+        made = self._made.get(key)
         if made is None:
-            made = self._made[first, count] = self._make(first, count, x.device, path)
+            made = self._made[key] = self._make(*key, path)
         return made
 
     def _make(self, first: int, count: int, device: torch.device, path: str) -> Plan:
         self._repeats(first, path)
-        return rows_plan(self.rows, count // len(self.rows), device)
+        with torch.inference_mode(mode=False):  # a later call of the same batch may follow gradients
+            return rows_plan(self.rows, count // (len(self.rows) or 1), device)
 
     def _repeats(self, first: int, path: str) -> int:
-        repeats, rest = divmod(first, len(self.rows))
-        if rest:
+        repeats, rest = divmod(first, len(self.rows) or 1)
+        if rest or (first and not self.rows):
             raise BatchError(f"{path}: got {first} rows, expected a multiple of the batch's {len(self.rows)}")
         return repeats
-
-
-def rows_plan(rows: tuple[int, ...], per_row: int, device: torch.device) -> Plan:
-    """The way to run such a batch that measured fastest."""
-    groups = sorted(set(rows) - {0})
-    if len(rows) * per_row >= _FEW * len(groups):
-        order = sorted((row for row in range(len(rows)) if rows[row]), key=lambda row: rows[row])
-        return _segments(rows, order, per_row, device)
-    return Gather(torch.tensor(rows, device=device), per_row)
-
-
-def _segments(rows: tuple[int, ...], order: list[int], per_row: int, device: torch.device) -> Segments:
-    bounds: list[tuple[int, int, int]] = []
-    for place, row in enumerate(order):
-        start = place * per_row
-        if bounds and bounds[-1][0] == rows[row]:
-            bounds[-1] = (rows[row], bounds[-1][1], start + per_row)
-        else:
-            bounds.append((rows[row], start, start + per_row))
-    if order == list(range(len(rows))):
-        return Segments(tuple(bounds), None)
-    tokens = torch.tensor(order, device=device)[:, None] * per_row + torch.arange(per_row, device=device)
-    return Segments(tuple(bounds), tokens.flatten())
