@@ -17,11 +17,10 @@ _RENAME = "adapters convert REF --for peft"
 
 
 def incomplete(subject: Subject) -> Iterator[Hit]:
+    mended = _renaming(subject.facts.unmatched)  # the other half may be there under another name
     for module, tensors in subject.facts.incomplete.items():
         found = listed(tensors) if tensors else "none"
-        yield Hit(
-            f"module {module}: expected both LoRA factors A and B, found only {found}", module, _renaming(tensors)
-        )
+        yield Hit(f"module {module}: expected both LoRA factors A and B, found only {found}", module, mended)
 
 
 def unmatched(subject: Subject) -> Iterator[Hit]:

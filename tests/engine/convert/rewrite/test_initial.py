@@ -8,10 +8,15 @@ import warnings
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, LoraGAConfig, PeftModel, get_peft_model
+from peft.tuners.lora.config import CordaConfig
+from peft.tuners.lora.corda import preprocess_corda
+from peft.tuners.lora.loraga import preprocess_loraga
 from safetensors.torch import load_file
 from torch import nn
 
+from engine.compat.check import check_adapter
+from engine.compat.engines.check import check_for
 from engine.compat.engines.target import parse_target
 from engine.convert.rewrite.initial import without_initial
 from engine.convert.rewrite.plan import plan_rewrites
@@ -33,6 +38,7 @@ class Plain(nn.Module):
         return self.lin1(torch.tanh(self.lin0(x)))
 
 
+DATA = torch.randn((64, 12), generator=torch.Generator().manual_seed(4))
 X = torch.randn((5, 12), generator=torch.Generator().manual_seed(3)).double()
 
 
@@ -44,7 +50,7 @@ def fresh():
 def trained(tmp_path, dtype=torch.float32, **options):
     """The initial adapter, the trained one, what training computed at its end, and PEFT's own conversion."""
     config = LoraConfig(**{"r": 4, "lora_alpha": 9, "target_modules": ["lin0", "lin1"], **options})
-    model = get_peft_model(fresh(), config)
+    model = get_peft_model(prepared(fresh(), config), config)
     model.save_pretrained(tmp_path / "initial")
     torch.manual_seed(2)
     with torch.no_grad():
@@ -57,6 +63,15 @@ def trained(tmp_path, dtype=torch.float32, **options):
             _cast(tmp_path / folder, dtype)
     with torch.no_grad():
         return model.double().eval()(X), model
+
+
+def prepared(model, config):
+    """The model as PEFT prepares it where an initialisation looks at data: covariances, or gradients."""
+    if config.init_lora_weights == "corda":
+        preprocess_corda(model, config, run_model=lambda: model(DATA))
+    elif config.init_lora_weights == "lora_ga":
+        preprocess_loraga(model, config, lambda: model(DATA).square().mean().backward())
+    return model
 
 
 def _cast(folder, dtype):
@@ -80,6 +95,11 @@ def without(tmp_path, *more):
     return rewritten(tmp_path / "trained", tmp_path / "plain", function, *more, initial=tmp_path / "initial")
 
 
+FROM_DATA = {
+    "CorDA, knowledge-preserved": {"init_lora_weights": "corda", "corda_config": CordaConfig(corda_method="kpm")},
+    "CorDA, instruction-previewed": {"init_lora_weights": "corda", "corda_config": CordaConfig(corda_method="ipm")},
+    "LoRA-GA": {"init_lora_weights": "lora_ga", "lora_ga_config": LoraGAConfig()},
+}
 OPTIONS = {
     "plain": {},
     "rslora": {"use_rslora": True},
@@ -105,6 +125,25 @@ def test_the_trained_function_is_kept_on_the_base_as_it_is(tmp_path, method, opt
     theirs, ours = (load_file(tmp_path / folder / "adapter_model.safetensors") for folder in ("peft", "plain"))
     assert theirs.keys() == ours.keys()
     assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("method", FROM_DATA)
+def test_initialisations_from_data_become_plain_too(tmp_path, method, options):
+    """Made by PEFT's own preparation; PEFT cannot load CorDA without that data, and loads LoRA-GA on another base."""
+    expected, _ = trained(tmp_path, **FROM_DATA[method], **OPTIONS[options])
+
+    _, said = without(tmp_path)
+
+    assert (run(tmp_path / "plain") - expected).abs().max() < 1e-6
+    assert (fresh().double()(X) - expected).abs().max() > 0.01
+    assert (said["init_lora_weights"], said["r"]) == (True, 8)
+    assert said.get("corda_config") is said.get("lora_ga_config") is None
+    for engine in ("vllm", "vllm@0.31.0", "sglang", "llamacpp"):
+        found = check_for(read_adapter(tmp_path / "plain"), parse_target(engine))
+        assert not [finding.rule for finding in found if "initialisation" in finding.rule]
+    assert "init-changed-base" not in {finding.rule for finding in check_adapter(read_adapter(tmp_path / "plain"))}
 
 
 @pytest.mark.filterwarnings("ignore")
