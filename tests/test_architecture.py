@@ -11,6 +11,7 @@ import sysconfig
 import tomllib
 import venv
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,11 +28,17 @@ def lines_of(path: Path) -> int:
     return len(path.read_text(encoding="utf-8").splitlines())
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
 def functions() -> list[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
     return [
         (f"{path.relative_to(ROOT)}:{node.lineno} {node.name}", node)
         for path in SOURCES
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
     ]
 
@@ -91,7 +98,7 @@ def import_graph() -> dict[str, set[str]]:
     graph: dict[str, set[str]] = {}
     for name, path in modules.items():
         targets: set[str] = set()
-        for node in _module_level_imports(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in _module_level_imports(tree_of(path)):
             if isinstance(node, ast.Import):
                 targets |= {alias.name for alias in node.names}
             elif node.module:
@@ -271,7 +278,6 @@ def test_the_bare_install_works_without_torch(bare: Path, tmp_path: Path):
     for command in (
         ("push", "./x", "t/a", "--alias", "prod"),
         ("push", "./x", "t/b"),
-        ("list",),
         ("show", "t/a@prod"),
         ("check", "./x"),
         ("pull", "t/a", "--to", "./out"),

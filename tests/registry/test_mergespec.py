@@ -115,7 +115,7 @@ def test_a_wrong_rule_names_its_place(name):
         ("!!python/object/apply:os.system ['true']", "not YAML"),
         ("a" * (2 << 20), "larger than"),
         ("\x00", "not YAML"),
-        ("[" * 5000, "not YAML"),
+        ("[" * 1500, "not YAML"),
     ],
 )
 def test_a_hostile_file_is_refused(tmp_path, text, message):

@@ -12,17 +12,17 @@ from sqlalchemy import select
 from registry.models import Adapter, AliasMove, Version
 from tests.factories import publish
 
-PROCESSES = 32
 PUSHES = 5
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+processes_at_once = pytest.mark.parametrize("processes", [10, pytest.param(32, marks=pytest.mark.slow)])
 
 
-def together(work, database):
-    """Run `work(database, index, results)` in 32 forked processes that start at the same moment."""
+def together(work, database, processes):
+    """Run `work(database, index, results)` in forked processes that start at the same moment."""
     fork = multiprocessing.get_context("fork")
-    results, gate = fork.SimpleQueue(), fork.Barrier(PROCESSES)
-    children = [fork.Process(target=_child, args=(work, database, index, gate, results)) for index in range(PROCESSES)]
+    results, gate = fork.SimpleQueue(), fork.Barrier(processes)
+    children = [fork.Process(target=_child, args=(work, database, index, gate, results)) for index in range(processes)]
     for child in children:
         child.start()
     answers = [results.get() for _ in children]
@@ -53,34 +53,37 @@ def push_with_alias(database, index):
     return [publish(database, seed=f"{index}", aliases=("prod",)).number]
 
 
-def test_each_push_of_32_processes_gets_a_number_of_its_own(database):
+@processes_at_once
+def test_each_push_of_many_processes_gets_a_number_of_its_own(database, processes):
     publish(database, name="team/other")  # a connection is open before the fork: children must not use it
 
-    numbers = together(push_different, database)
+    numbers = together(push_different, database, processes)
 
-    assert sorted(numbers) == list(range(1, PROCESSES * PUSHES + 1))
+    assert sorted(numbers) == list(range(1, processes * PUSHES + 1))
     with database.reading() as session:
         rows = session.execute(
             select(Version.number, Version.newest).join(Adapter).where(Adapter.name == "sql").order_by(Version.number)
         ).all()
-        assert [row.number for row in rows] == list(range(1, PROCESSES * PUSHES + 1))
-        assert [row.number for row in rows if row.newest] == [PROCESSES * PUSHES]
+        assert [row.number for row in rows] == list(range(1, processes * PUSHES + 1))
+        assert [row.number for row in rows if row.newest] == [processes * PUSHES]
 
 
-def test_the_same_content_pushed_by_32_processes_is_one_version(database):
-    answers = together(push_same, database)
+@processes_at_once
+def test_the_same_content_pushed_by_many_processes_is_one_version(database, processes):
+    answers = together(push_same, database, processes)
 
-    assert Counter(answers) == {(1, True): 1, (1, False): PROCESSES - 1}
+    assert Counter(answers) == {(1, True): 1, (1, False): processes - 1}
 
 
-def test_every_alias_move_of_32_processes_starts_where_the_last_one_ended(database):
-    numbers = together(push_with_alias, database)
+@processes_at_once
+def test_every_alias_move_of_many_processes_starts_where_the_last_one_ended(database, processes):
+    numbers = together(push_with_alias, database, processes)
 
-    assert sorted(numbers) == list(range(1, PROCESSES + 1))
+    assert sorted(numbers) == list(range(1, processes + 1))
     with database.reading() as session:
         moves = session.scalars(select(AliasMove).order_by(AliasMove.id)).all()
         assert [move.from_version_id for move in moves] == [None, *(move.to_version_id for move in moves[:-1])]
-        assert len(moves) == PROCESSES
+        assert len(moves) == processes
 
 
 def test_sqlite_is_built_for_threads():
