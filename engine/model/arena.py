@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 class Bank:
-    """One device's share: `images` (slots + 1, numbers of the span), `scales` (slots + 1, modules of it) float32."""
+    """One device's share: `images` (slots + 1, numbers of the span), `scales` (slots + 1, modules of it) and `factors`
+    (slots + 1,), how much of the slot's adapter there shall be, float32.
+    """
 
     def __init__(self, span: Span, first: int, *, slots: int, dtype: torch.dtype) -> None:
         self.span = span
@@ -29,6 +31,7 @@ class Bank:
         with allocating(f"{slots} slots on {device}", (slots + 1) * width * dtype.itemsize):
             self.images = torch.zeros(slots + 1, width, dtype=dtype, device=device)
             self.scales = torch.zeros(slots + 1, len(span.paths), device=device)
+            self.factors = torch.ones(slots + 1, device=device)
         self.stream = Stream(device)
 
 
@@ -46,6 +49,7 @@ class Arena:
             first += len(span.paths)
         self._bank_of = {path: bank for bank in self.banks for path in bank.span.paths}
         self._numbers = [[0.0] * (slots + 1) for _ in layout.wants]
+        self._factor_numbers = [1.0] * (slots + 1)
 
     @property
     def nbytes(self) -> int:
@@ -63,25 +67,29 @@ class Arena:
         bank = self._bank_of[site.path]
         site.column = self.layout.columns[site.path]
         site.stacks = self.stacks(site.path)
-        site.numbers = self._numbers[site.column]
+        site.dtype = bank.images.dtype
+        site.numbers, site.scales = self._numbers[site.column], bank.scales[:, site.column - bank.first]
+        site.factor_numbers, site.factors_of = self._factor_numbers, bank.factors
+        site.plain = site.stacks.keys() == {"A", "B"}
         if "A" in site.stacks:
-            scales = bank.scales[:, site.column - bank.first]
-            site.factors = Factors(site.stacks["A"], site.stacks["B"], scales, site.numbers)
+            site.factors = Factors(site.stacks["A"], site.stacks["B"], site.scales, site.numbers)
 
-    def put(self, slot: int, values: Tensor, scales: Sequence[float]) -> None:
+    def put(self, slot: int, values: Tensor, scales: Sequence[float], factor: float = 1.0) -> None:
         """Fill a slot that nobody runs on: per device one copy of its share of an image (total,), one of its scales."""
         for bank in self.banks:
             with bank.stream.writing(slot):
                 share = values[bank.span.start : bank.span.stop]
                 bank.images[slot].copy_(share, non_blocking=True)
-        self.write_scales(slot, scales)
+        self.write_scales(slot, scales, factor)
 
-    def write_scales(self, slot: int, scales: Sequence[float]) -> None:
-        """Set the scale of every site for this slot."""
+    def write_scales(self, slot: int, scales: Sequence[float], factor: float = 1.0) -> None:
+        """Set the scale of every site for this slot; they hold `factor`, how much of the adapter there shall be."""
         for bank in self.banks:
             with bank.stream.writing(slot):
                 share = scales[bank.first : bank.first + len(bank.span.paths)]
                 bank.scales[slot].copy_(torch.tensor(share))
+                bank.factors[slot] = factor
+        self._factor_numbers[slot] = factor
         for numbers, scale in zip(self._numbers, scales, strict=True):
             numbers[slot] = scale
 
@@ -95,6 +103,8 @@ class Arena:
             at = self.layout.columns[path]
             bank.scales[:, at - bank.first].copy_(old.scales[:, column - old.first])
             self._numbers[at][:] = other._numbers[column]
+            bank.factors.copy_(old.factors)
+        self._factor_numbers[:] = other._factor_numbers
 
     def begin(self, slots: Collection[int]) -> None:
         """Let what comes next in this thread see what was written into these slots."""

@@ -6,19 +6,22 @@ from typing import TYPE_CHECKING
 
 from engine.compat.finding import Finding
 from engine.errors import RefusedError
-from engine.format.keys import parse_key
-from engine.model.fit_tensors import claim_tensors
+from engine.format.dtypes import READABLE
+from engine.model.claims import claims_of, completed
+from engine.model.fit_tensors import callable_part, claim_tensors
 from engine.model.kinds import KINDS
-from engine.model.kinds.linear import widths
+from engine.model.kinds.saved import SAVED
 from engine.model.part import Part
+from engine.model.siting import is_called_by_parent
+from engine.model.unsupported import unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from torch import nn
 
-    from engine.format.facts import AdapterFacts, ModuleFacts
-    from engine.model.fit_tensors import Claims
+    from engine.format.facts import AdapterFacts
+    from engine.model.claims import Claim
 
 
 def fit(facts: AdapterFacts, modules: Mapping[str, nn.Module]) -> tuple[Part, ...]:
@@ -26,48 +29,48 @@ def fit(facts: AdapterFacts, modules: Mapping[str, nn.Module]) -> tuple[Part, ..
 
     Raises RefusedError with a finding for everything that does not fit.
     """
-    claims = claim_tensors(facts, modules)
-    findings = [*_misfits(facts, claims), *claims.findings]
-    parts: list[Part] = list(claims.parts)
-    for module in facts.modules:
-        if module.name in claims.modules:
-            continue
-        part = _part(module, modules)
+    findings = list(unsupported(facts))
+    facts = completed(facts)
+    tensors = claim_tensors(facts, modules)
+    claims, unclaimed = claims_of(facts, modules, tensors)
+    findings += [*tensors.findings, *unclaimed]
+    parts: list[Part] = list(tensors.parts)
+    for path, claim in claims.items():
+        part = _part(path, claim, modules)
         if isinstance(part, Finding):
             findings.append(part)
         else:
             parts.append(part)
+            findings += _misfits(part, facts)
     if findings:
         raise RefusedError(findings)
     return tuple(parts)
 
 
-def _misfits(facts: AdapterFacts, claims: Claims) -> Iterator[Finding]:
-    if facts.config.peft_type != "LORA":
-        yield Finding("own-type", "error", f"peft_type: expected LORA, found {facts.config.peft_type}")
-    for name in facts.unmatched:
-        yield Finding("tensor-unmatched", "error", f"{name}: nothing in the config explains it", where=name)
-    for name, present in facts.incomplete.items():
-        yield Finding("pair-incomplete", "error", f"{name}: has only {', '.join(present)}", where=name)
-    for name in sorted(facts.others.keys() - claims.tensors):
-        yield Finding("own-part", "error", f"{name}: not run here yet", where=name)
-
-
-def _part(module: ModuleFacts, modules: Mapping[str, nn.Module]) -> Part | Finding:
-    path = module.base_name
-    there = modules.get(path)
-    if there is None:
+def _part(path: str, claim: Claim, modules: Mapping[str, nn.Module]) -> Part | Finding:
+    module = modules.get(path)
+    if module is None:
         return Finding("base-module-absent", "error", f"{path}: the model has no such module", where=path)
-    kind = next((kind for kind in KINDS.values() if kind.holds(there)), None)
+    kind = next((kind for kind in KINDS.values() if kind.holds(module)), None)
+    if claim.tensors.keys() == {"bias"} and (kind is None or is_called_by_parent(path, modules)):
+        copy = {"copy": claim.tensors["bias"]}
+        return callable_part(Part(f"{path}.bias", SAVED.name, 0, 1.0, module, copy, "bias"), modules)
     if kind is None:
-        return Finding("own-kind", "error", f"{path}: a {type(there).__name__} is not run here", where=path)
-    fan_in, fan_out = widths(there)
-    expected = ((module.rank, fan_in), (fan_out, module.rank))
-    if (module.a_shape, module.b_shape) != expected:
-        message = (
-            f"{path}: expected factors of {expected[0]} and {expected[1]}, found {module.a_shape} and {module.b_shape}"
-        )
-        return Finding("base-shape", "error", message, where=path)
-    roles = {"A": module.a_key, "B": module.b_key}
-    roles |= {parse_key(key).role: key for key in module.extras}
-    return Part(path, kind.name, module.rank, module.scaling, roles)
+        named = type(module).__name__
+        return Finding("own-kind", "error", f"{path}: a {named} is not run here with {claim}", where=path)
+    return Part(path, kind.name, claim.rank, claim.scaling, module, claim.tensors, tokens=claim.tokens)
+
+
+def _misfits(part: Part, facts: AdapterFacts) -> Iterator[Finding]:
+    """What is wrong with the shapes, dtypes and roles of a part's tensors."""
+    expected = KINDS[part.kind].expects(part)
+    for role, name in part.tensors.items():
+        found = facts.header.tensors[name]
+        if role not in expected:
+            message = f"{name}: a {type(part.module).__name__} takes no {role}, expected {', '.join(expected)}"
+            yield Finding("own-role", "error", message, where=name)
+        elif found.shape != expected[role]:
+            message = f"{name}: expected {list(expected[role])}, found {list(found.shape)}"
+            yield Finding("base-shape", "error", message, where=name)
+        if found.dtype not in READABLE:
+            yield Finding("own-dtype", "error", f"{name}: expected a floating dtype, found {found.dtype}", where=name)

@@ -121,7 +121,9 @@ def _factors(module: ModuleFacts, leaf: str, scaling: float, modules: Mapping[st
         return Finding("base-shape", "error", message, where=path)
     if module.extras:
         return Finding("own-part", "error", f"{path}: cannot run {', '.join(module.extras)} on a parameter", where=path)
-    return _callable(Part(path, PARAMETER.name, rank, scaling, {"A": module.a_key, "B": module.b_key}, leaf), modules)
+    return callable_part(
+        Part(path, PARAMETER.name, rank, scaling, owner, {"A": module.a_key, "B": module.b_key}, leaf), modules
+    )
 
 
 def _copy(name: str, role: str, facts: AdapterFacts, modules: Mapping[str, nn.Module]) -> Iterator[Part | Finding]:
@@ -144,7 +146,7 @@ def _copy(name: str, role: str, facts: AdapterFacts, modules: Mapping[str, nn.Mo
     elif key.leaf not in owner._buffers and not tensor.dtype.is_floating_point:  # noqa: SLF001 - torch has no public way to tell
         yield Finding("own-kind", "error", f"{place}: the base's tensor is quantised ({tensor.dtype})", where=name)
     elif role != "embedding" or not _is_base(facts, name, tensor):
-        yield _callable(Part(place, SAVED.name, 0, 1.0, {"copy": name}, key.leaf), modules)
+        yield callable_part(Part(place, SAVED.name, 0, 1.0, owner, {"copy": name}, key.leaf), modules)
 
 
 def _is_base(facts: AdapterFacts, name: str, tensor: torch.Tensor) -> bool:
@@ -155,7 +157,7 @@ def _is_base(facts: AdapterFacts, name: str, tensor: torch.Tensor) -> bool:
         return torch.equal(file.get_tensor(name).to(tensor.device, tensor.dtype), tensor)
 
 
-def _callable(part: Part, modules: Mapping[str, nn.Module]) -> Part | Finding:
+def callable_part(part: Part, modules: Mapping[str, nn.Module]) -> Part | Finding:
     """Refuse where other code's forward stands on the module: it would compute with the module's own tensors."""
     owner = part.path.removesuffix(f".{part.leaf}")
     if is_called_by_parent(owner, modules):

@@ -37,7 +37,8 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """What the adapters of a model need of one module: the largest rank and every role that one of them has.
+    """What the adapters of a model need of one module: the largest rank, every role that one of them has, the most
+    rows of tokens.
 
     With `leaf` it is one tensor of the module that they need, and the want's path ends in that name.
     """
@@ -46,10 +47,12 @@ class Want:
     rank: int
     roles: frozenset[str]
     leaf: str = ""
+    tokens: int = 0
 
     def joined(self, other: Want) -> Want:
         """The want that holds both. The kinds are equal: a module has one."""
-        return Want(self.kind, max(self.rank, other.rank), self.roles | other.roles, self.leaf)
+        rank, tokens = max(self.rank, other.rank), max(self.tokens, other.tokens)
+        return Want(self.kind, rank, self.roles | other.roles, self.leaf, tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from engine.model.fit import fit
 from engine.model.hostcache import HostCache
 from engine.model.image import build_image, relaid
 from engine.model.kinds import KINDS
-from engine.model.layout import Want, joined_wants, make_layout
+from engine.model.layout import joined_wants, make_layout
 from engine.model.merging import Addition
 from engine.model.places import device_of
 from engine.model.replication import Replication, differing, plan_replication, ranges_of
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from engine.format.facts import AdapterFacts
     from engine.model.image import Image
-    from engine.model.layout import Layout
+    from engine.model.layout import Layout, Want
     from engine.model.part import Part
     from engine.model.site import Site
     from engine.model.switch import Switch
@@ -186,7 +186,7 @@ class Residence:
             image = self.image(name)
             self._put(name, loaded, self._fitting(image), self.slots.choose(self._kept(keep), own=name))
         elif slot is not None:
-            self.the_arena.write_scales(slot, self._scales(loaded))
+            self.the_arena.write_scales(slot, self._scales(loaded), factor)
             self.holders[slot] = (name, loaded.version, factor)
         self.loaded[name] = loaded
 
@@ -258,7 +258,7 @@ class Residence:
     def _put(self, name: str, loaded: Loaded, image: Image, slot: int) -> None:
         """One copy of a fitting image into a slot that nobody runs on, then the flip of the name."""
         arena = self.the_arena
-        arena.put(slot, image.values, self._scales(loaded))
+        arena.put(slot, image.values, self._scales(loaded), loaded.factor)
         arena.begin((slot,))
         self.holders[slot] = (name, loaded.version, loaded.factor)
         self.slots.assign(name, slot)
@@ -338,7 +338,6 @@ class Residence:
 
     def _layout_with(self, parts: Sequence[Part], modules: Mapping[str, nn.Module]) -> Layout:
         """The layout that also holds these parts: the present one where it does already. Raises SealedError."""
-        rank = self._room.target_rank
         same = modules is self.modules
         old = self.arena.layout.wants if self.arena and same else {}
         missing = [part for part in parts if not _held(part, old)]
@@ -347,9 +346,7 @@ class Residence:
         if self.sealed:
             what = ", ".join(part.path for part in missing[:3])
             raise SealedError(f"no room for {len(missing)} modules or ranks of the adapter ({what}, …)")
-        new = {
-            part.path: Want(part.kind, max(rank or 0, part.rank), frozenset(part.tensors), part.leaf) for part in parts
-        }
+        new = {part.path: part.want(self._room.target_rank) for part in parts}
         wants = joined_wants([old, new])
         on = {path: modules[holder(path, want.leaf)] for path, want in wants.items()}
         shapes = {path: KINDS[want.kind].shapes(on[path], want) for path, want in wants.items()}
@@ -379,4 +376,4 @@ class Residence:
 
 def _held(part: Part, wants: Mapping[str, Want]) -> bool:
     want = wants.get(part.path)
-    return want is not None and part.rank <= want.rank and want.roles.issuperset(part.tensors)
+    return want is not None and part.want(None).joined(want) == want

@@ -10,23 +10,30 @@ from engine.model.seat import sit_outermost, stand_up
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    import torch
     from torch import Tensor, nn
 
     from engine.kernels.lora import Factors
     from engine.model.kinds.kind import Kind
+    from engine.model.part import Part
     from engine.model.switch import Switch
 
 
 class Site:
     """A module at `path`, its views of the arena (`stacks`: name → (slots, *shape)) and the switch that says which
-    slots are on. `factors` are the views that the kernels take, of a kind that has them.
+    slots are on. `factors` are the views that the kernels take, of a kind that has them; `scales` and `factors_of`
+    (slots,), and the same as numbers, say what multiplies a low-rank term and how much of an adapter there shall be.
+    `leaves` are the tensors of a slot that take gradients, in place of its views.
 
     Only the module's `forward` is replaced, on the object: its class, weights, names and hooks stay what they are, so
     that code which asks for `.weight.dtype` or walks the model sees no difference. `original` is the forward that was
     there. `numbers` are the slots' scales.
     """
 
-    __slots__ = ("column", "factors", "kind", "module", "numbers", "original", "path", "stacks", "switch")
+    __slots__ = (
+        "column", "dtype", "factor_numbers", "factors", "factors_of", "kind", "leaves", "module", "numbers", "original",
+        "path", "plain", "scales", "stacks", "switch",
+    )  # fmt: skip
 
     def __init__(self, path: str, module: nn.Module, kind: Kind, switch: Switch) -> None:
         self.path = path
@@ -36,8 +43,23 @@ class Site:
         self.original: Callable[..., Any] = module.forward
         self.stacks: Mapping[str, Tensor] = {}
         self.column = 0
-        self.numbers: Sequence[float] = ()
+        self.plain = True
+        self.leaves: dict[int, tuple[Part, Mapping[str, Tensor]]] = {}
         self.factors: Factors
+        self.dtype: torch.dtype
+        self.scales: Tensor
+        self.factors_of: Tensor
+        self.numbers: Sequence[float]
+        self.factor_numbers: Sequence[float]
+
+    def sections(self, slot: int) -> dict[str, Tensor]:
+        """The sections of one slot; those of its leaves, and computed from them, where it has some."""
+        found = {name: stack[slot] for name, stack in self.stacks.items()}
+        if slot in self.leaves:
+            part, leaves = self.leaves[slot]
+            found |= leaves
+            found |= self.kind.derived(part, leaves)
+        return found
 
     def attach(self) -> None:
         """Let the module's calls come here."""

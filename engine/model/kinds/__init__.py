@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.model.kinds.linear import LINEAR
+from engine.model.kinds.norms import NORM
 from engine.model.kinds.parameter import PARAMETER
 from engine.model.kinds.saved import SAVED
 
@@ -13,4 +14,4 @@ if TYPE_CHECKING:
 
     from engine.model.kinds.kind import Kind
 
-KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (LINEAR, PARAMETER, SAVED)}
+KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (LINEAR, NORM, PARAMETER, SAVED)}

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 
 
+def _no_roles(_part: Part) -> dict[str, Shape]:
+    return {}
+
+
+def _nothing(_part: Part, _sections: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """A kind of module and how an adapter acts on it.
@@ -27,6 +35,9 @@ class Kind:
     `merged(site, values, views, part, factor)`: the module's parameters that the adapter changes, by name, with
     `factor` times the adapter in them; `values` are their present numbers. All float32, in the module's orientation.
     `replaced(site, slots, factors)`: of a kind that changes a tensor itself, the tensor with these slots on.
+    `expects(part)`: the shape on disk of every tensor that a part may have, by role; a part with another is refused.
+    `derived(part, sections)`: the sections that the forward uses in place of what is stored, through which gradients
+    flow; the forward itself takes them from the image.
     """
 
     name: str
@@ -37,3 +48,5 @@ class Kind:
     forward: Callable[..., Any]
     merged: Callable[[Site, Mapping[str, Tensor], Mapping[str, Tensor], Part, float], dict[str, Tensor]]
     replaced: Callable[[Site, Sequence[int], Sequence[float]], Tensor | None] | None = None
+    expects: Callable[[Part], Mapping[str, Shape]] = _no_roles
+    derived: Callable[[Part, Mapping[str, Tensor]], dict[str, Tensor]] = _nothing

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
+from torch.nn.functional import linear
 
 from engine.kernels.lora import add_lora
+from engine.model.codec import codec_of
+from engine.model.kinds.into import merged_outputs, scaled_inputs
 from engine.model.kinds.kind import Kind
+from engine.model.kinds.pick import picks
+from engine.model.kinds.sections import cut, write
+from engine.model.kinds.tokens import merged_rows, raw_rows, replaced_logits, row_shapes
+from engine.model.kinds.vectors import bias_of, gain, raw_vectors, scaled_input, shift, step, vector_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
+    from engine.model.batch import BatchPlan
     from engine.model.kinds.kind import Shape
+    from engine.model.kinds.pick import Pick
     from engine.model.layout import Want
     from engine.model.part import Part
     from engine.model.site import Site
@@ -37,25 +48,80 @@ def widths(module: nn.Module) -> tuple[int, int]:
     return int(fan_in), int(fan_out)
 
 
+def expects(part: Part) -> dict[str, Shape]:
+    fan_in, fan_out = widths(part.module)
+    found: dict[str, Shape] = {
+        "A": (part.rank, fan_in),
+        "B": (fan_out, part.rank),
+        "E": (part.rank, 1),
+        "lora_bias": (fan_out,),
+        "magnitude": (fan_out,),
+        "l_in": (1, fan_in),
+        "l_out": (fan_out, 1),
+        "rows": (len(part.tokens), fan_in),
+    }
+    return found | ({"bias": (fan_out,)} if getattr(part.module, "bias", None) is not None else {})
+
+
 def shapes(module: nn.Module, want: Want) -> dict[str, Shape]:
     fan_in, fan_out = widths(module)
-    return {"A": (want.rank, fan_in), "B": (fan_out, want.rank)}
+    factors: dict[str, Shape] = {"A": (want.rank, fan_in), "B": (fan_out, want.rank)} if want.rank else {}
+    if "E" in want.roles:
+        factors |= {"stored_A": (want.rank, fan_in), "E": (want.rank, 1)}
+    return factors | vector_shapes(want, fan_in, fan_out) | row_shapes(want, fan_in)
+
+
+def raw(part: Part, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The adapter's tensors by section."""
+    found = raw_vectors(tensors) | raw_rows(part, tensors)
+    if "A" in tensors:
+        found |= {"stored_A" if "E" in tensors else "A": tensors["A"], "B": tensors["B"]}
+    return found | ({"E": tensors["E"]} if "E" in tensors else {})
+
+
+def derived(part: Part, sections: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the forward uses in place of some of these sections."""
+    found = {}
+    if "E" in part.tensors:
+        found["A"] = sections["stored_A"] * sections["E"]
+    if "bias" in part.tensors:
+        found["shift"] = shift(part.module, sections["bias"])
+    if "magnitude" in part.tensors:
+        found["gain"] = gain(sections["magnitude"], _moved_weight(part, sections))
+    return found
+
+
+@torch.no_grad()
+def _moved_weight(part: Part, sections: Mapping[str, Tensor]) -> Tensor:
+    """W + s·B·A (out, in), float32, on the weight's device."""
+    W = codec_of(part.module, "weight").read(part.module, "weight")
+    A, B = (sections[name].to(W.device).float() for name in ("A", "B"))
+    return torch.addmm(W.t() if is_transposed(part.module) else W, B, A, alpha=part.scaling)
 
 
 def fill(views: Mapping[str, Tensor], tensors: Mapping[str, Tensor], part: Part) -> None:
-    views["A"][: part.rank].copy_(tensors["A"])
-    views["B"][:, : part.rank].copy_(tensors["B"])
+    if tensors.keys() == {"A", "B"}:
+        views["A"][: part.rank].copy_(tensors["A"])
+        views["B"][:, : part.rank].copy_(tensors["B"])
+        return
+    sections = raw(part, tensors)
+    write(views, sections | derived(part, sections))
 
 
 def stored(views: Mapping[str, Tensor], part: Part) -> dict[str, Tensor]:
-    return {"A": views["A"][: part.rank].clone(), "B": views["B"][:, : part.rank].clone()}
+    wanted = expects(part)
+    held = {role: views["stored_A" if role == "A" and "E" in part.tensors else role] for role in part.tensors}
+    return {role: cut(section, wanted[role]) for role, section in held.items()}
 
 
 def forward(site: Site, x: Tensor) -> Tensor:
     plan = site.switch.plan
-    y: Tensor = site.original(x)
     if plan is None:
+        y: Tensor = site.original(x)
         return y
+    if not site.plain:
+        return _forward_all(site, x, plan)
+    y = site.original(x)
     factors = site.factors
     wide = y.to(factors.dtype)
     flat = add_lora(
@@ -67,11 +133,44 @@ def forward(site: Site, x: Tensor) -> Tensor:
     return flat.view_as(y).to(y.dtype)
 
 
+def _forward_all(site: Site, x: Tensor, plan: BatchPlan) -> Tensor:
+    """The forward of a module on which some adapter has more than two factors."""
+    steps = picks(site, plan, x)
+    y: Tensor = site.original(scaled_input(x, steps))
+    out = y.to(site.dtype)
+    wide_x = x.to(site.dtype)
+    bias = bias_of(site.module, out, steps[0]) if steps else None
+    for pick in steps:
+        out = replaced_logits(out, wide_x, pick)
+    for pick in steps:
+        out, bias = step(out, _low_rank(site, wide_x, pick, plan, out), pick, bias)
+    return out.to(y.dtype)
+
+
+def _low_rank(site: Site, x: Tensor, pick: Pick, plan: BatchPlan, like: Tensor) -> Tensor | None:
+    """scale·x·Aᵀ·Bᵀ in the shape of the output; None where no adapter has factors here."""
+    if "B" not in pick.sections:
+        return None
+    if pick.index is None:
+        return linear(linear(x, pick.of("A")), pick.of("B")) * pick.scale
+    nothing = torch.zeros(like.shape, dtype=like.dtype, device=like.device).view(-1, like.shape[-1])
+    return add_lora(nothing, x.reshape(-1, x.shape[-1]), site.factors, plan.tokens(x, site.path)).view_as(like)
+
+
 def merged(
     site: Site, values: Mapping[str, Tensor], views: Mapping[str, Tensor], part: Part, factor: float
 ) -> dict[str, Tensor]:
-    D = part.scaling * factor * (views["B"][:, : part.rank].float() @ views["A"][: part.rank].float())
-    return {"weight": values["weight"] + (D.t() if is_transposed(site.module) else D)}
+    turned = is_transposed(site.module)
+    rows = {"weight": values["weight"].t()} if turned else {}
+    present = ChainMap(rows, values)  # type: ignore[arg-type]  # only read
+    found = merged_rows(present, views, part, factor)
+    D = None
+    if "B" in part.tensors:
+        D = part.scaling * factor * (views["B"][:, : part.rank].float() @ views["A"][: part.rank].float())
+    found |= merged_outputs(ChainMap(found, present), views, part, factor, D)
+    if "l_in" in part.tensors:
+        found["weight"] = scaled_inputs(present["weight"], views, factor)
+    return found | ({"weight": found["weight"].t()} if turned and "weight" in found else {})
 
 
-LINEAR = Kind("linear", holds, shapes, fill, stored, forward, merged)
+LINEAR = Kind("linear", holds, shapes, fill, stored, forward, merged, expects=expects, derived=derived)

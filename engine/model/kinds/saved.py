@@ -53,4 +53,9 @@ def holds(_module: nn.Module) -> bool:
     return False
 
 
-SAVED = Kind("saved", holds, shapes, fill, stored, forward, merged, replaced)
+def expects(part: Part) -> dict[str, Shape]:
+    tensor = getattr(part.module, part.leaf, None)
+    return {} if tensor is None else {"copy": tuple(tensor.shape)}
+
+
+SAVED = Kind("saved", holds, shapes, fill, stored, forward, merged, replaced, expects)

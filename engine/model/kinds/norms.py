@@ -1,0 +1,89 @@
+"""Modules that are no target of factors and whose bias an adapter replaces: norms and transposed convolutions.
+
+A bias is the last thing that they add, along the last dimension or along the channels.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvTransposeNd
+
+from engine.model.kinds.into import merged_outputs
+from engine.model.kinds.kind import Kind
+from engine.model.kinds.pick import picks
+from engine.model.kinds.sections import cut, write
+from engine.model.kinds.vectors import raw_vectors, shift, step, vector_shapes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from engine.model.kinds.kind import Shape
+    from engine.model.layout import Want
+    from engine.model.part import Part
+    from engine.model.site import Site
+
+_CHANNELS = (_BatchNorm, nn.GroupNorm, _ConvTransposeNd)
+
+
+def holds(module: nn.Module) -> bool:
+    """Whether it is a norm of torch with a bias, or one of the same make: the class of a model's own LayerNorm."""
+    known = isinstance(module, (nn.LayerNorm, nn.Bilinear, *_CHANNELS)) or type(module).__name__.endswith("LayerNorm")
+    return known and getattr(module, "bias", None) is not None
+
+
+def _count(module: nn.Module) -> int:
+    bias: Tensor = module.bias  # type: ignore[assignment]  # `holds` saw that it is one
+    return bias.numel()
+
+
+def expects(part: Part) -> dict[str, Shape]:
+    bias: Tensor = part.module.bias  # type: ignore[assignment]  # `holds` saw that it is one
+    return {"bias": tuple(bias.shape)}
+
+
+def shapes(module: nn.Module, want: Want) -> dict[str, Shape]:
+    return vector_shapes(want, _count(module), _count(module))
+
+
+def derived(part: Part, sections: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    bias: Tensor = part.module.bias  # type: ignore[assignment]  # `holds` saw that it is one
+    return {"shift": shift(part.module, sections["bias"].view(bias.shape)).flatten()}
+
+
+def fill(views: Mapping[str, Tensor], tensors: Mapping[str, Tensor], part: Part) -> None:
+    sections = raw_vectors(tensors)
+    write(views, sections | derived(part, sections))
+
+
+def stored(views: Mapping[str, Tensor], part: Part) -> dict[str, Tensor]:
+    return {"bias": cut(views["bias"], expects(part)["bias"])}
+
+
+def forward(site: Site, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    plan = site.switch.plan
+    y: Tensor = site.original(x, *args, **kwargs)
+    if plan is None:
+        return y
+    out = y.to(site.dtype)
+    by_channel = isinstance(site.module, _CHANNELS)
+    if not by_channel:  # several normalised dimensions lie flat in one section
+        out = out.flatten(y.dim() - site.module.bias.dim())  # type: ignore[operator]
+    for pick in picks(site, plan, x, 1 - y.dim() if by_channel else -1):
+        out, _ = step(out, None, pick, None)
+    return out.view(y.shape).to(y.dtype)
+
+
+def merged(
+    _site: Site, values: Mapping[str, Tensor], views: Mapping[str, Tensor], part: Part, factor: float
+) -> dict[str, Tensor]:
+    flat = {"bias": values["bias"].flatten()}
+    return {"bias": merged_outputs(flat, views, part, factor, None)["bias"].view(values["bias"].shape)}
+
+
+NORM = Kind("norm", holds, shapes, fill, stored, forward, merged, expects=expects, derived=derived)
+"""After the kinds with factors, in the table of kinds."""
