@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import torch
 
-from engine.errors import DestinationError
+from engine.format.folder import fresh_folder
 from engine.format.writer import TensorWriter, header_size
 from engine.merge.device import TOGETHER, batches, parse_device
 from engine.merge.factors import FactorFile
@@ -19,7 +19,7 @@ from engine.merge.ranks import ranks
 from engine.merge.workers import each, each_batch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from engine.merge.measure import Sums
@@ -108,7 +108,7 @@ def apply_grid(
     where = parse_device(device)
     with ExitStack() as stack:
         for out in outs:
-            stack.enter_context(_fresh_folder(out))
+            stack.enter_context(fresh_folder(out))
         files = [stack.enter_context(FactorFile(facts, device=where)) for facts in planned.parents]
         survey = planned.row.survey
         known = survey(planned, files, jobs) if survey else planned
@@ -137,27 +137,6 @@ def _settled(planned: MergePlan, weights: Sequence[Weight], files: Sequence[Fact
     spectra = {module.name: one for module, one in zip(planned.modules, found, strict=True)}
     fixed = header_size(planned.tensors) + sum(one.size for one in planned.others)
     return planned.with_ranks(ranks(planned.rule, spectra, fixed=fixed))
-
-
-@contextmanager
-def _fresh_folder(out: Path) -> Iterator[None]:
-    existed = out.exists()
-    if existed and (not out.is_dir() or any(out.iterdir())):
-        raise DestinationError(out, "exists; give the name of a new folder")
-    try:
-        out.mkdir(exist_ok=True)
-    except OSError as error:
-        raise DestinationError(out, error.strerror or str(error)) from error
-    try:
-        yield
-    except BaseException as error:
-        for path in out.iterdir():
-            path.unlink()
-        if not existed:
-            out.rmdir()
-        if isinstance(error, OSError):
-            raise DestinationError(out, error.strerror or str(error)) from error
-        raise
 
 
 def _write_weights(

@@ -13,6 +13,7 @@ from engine.errors import AlreadyLoadedError, BatchError, InUseError, MergedErro
 from engine.kernels.plans import Whole
 from engine.model.batch import BatchPlan
 from engine.model.entry import Entry
+from engine.model.export import stored_tensors, write_adapter
 from engine.model.merging import Merge
 from engine.model.names import BASE, check_name
 from engine.model.residence import Residence, Room
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from engine.model.merging import MergeReport
     from engine.model.staged import Swapped
@@ -150,6 +151,25 @@ class Runtime:
             if loaded.pinned:
                 raise InUseError(name, "pinned; unpin it first")
             self._residence.forget(name)
+
+    def state_dict(self, name: str) -> dict[str, Tensor]:
+        """The adapter's tensors by the names that PEFT stores them under, as copies on the host in the dtypes of its
+        files. Raises UnknownAdapterError, SourceGoneError.
+        """
+        with self._lock:
+            return self._stored(name)
+
+    def save(self, name: str, folder: Path) -> None:
+        """Write the adapter as PEFT stores it into a new folder, as it is in memory: at its own ranks, without the
+        factor of `set_scale`. Raises UnknownAdapterError, SourceGoneError, DestinationError.
+        """
+        with self._lock:
+            tensors, loaded = self._stored(name), self._residence.get(name)
+        write_adapter(loaded, tensors, folder)
+
+    def _stored(self, name: str) -> dict[str, Tensor]:
+        residence = self._residence
+        return stored_tensors(residence.get(name), residence.image(name), residence.modules)
 
     def pin(self, name: str) -> None:
         """Keep the adapter in a slot and its image on the host, whatever else is named."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from engine.format.tensors import Header
 
-_DTYPES = {
+DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -51,7 +51,7 @@ class TensorData:
         Raises HeaderError for a dtype that factors never have.
         """
         info = self._header.tensors[name]
-        dtype = _DTYPES.get(info.dtype)
+        dtype = DTYPES.get(info.dtype)
         if dtype is None:
             raise HeaderError(self._path, "unknown-dtype", f"tensor {name!r} of {info.dtype} is not read here")
         data = self._data[info.start : info.end]
