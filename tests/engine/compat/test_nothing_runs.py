@@ -39,20 +39,27 @@ import numpy, regex
 from engine.compat.check import check_adapter
 from engine.compat.engines.check import check_for
 from engine.compat.engines.target import ENGINES, parse_target
+from engine.compat.together.check import check_together
+from engine.compat.together.methods import METHODS
 from engine.format.adapter import read_adapter
 from engine.format.values import scan_values
 scan_values(read_adapter(Path(sys.argv[2])))  # every lazy import happens here, on a sound adapter
 check_adapter(read_adapter(Path(sys.argv[2])), files=("a.py",))
 targets = [parse_target(engine.name) for engine in ENGINES]
 [check_for(read_adapter(Path(sys.argv[2])), target) for target in targets]
+questions = ["hotswap", "batch", "merge", *(f"merge:{method}" for method in METHODS)]
+sound = read_adapter(Path(sys.argv[2]))
+[check_together([sound, sound], question) for question in questions]
 events = []
 watched = ("import", "open", "exec", "compile", "os.", "subprocess.", "socket.", "ctypes.", "pickle.", "urllib.", "shutil.")
 sys.addaudithook(lambda name, args: events.append([name, repr(args)[:200]]) if name.startswith(watched) else None)
 facts = read_adapter(folder)
 findings = check_adapter(facts, values=scan_values(facts), base_known=False, files=[p.name for p in folder.iterdir()])
 judged = {target.engine.name: len(check_for(facts, target)) for target in targets}
+met = {question: check_together([facts, sound, facts], question).status for question in questions}
 seen = list(events)
-print(json.dumps({"events": seen, "rules": sorted({f.rule for f in findings if f.severity == "error"}), "judged": judged}))
+unwanted = sorted({"torch", "socket", "ssl", "sqlalchemy", "transformers", "peft", "http.client"} & set(sys.modules))
+print(json.dumps({"events": seen, "rules": sorted({f.rule for f in findings if f.severity == "error"}), "judged": judged, "met": met, "unwanted": unwanted}))
 """
 
 
@@ -99,3 +106,15 @@ def test_and_each_key_is_named(report):
         "unsafe-megatron-core",
         "unsafe-remote-code",
     ]
+
+
+def test_adapters_that_meet_are_judged_the_same_way(report):
+    """The events were watched while every question was asked of the hostile adapter and a sound one."""
+    _, seen = report
+
+    assert {"hotswap", "batch", "merge", "merge:ties"} <= seen["met"].keys()
+    assert set(seen["met"].values()) == {"fail"}
+
+
+def test_neither_torch_nor_a_network_is_loaded(report):
+    assert report[1]["unwanted"] == []
