@@ -261,25 +261,37 @@ import sys
 from registry import recheck
 from tests.registries import open_registry
 from pathlib import Path
-recheck.PAGE = 1
+home, database, place = sys.argv[1:]
+recheck.PAGE, keep, pages = 1, recheck._keep, []
+def wait():
+    print("two", flush=True)
+    sys.stdin.read()
 def told(what, done, total):
-    if done == 2:
-        print("two", flush=True)
-        sys.stdin.read()
-open_registry(Path(sys.argv[1])).check_all(for_engines=["vllm"], progress=told)
+    if place == "between" and done == 2:
+        wait()
+def kept(fresh, session):
+    keep(fresh, session)
+    pages.append(fresh)
+    if place == "inside" and len(pages) == 3:
+        session.flush()
+        wait()
+recheck._keep = kept
+open_registry(Path(home), database).check_all(for_engines=["vllm"], progress=told)
 """
 
 
-def test_a_run_that_was_killed_goes_on_where_it_was(filled):
-    if not filled._handle.database.is_sqlite:
-        pytest.skip("the process opens the registry by its home")
-    command = [sys.executable, "-c", RUN, str(filled.settings.home)]
+@pytest.mark.parametrize("place", ["between", "inside"])
+def test_a_run_that_was_killed_goes_on_where_it_was(filled, place):
+    """Between two pages, and inside the transaction of the third; nothing is answered twice."""
+    command = [sys.executable, "-c", RUN, str(filled.settings.home), filled.settings.resolved_database_url, place]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"two\n"
         process.send_signal(signal.SIGKILL)
     report = filled.check_all(for_engines=["vllm"])
 
     assert [one.stored for one in report.results if one.question == "vllm"] == [True, True, False, False]
+    kept = answers(filled)
+    assert len(kept) == len({(version, question) for version, question, _ in kept}) == 4 * 2
 
 
 def test_a_lock_names_digests_and_bases_and_holds(filled, tmp_path):
