@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 from registry.errors import UnavailableError
 from registry.filters import parse_duration, parse_size
 from registry.progress import silent, unheard
+from registry.results import LoadedVersion
 
 if TYPE_CHECKING:
     from registry.handle import Handle
+    from registry.livemodel import LiveModel
     from registry.progress import Notice, Progress
     from registry.results import CacheEntry, PruneResult, PullResult
 
@@ -44,6 +46,26 @@ class PullVerbs:
         return pull(
             self._handle, wanted, to=destination, link=link, progress=progress or silent, notice=notice or unheard
         )
+
+    def load_into(
+        self,
+        runtime: LiveModel,
+        ref: str,
+        *,
+        name: str | None = None,
+        pinned: bool = False,
+        progress: Progress | None = None,
+    ) -> LoadedVersion:
+        """Pull a version, every byte verified, and load it on a live model (`engine.model.Runtime`).
+
+        Batches call it by `name`, or by the reference as it prints (`team/sql@prod`). Where that name is loaded
+        already, the version takes its place at once: after an alias moved, call it again. What the runtime refuses is
+        raised as it is, with the model unchanged.
+        """
+        pulled = self.pull_result(ref, progress=progress)
+        called = name if name is not None else str(self._handle.ref(ref))
+        runtime.load(called, pulled.path, pinned=pinned, replace=True)
+        return LoadedVersion(called, pulled.ref, pulled.digest, pulled.path)
 
     def cache(self) -> tuple[CacheEntry, ...]:
         """What was pulled and is kept on this machine, the version used last first; works with the database down."""

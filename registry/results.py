@@ -205,6 +205,16 @@ class PullResult:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadedVersion:
+    """A version on a live model: the name that batches call it by there, what it is, and where its files lie."""
+
+    name: str
+    ref: str
+    digest: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
 class ConvertedFile:
     """A file written anew: `source` is its name before, `size` in bytes after."""
 
