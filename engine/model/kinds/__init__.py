@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engine.model.kinds.conv import CONV
+from engine.model.kinds.embedding import EMBEDDING
 from engine.model.kinds.linear import LINEAR
 from engine.model.kinds.norms import NORM
 from engine.model.kinds.parameter import PARAMETER
@@ -14,4 +16,4 @@ if TYPE_CHECKING:
 
     from engine.model.kinds.kind import Kind
 
-KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (LINEAR, NORM, PARAMETER, SAVED)}
+KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (LINEAR, EMBEDDING, CONV, NORM, PARAMETER, SAVED)}

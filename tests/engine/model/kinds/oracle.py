@@ -71,6 +71,70 @@ class Linears(nn.Module):
         return self.last(self.square(self.turned(self.norm(torch.tanh(self.one(x))))))
 
 
+class Scaled(nn.Embedding):
+    """An embedding that multiplies what it looks up, as Gemma's does."""
+
+    def __init__(self, count: int, dim: int, scale: float) -> None:
+        super().__init__(count, dim, padding_idx=0)
+        self.register_buffer("embed_scale", torch.tensor(scale), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.embed_scale.to(self.weight.dtype)
+
+
+class Embeddings(nn.Module):
+    """Two tables, one of which scales."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(20, 12)
+        self.scaled = Scaled(20, 12, 3.5)
+        self.last = nn.Linear(12, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.words(x)) + self.scaled(x))
+
+
+class Line(nn.Module):
+    """Convolutions over one dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv1d(4, 8, 3, padding=1)
+        self.groups = nn.Conv1d(8, 8, 3, stride=2, groups=4)
+        self.norm = nn.GroupNorm(2, 8)
+        self.last = nn.Conv1d(8, 6, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(torch.tanh(self.groups(torch.tanh(self.one(x))))))
+
+
+class Plane(nn.Module):
+    """Convolutions over two dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(3, 8, (3, 5), padding="same", padding_mode="circular")
+        self.groups = nn.Conv2d(8, 12, 3, stride=(2, 1), padding=1, groups=4)
+        self.norm = nn.BatchNorm2d(12)
+        self.last = nn.Conv2d(12, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(torch.tanh(self.groups(torch.tanh(self.one(x))))))
+
+
+class Space(nn.Module):
+    """Convolutions over three dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv3d(2, 6, 2, padding=(1, 0, 0))
+        self.last = nn.Conv3d(6, 4, (1, 2, 1), groups=2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.one(x)))
+
+
 def seeded(model: type[nn.Module], seed: int = 0) -> nn.Module:
     """The model in eval mode, every parameter random, none at its start value."""
     module = model().eval()

@@ -1,0 +1,153 @@
+"""Every kind of layer with everything that adapters put on it, against PEFT on the same files."""
+
+import pytest
+import torch
+from peft import AdaLoraConfig, IA3Config, LoraConfig
+
+from engine.model.runtime import Runtime
+from tests.engine.model.kinds import oracle
+
+_DRAW = torch.Generator().manual_seed(9)
+INPUTS = {
+    oracle.Linears: torch.randn(4, 5, 12, generator=_DRAW),
+    oracle.Embeddings: torch.randint(0, 20, (4, 6), generator=_DRAW),
+    oracle.Line: torch.randn(4, 4, 9, generator=_DRAW),
+    oracle.Plane: torch.randn(4, 3, 6, 7, generator=_DRAW),
+    oracle.Space: torch.randn(4, 2, 3, 4, 3, generator=_DRAW),
+}
+LINES = ["one", "turned", "square", "last"]
+TABLES = ["words", "scaled"]
+CONVS = ["one", "groups", "last"]
+
+
+def _lora(targets, **changes):
+    return LoraConfig(**{"r": 4, "lora_alpha": 6, "target_modules": targets, **changes})
+
+
+def _ada(targets, rank):
+    return AdaLoraConfig(init_r=rank, lora_alpha=5, target_modules=targets, total_step=10)
+
+
+CASES = {
+    "linear": (oracle.Linears, [_lora(LINES), _lora(LINES, r=2), _lora(["turned"], r=3)]),
+    "linear rslora": (oracle.Linears, [_lora(LINES, use_rslora=True), _lora(LINES, r=6, use_rslora=True)]),
+    "linear patterns": (
+        oracle.Linears,
+        [_lora(LINES, rank_pattern={"one": 7, "turned": 1}, alpha_pattern={"last": 3}), _lora(LINES)],
+    ),
+    "linear lora_bias": (oracle.Linears, [_lora(["one", "turned"], lora_bias=True), _lora(LINES)]),
+    "linear bias lora_only": (oracle.Linears, [_lora(LINES, bias="lora_only"), _lora(LINES)]),
+    "linear bias all": (oracle.Linears, [_lora(["last"], bias="all"), _lora(LINES)]),
+    "linear dora": (
+        oracle.Linears,
+        [_lora(LINES, use_dora=True), _lora(LINES), _lora(LINES, use_dora=True, r=2)],
+    ),
+    "linear dora and bias": (
+        oracle.Linears,
+        [_lora(LINES, use_dora=True, bias="lora_only"), _lora(LINES, use_dora=True, r=2)],
+    ),
+    "linear ia3": (
+        oracle.Linears,
+        [
+            IA3Config(target_modules=LINES, feedforward_modules=["turned", "last"]),
+            IA3Config(target_modules=["one", "last"], feedforward_modules=["last"]),
+        ],
+    ),
+    "linear adalora": (oracle.Linears, [_ada(LINES, 6), _ada(["one"], 3)]),
+    "embedding": (oracle.Embeddings, [_lora([*TABLES, "last"]), _lora(["words"], r=2)]),
+    "embedding dora": (oracle.Embeddings, [_lora(TABLES, use_dora=True), _lora(TABLES, r=2), _lora(TABLES, r=5)]),
+    "tokens": (
+        oracle.Embeddings,
+        [
+            _lora(["last"], trainable_token_indices={"words": [3, 7, 3], "scaled": [19]}),
+            _lora(["last"], trainable_token_indices={"words": [1, 2]}),
+        ],
+    ),
+    "conv1d": (oracle.Line, [_lora(CONVS, r=8), _lora(CONVS, r=4), _lora(["last"], r=3, lora_bias=True)]),
+    "conv1d dora": (oracle.Line, [_lora(CONVS, r=4, use_dora=True), _lora(CONVS, r=8)]),
+    "conv1d bias all": (oracle.Line, [_lora(["last"], bias="all"), _lora(CONVS)]),
+    "conv2d": (oracle.Plane, [_lora(CONVS, r=8), _lora(CONVS, r=4, use_rslora=True), _lora(["one"], lora_bias=True)]),
+    "conv2d dora": (oracle.Plane, [_lora(CONVS, use_dora=True, bias="all"), _lora(CONVS, r=8)]),
+    "conv2d ia3": (
+        oracle.Plane,
+        [
+            IA3Config(target_modules=CONVS, feedforward_modules=["groups"]),
+            IA3Config(target_modules=["last"], feedforward_modules=[]),
+        ],
+    ),
+    "conv2d adalora": (oracle.Plane, [_ada(["last"], 6), _ada(["last"], 3)]),
+    "conv3d": (oracle.Space, [_lora(["one", "last"]), _lora(["one", "last"], r=2, use_dora=True)]),
+}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request, tmp_path_factory):
+    kind, configs = CASES[request.param]
+    root = tmp_path_factory.mktemp(request.param.replace(" ", "-"))
+    model = oracle.seeded(kind)
+    folders = {
+        f"n{place}": oracle.saved(root / f"n{place}", model, config, seed=place) for place, config in enumerate(configs)
+    }
+    return kind, folders, {name: oracle.run(model, [folder], INPUTS[kind]) for name, folder in folders.items()}
+
+
+@pytest.fixture
+def live(case):
+    kind, folders, _ = case
+    model = oracle.seeded(kind)
+    with torch.no_grad():
+        base = model(INPUTS[kind])
+    runtime = Runtime(model)
+    for name, folder in folders.items():
+        runtime.load(name, folder)
+    return runtime, base
+
+
+def close(found, expected):
+    """Within the rounding of four layers in float32, whose sums PEFT takes in another order."""
+    torch.testing.assert_close(found, expected, rtol=2e-6, atol=2e-5)
+
+
+@torch.no_grad()
+def test_one_adapter_gives_what_peft_gives(case, live):
+    runtime, base = live
+    for name, expected in case[2].items():
+        runtime.activate(name)
+
+        close(runtime(INPUTS[case[0]]), expected)
+        assert not torch.allclose(expected, base, atol=1e-2)
+
+
+@torch.no_grad()
+def test_several_adapters_give_what_peft_gives(case, live):
+    kind, folders, _ = case
+    runtime, _ = live
+    if "tokens" in next(iter(folders.values())).parent.name:
+        pytest.skip("PEFT has rows of tokens from one adapter at a time")
+    runtime.activate(list(folders))
+
+    close(runtime(INPUTS[kind]), oracle.run(oracle.seeded(kind), list(folders.values()), INPUTS[kind]))
+
+
+@torch.no_grad()
+def test_each_row_goes_through_its_own_adapter_and_base_rows_keep_their_bits(case, live):
+    runtime, base = live
+    names = [*list(case[1])[:2][::-1], "__base__", next(iter(case[1]))]
+
+    found = runtime(INPUTS[case[0]], adapter_names=names)
+
+    for row, name in enumerate(names):
+        if name == "__base__":
+            assert torch.equal(found[row], base[row])
+        else:
+            close(found[row], case[2][name][row])
+
+
+@torch.no_grad()
+def test_a_scale_of_nothing_is_the_base(case, live):
+    runtime, base = live
+    for name in case[1]:
+        runtime.set_scale(name, 0.0)
+    runtime.activate(list(case[1]))
+
+    close(runtime(INPUTS[case[0]]), base)
