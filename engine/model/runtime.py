@@ -17,13 +17,14 @@ from engine.model.export import stored_tensors, write_adapter
 from engine.model.merging import Merge
 from engine.model.names import BASE, check_name
 from engine.model.residence import Residence, Room
+from engine.model.rows import check_generation, check_rows
 from engine.model.runs import Runs, used_slots
 from engine.model.staged import Staged
 from engine.model.state import Restored, Status, status_of
 from engine.model.switch import Switch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -225,11 +226,26 @@ class Runtime:
             yield
 
     def __call__(self, *args: Any, adapter_names: Sequence[str] | None = None, **inputs: Any) -> Any:
-        """Call the model, row by row through the adapters named."""
+        """Call the model, row i through the adapter adapter_names[i]. Raises as `batch`, and BatchError for more rows
+        or fewer than names.
+        """
         if adapter_names is None:
             return self.model(*args, **inputs)
+        check_rows(self.model, adapter_names, args, inputs)
         with self.batch(adapter_names):
             return self.model(*args, **inputs)
+
+    def generate(self, *args: Any, adapter_names: Sequence[str] | None = None, **inputs: Any) -> Any:
+        """Call the model's own `generate`, row i of its inputs through the adapter adapter_names[i]; beams and the
+        sequences of one row share its adapter. Raises as a call.
+        """
+        generate: Callable[..., Any] = self.model.generate  # type: ignore[assignment]  # transformers' GenerationMixin
+        if adapter_names is None:
+            return generate(*args, **inputs)
+        check_rows(self.model, adapter_names, args, inputs)
+        check_generation(self.model, args, inputs)
+        with self.batch(adapter_names):
+            return generate(*args, **inputs)
 
     def merge(
         self,
