@@ -8,7 +8,7 @@ aliases change too often for a durable file each, and only backups and bundles c
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _WHAT = "record"
 _LONGEST_BASE = 1024
+_LONGEST_FIELD = 64
+_LONGEST_SOURCE = 1024
 # the columns' lengths
 _SUMMARY_TEXTS = {"tensors_digest": 71, "peft_type": 64, "dtype": 16}
 _SUMMARY_COUNTS = ("rank", "modules", "parameters")
@@ -106,7 +108,8 @@ class Origin:
 @dataclass(frozen=True, slots=True)
 class VersionRecord:
     """What a version leaves in the blob store beside its files. `manifest` is the version's digest, `report` that of
-    the blob with the report of its merge. Records of earlier releases have neither summary, origin nor sequence.
+    the blob with the report of its merge, `sources` who said what of its origin. Records of earlier releases have
+    neither summary, origin, sequence nor sources, and their readers pass them over.
     """
 
     name: str
@@ -119,6 +122,7 @@ class VersionRecord:
     summary: Summary | None = None
     origin: Origin = Origin()
     report: str | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ref(self) -> str:
@@ -132,8 +136,10 @@ class VersionRecord:
         return {role: digest for role, digest in named.items() if digest is not None}
 
     def as_json(self) -> dict[str, Any]:
-        """The record as a JSON object. `kind` tells it from a manifest."""
+        """The record as a JSON object. `kind` tells it from a manifest. Without sources it is as it always was."""
         fields = asdict(self)
+        if not self.sources:
+            del fields["sources"]
         return {"schema": SCHEMA, "kind": "version", **fields, "parents": list(fields["parents"])}
 
 
@@ -167,6 +173,7 @@ def record_of(value: object) -> VersionRecord:
         summary=None if summary is None else _summary(summary),
         origin=Origin() if origin is None else _origin(origin),
         report=document.get("report"),
+        sources=_sources(document.get("sources", {})),
     )
 
 
@@ -243,6 +250,14 @@ def _origin(row: object) -> Origin:
         if fields[key] is not None and not _is_moment(fields[key]):
             refuse(_WHAT, f"{key} is no moment in UTC: {fields[key]!r}")
     return _picked(Origin, fields)
+
+
+def _sources(row: object) -> dict[str, str]:
+    fields = expect_object(row, set(), _WHAT, more=True)
+    for name, source in fields.items():
+        if len(name) > _LONGEST_FIELD or source is None or not is_text(source, _LONGEST_SOURCE):
+            refuse(_WHAT, f"sources name no text for {name[:120]!r}")
+    return fields
 
 
 def _check_texts(fields: Mapping[str, Any], limits: Mapping[str, int], what: str) -> None:

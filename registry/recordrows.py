@@ -66,6 +66,7 @@ def compose(session: Session, version: Version, *, sequence: int = 0) -> tuple[V
         summary=_summary(version),
         origin=_origin(version),
         report=digests.get("report"),
+        sources=_sources(session, version.id),
     )
     return record, enclosed
 
@@ -164,6 +165,13 @@ def _origin(version: Version) -> Origin:
         data_digest=version.data_digest,
         licence=version.licence,
     )
+
+
+def _sources(session: Session, version_id: int) -> dict[str, str]:
+    query = select(Document.body).where(Document.version_id == version_id, Document.kind == "provenance")
+    body = session.scalar(query)
+    found: dict[str, str] = {} if body is None else json.loads(body)["sources"]
+    return found
 
 
 def _text(moment: datetime | None) -> str | None:

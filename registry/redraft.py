@@ -14,6 +14,7 @@ from registry.errors import UsageError
 from registry.examine import documents, named_base
 from registry.models import Base, Version
 from registry.resolve import numbered
+from registry.strictjson import canonical_json
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -42,6 +43,9 @@ def redraft(
     base_name = None if record.base is None else record.base.name
     recipe = None if record.recipe is None else RecipeDraft(record.recipe["method"], record.recipe["body"])
     facts = _summary(record) if examined is None else _facts(examined, record, files, base, report or Report())
+    if record.sources:
+        said = canonical_json({"sources": dict(record.sources)}).decode()
+        facts["documents"] = {**facts.get("documents", {}), "provenance": said}
     return VersionDraft(
         name=name,
         manifest=record.manifest,
@@ -49,6 +53,7 @@ def redraft(
         files=files,
         base_name=base_name,
         recipe=recipe,
+        sources=record.sources,
         **told,
         **facts,
     )

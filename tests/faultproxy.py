@@ -97,6 +97,8 @@ def _handler(proxy: FaultProxy, upstream) -> type[BaseHTTPRequestHandler]:
             told = self.headers.get("x-amz-checksum-sha256")
             if proxy.comparing and told and base64.b64decode(told) != hashlib.sha256(body).digest():
                 return self.answer(400, {}, _refusal("400", "BadDigest"))
+            if fault == "gone":
+                return self.answer(404, {}, _refusal("404", "NoSuchUpload"))
             if fault == "forbidden":
                 return self.answer(403, {}, _refusal("403"))
             if fault == "skewed":

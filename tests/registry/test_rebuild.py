@@ -426,3 +426,25 @@ def test_records_of_the_first_release_are_enough(registry, tmp_path):
     assert result.status == "pass"
     assert (registry.show("team/a@1").digest, registry.show("team/b@1").digest) == (made.digest, child.digest)
     assert [edge[:5] for edge in lineage(registry)] == [("b", 1, "finetuned_from", "a", 1)]
+
+
+def test_who_said_what_of_a_version_comes_back_with_it(registry, tmp_path):
+    """Of one whose files were freed too; what is not in the record (metrics) is not."""
+    folder = make_adapter(tmp_path / "a", 1)
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    registry.push(folder, "team/a", run_id="run-1")
+    registry.push(make_adapter(tmp_path / "b", 2), "team/a", data_digest="sha256:d")
+    registry.push(make_adapter(tmp_path / "c", 3), "team/a")
+    registry.push(tmp_path / "c", "team/a", licence="apache-2.0")
+    registry.remove("team/a@2")
+    registry.gc(grace="0")
+    lose_catalog(registry)
+
+    assert registry.fsck(rebuild=True).status == "pass"
+
+    found = {number: registry.show(f"team/a@{number}").sources for number in (1, 2, 3)}
+    assert {number: {key: one[key] for key in one if key != "pushed_by"} for number, one in found.items()} == {
+        1: {"licence": "README.md", "run_id": "flag"},
+        2: {"data_digest": "flag"},
+        3: {"licence": "flag"},
+    }

@@ -1,6 +1,7 @@
 """Records: one value, one sequence of bytes; older and later ones read, and nothing that lies does."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -53,6 +54,23 @@ BYTES = (
     b'"summary":{"dtype":"float32","modules":14,"norm":1.5,"parameters":9,"peft_type":"LORA","rank":16,'
     b'"tensors_digest":"sha256:' + b"b" * 64 + b'"}}'
 )
+
+
+def test_sources_stand_at_its_end_where_there_are_any():
+    """So a record without them is what earlier releases wrote, byte for byte."""
+    told = replace(RECORD, sources={"licence": "README.md", "run_id": "flag"})
+    content = BYTES.replace(
+        b'"schema":1,"sequence":2,', b'"schema":1,"sequence":2,"sources":{"licence":"README.md","run_id":"flag"},'
+    )
+
+    assert record_bytes(told) == content
+    assert parse_record(content) == told
+
+
+@pytest.mark.parametrize("sources", [None, [], "flag", {"licence": None}, {"licence": 1}, {"l" * 65: "flag"}])
+def test_sources_that_are_none_are_refused(sources):
+    with pytest.raises(UsageError):
+        parse_record(canonical_json({**json.loads(BYTES), "sources": sources}))
 
 
 def test_a_record_is_these_bytes():
