@@ -94,15 +94,15 @@ def _handler(proxy: FaultProxy, upstream) -> type[BaseHTTPRequestHandler]:
                 return self.answer(int(fault), {}, _refusal(fault))
             if fault == "spoiled-request":
                 body = proxy.spoil(body)
-            told = self.headers.get("x-amz-checksum-sha256")
-            if proxy.comparing and told and base64.b64decode(told) != hashlib.sha256(body).digest():
-                return self.answer(400, {}, _refusal("400", "BadDigest"))
             if fault == "gone":
                 return self.answer(404, {}, _refusal("404", "NoSuchUpload"))
             if fault == "forbidden":
                 return self.answer(403, {}, _refusal("403"))
             if fault == "skewed":
                 return self.answer(403, {}, _refusal("403", "RequestTimeTooSkewed"))
+            told = self.headers.get("x-amz-checksum-sha256")
+            if proxy.comparing and told and base64.b64decode(told) != hashlib.sha256(body).digest():
+                return self.answer(400, {}, _refusal("400", "BadDigest"))
             status, headers, content = self.forward(body)
             if fault == "twice":
                 status, headers, content = self.forward(body)
