@@ -37,22 +37,29 @@ class Entry:
         restore_forward(self._model, self._original)
 
     def _forward_function(self) -> Callable[..., Any]:
-        original, runs, guard = self._original, self._runs, self._guard
+        original = self._original
 
         def forward(*args: Any, **inputs: Any) -> Any:
             if torch.compiler.is_compiling():
                 return original(*args, **inputs)
-            with runs.current() as plan:
-                cache = guard.given(args, inputs)
-                if cache is not None:
-                    guard.check(cache, runs.identity(plan))
-                output = original(*args, **inputs)
-                made = guard.made(output)
-                if made is not None and made is not cache:
-                    guard.stamp(made, runs.identity(plan))
-                return output
+            return self.run(original, *args, **inputs)
 
         return forward
+
+    def run(self, call: Callable[..., Any], *args: Any, **inputs: Any) -> Any:
+        """Call the model, compiled or not, on slots that nobody writes into meanwhile.
+
+        Raises StaleCacheError where its cache was filled under other adapters.
+        """
+        with self._runs.current() as plan:
+            cache = self._guard.given(args, inputs)
+            if cache is not None:
+                self._guard.check(cache, self._runs.identity(plan))
+            output = call(*args, **inputs)
+            made = self._guard.made(output)
+            if made is not None and made is not cache:
+                self._guard.stamp(made, self._runs.identity(plan))
+            return output
 
 
 def restore_forward(module: nn.Module, original: Callable[..., Any]) -> None:

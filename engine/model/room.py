@@ -20,7 +20,8 @@ _SAID = ("can't allocate memory", "not enough memory", "out of memory")
 def allocating(what: str, needed: int) -> Iterator[None]:
     """Raises OutOfRoomError that names `what` and the bytes it needed, where memory runs out within."""
     try:
-        yield
+        with torch.inference_mode(mode=False):  # what a loop of inference allocates is written to outside of it too
+            yield
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise OutOfRoomError(what, needed) from error
     except RuntimeError as error:

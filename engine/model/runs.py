@@ -18,19 +18,31 @@ if TYPE_CHECKING:
 
 
 class Runs:
-    """Counts the slots of each thread's forward, from its start to its end, under the runtime's lock."""
+    """Counts the slots of each thread's forward, from its start to its end.
+
+    `exclusive`: one forward at a time, under the runtime's lock, as sealed sites share one buffer.
+    """
 
     def __init__(self, lock: threading.RLock, switch: Switch, residence: Residence) -> None:
         self._lock = lock
         self._switch = switch
         self._residence = residence
+        self.exclusive = False
 
     @contextmanager
     def current(self) -> Iterator[BatchPlan | None]:
         """Let this thread go on with the plan that is on now, whatever others activate or swap meanwhile."""
         if self._switch.has_own:
             yield self._switch.plan
-            return
+        elif self.exclusive:
+            with self._lock, self._shared() as plan:
+                yield plan
+        else:
+            with self._shared() as plan:
+                yield plan
+
+    @contextmanager
+    def _shared(self) -> Iterator[BatchPlan | None]:
         with self._lock:
             plan = self._switch.shared
             used = used_slots(plan)

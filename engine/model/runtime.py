@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from engine.errors import AlreadyLoadedError, BatchError, InUseError, MergedError, OptionError
-from engine.kernels.plans import Whole
-from engine.model.batch import BatchPlan
 from engine.model.entry import Entry
 from engine.model.export import stored_tensors, write_adapter
 from engine.model.merging import Merge
-from engine.model.names import BASE, check_name
+from engine.model.names import check_name
 from engine.model.residence import Residence, Room
 from engine.model.rows import check_generation, check_rows
-from engine.model.runs import Runs, used_slots
+from engine.model.selection import Selection
 from engine.model.staged import Staged
 from engine.model.state import Restored, Status, status_of
 from engine.model.switch import Switch
@@ -58,10 +56,8 @@ class Runtime:
         self._lock = threading.RLock()
         self._switch = Switch()
         self._residence = Residence(model, self._switch, Room(slots, target_rank, dtype, host_bytes))
-        self._runs = Runs(self._lock, self._switch, self._residence)
+        self._selection = Selection(self._lock, self._switch, self._residence)
         self._entry: Entry | None = None
-        self._active: tuple[str, ...] = ()
-        self._enabled = True
         self._merge: Merge | None = None
 
     @property
@@ -72,12 +68,12 @@ class Runtime:
     @property
     def active(self) -> tuple[str, ...]:
         """The names of the adapters that are on, in the order in which they add up."""
-        return self._active
+        return self._selection.active
 
     @property
     def enabled(self) -> bool:
         """Whether adapters act at all; False after `disable`."""
-        return self._enabled
+        return self._selection.enabled
 
     @property
     def merged(self) -> tuple[str, ...]:
@@ -87,7 +83,7 @@ class Runtime:
     def status(self) -> Status:
         """Everything about the adapters, their slots and the memory they take, as one value."""
         with self._lock:
-            return status_of(self._residence, active=self._active, merged=self.merged, enabled=self._enabled)
+            return status_of(self._residence, active=self.active, merged=self.merged, enabled=self.enabled)
 
     def load(self, name: str, path: Path | Staged, *, pinned: bool = False, replace: bool = False) -> None:
         """Read the adapter in the folder `path`, hold it against the model and take it in under `name`.
@@ -103,11 +99,11 @@ class Runtime:
         with self._lock:
             self._refuse_merged(f"cannot load {name!r}")
             if name not in self._residence.loaded:
-                self._residence.add(name, staged, self._active, pinned=pinned)
+                self._residence.add(name, staged, self.active, pinned=pinned)
                 self._enter()
             elif replace:
                 self._swap(name, staged)
-                self._residence.pin(name, pinned=pinned, keep=self._active)
+                self._residence.pin(name, pinned=pinned, keep=self.active)
             else:
                 raise AlreadyLoadedError(name)
 
@@ -135,8 +131,8 @@ class Runtime:
         """Bring back what a swap replaced, bit by bit. Raises InUseError where the name was swapped again since."""
         with self._lock:
             self._refuse_merged(f"cannot undo the swap of {swapped.name!r}")
-            self._residence.bring_back(swapped, self._active)
-            self._apply()
+            self._residence.bring_back(swapped, self.active)
+            self._selection.apply()
 
     def unload(self, name: str) -> None:
         """Forget the adapter; its slot is free again.
@@ -147,7 +143,7 @@ class Runtime:
             loaded = self._residence.get(name)
             if name in self.merged:
                 raise MergedError(f"cannot unload {name!r}", self.merged)
-            if name in self._active:
+            if name in self.active:
                 raise InUseError(name, "active; activate another or none first")
             if loaded.pinned:
                 raise InUseError(name, "pinned; unpin it first")
@@ -175,7 +171,7 @@ class Runtime:
     def pin(self, name: str) -> None:
         """Keep the adapter in a slot and its image on the host, whatever else is named."""
         with self._lock:
-            self._residence.pin(name, pinned=True, keep=self._active)
+            self._residence.pin(name, pinned=True, keep=self.active)
 
     def unpin(self, name: str) -> None:
         """Let the adapter's slot go to others again when it is the one unused for longest."""
@@ -191,27 +187,22 @@ class Runtime:
             raise OptionError(f"scale of {name!r}: expected a finite number, found {factor}")
         with self._lock:
             self._refuse_merged(f"cannot scale {name!r}")
-            self._residence.set_factor(name, float(factor), self._active)
-            self._apply()
+            self._residence.set_factor(name, float(factor), self.active)
+            self._selection.apply()
 
     def activate(self, names: str | Sequence[str] | None) -> None:
         """Let every row of the next batches go through these adapters, whose parts add up; None: the base alone."""
         with self._lock:
             self._refuse_merged("cannot switch adapters")
-            wanted = (names,) if isinstance(names, str) else tuple(names or ())
-            if len(set(wanted)) != len(wanted):
-                raise OptionError(f"activate: a name stands twice in {', '.join(wanted)}; use set_scale")
-            self._residence.bring_all_in(wanted)
-            self._active = wanted
-            self._apply()
+            self._selection.activate((names,) if isinstance(names, str) else tuple(names or ()))
 
     def enable(self) -> Restored:
         """Let adapters act again after `disable`; in a `with`, what was before comes back at its end."""
-        return self._set_enabled(on=True)
+        return self._selection.set_enabled(on=True)
 
     def disable(self) -> Restored:
         """Let nothing act, not even what a batch names: the base alone; in a `with`, until its end."""
-        return self._set_enabled(on=False)
+        return self._selection.set_enabled(on=False)
 
     @contextmanager
     def batch(self, names: Sequence[str]) -> Iterator[None]:
@@ -219,21 +210,40 @@ class Runtime:
 
         Raises BatchError in training mode, UnknownAdapterError, SlotsFullError.
         """
-        with self._lock:
-            plan = self._batch_plan(names)
-            self._residence.slots.enter(used_slots(plan))
-        with self._runs.on(plan):
+        if self.model.training:
+            raise BatchError("a batch of several adapters needs eval mode; call model.eval()")
+        self._refuse_merged("cannot run a batch of several adapters")
+        with self._selection.batch(names):
             yield
 
-    def __call__(self, *args: Any, adapter_names: Sequence[str] | None = None, **inputs: Any) -> Any:
-        """Call the model, row i through the adapter adapter_names[i]. Raises as `batch`, and BatchError for more rows
-        or fewer than names.
+    def seal(self, *, max_batch: int) -> None:
+        """Fix the layout, the slots and the modules, so that from then on activate, enable, disable, batch, set_scale
+        and swap only write data: code that torch.compile made of the model is never compiled anew for them.
+
+        A batch names at most `max_batch` rows; one adapter is on per row; one forward runs at a time. Load an adapter
+        of every module first, with `target_rank` for the largest rank to come. Compile the model in place
+        (`model.compile(fullgraph=True)`), so that a call of the runtime looks at the KV cache too.
         """
-        if adapter_names is None:
+        with self._lock:
+            self._refuse_merged("cannot seal")
+            self._selection.seal(max_batch)
+
+    def unseal(self) -> None:
+        """Let any adapter be loaded again; what was compiled is compiled anew at its next call."""
+        with self._lock:
+            self._selection.unseal()
+
+    def __call__(self, *args: Any, adapter_names: Sequence[str] | None = None, **inputs: Any) -> Any:
+        """Call the model, row i through the adapter adapter_names[i]. Raises as `batch`, BatchError for more rows or
+        fewer than names, and StaleCacheError for a KV cache that was filled under others.
+        """
+        if adapter_names is not None:
+            check_rows(self.model, adapter_names, args, inputs)
+            with self.batch(adapter_names):
+                return self(*args, **inputs)
+        if self._entry is None:
             return self.model(*args, **inputs)
-        check_rows(self.model, adapter_names, args, inputs)
-        with self.batch(adapter_names):
-            return self.model(*args, **inputs)
+        return self._entry.run(self.model, *args, **inputs)
 
     def generate(self, *args: Any, adapter_names: Sequence[str] | None = None, **inputs: Any) -> Any:
         """Call the model's own `generate`, row i of its inputs through the adapter adapter_names[i]; beams and the
@@ -241,7 +251,8 @@ class Runtime:
         """
         generate: Callable[..., Any] = self.model.generate  # type: ignore[assignment]  # transformers' GenerationMixin
         if adapter_names is None:
-            return generate(*args, **inputs)
+            with self._selection.runs.current():
+                return generate(*args, **inputs)
         check_rows(self.model, adapter_names, args, inputs)
         check_generation(self.model, args, inputs)
         with self.batch(adapter_names):
@@ -270,7 +281,8 @@ class Runtime:
             merge = Merge([self._residence.addition(*one) for one in zip(wanted, factors, strict=True)])
             report = merge.apply(self.model, self._residence.sites, unshare=unshare, lossy=lossy)
             self._merge = merge
-            self._apply()
+            self._selection.suspended = True
+            self._selection.apply()
             return report
 
     def unmerge(self) -> None:
@@ -279,7 +291,8 @@ class Runtime:
             if self._merge is not None:
                 self._merge.undo()
                 self._merge = None
-                self._apply()
+                self._selection.suspended = False
+                self._selection.apply()
 
     def merge_and_unload(
         self,
@@ -299,52 +312,24 @@ class Runtime:
         if self._merge is not None:
             raise MergedError(what, self.merged)
 
-    def _batch_plan(self, names: Sequence[str]) -> BatchPlan | None:
-        if self.model.training:
-            raise BatchError("a batch of several adapters needs eval mode; call model.eval()")
-        self._refuse_merged("cannot run a batch of several adapters")
-        if isinstance(names, str) or not len(names):
-            raise BatchError(f"expected a list of one adapter name per row, found {names!r:.80}")
-        wanted = sorted(set(names) - {BASE})
-        slots = {**dict(zip(wanted, self._residence.bring_all_in(wanted, self._active), strict=True)), BASE: 0}
-        return BatchPlan(rows=tuple(slots[name] for name in names)) if self._enabled else None
-
     def _swap(self, name: str, staged: Staged) -> Swapped:
-        swapped = self._residence.replace(name, staged, self._active)
+        swapped = self._residence.replace(name, staged, self.active)
         self._enter()
-        self._apply()
+        self._selection.apply()
         return swapped
-
-    def _set_enabled(self, *, on: bool) -> Restored:
-        with self._lock:
-            before = self._enabled
-            self._enabled = on
-            self._apply()
-        return Restored(lambda: self._put_enabled(on=before))
-
-    def _put_enabled(self, *, on: bool) -> None:
-        with self._lock:
-            self._enabled = on
-            self._apply()
-
-    def _apply(self) -> None:
-        """Let what is on follow from what is active, enabled and merged."""
-        on = self._active if self._enabled and not self._merge else ()
-        slots = tuple(self._residence.bring_all_in(on))
-        self._switch.shared = BatchPlan(whole=Whole(slots, (1.0,) * len(slots))) if slots else None
 
     def _enter(self) -> None:
         if self._entry is None and self._residence.sites:
-            self._entry = Entry(self.model, self._runs)
+            self._entry = Entry(self.model, self._selection.runs)
             self._entry.attach()
 
     def detach(self) -> nn.Module:
         """Take everything off the model and give it back as it was."""
         with self._lock:
             self.unmerge()
+            self._selection.reset()
             self._residence.clear()
             if self._entry is not None:
                 self._entry.detach()
-            self._entry, self._active, self._enabled = None, (), True
-            self._apply()
+            self._entry = None
             return self.model
