@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 PREFIX = "base_model.model."
@@ -57,6 +58,7 @@ class TensorKey:
     leaf: str
 
 
+@lru_cache(maxsize=2**14)
 def parse_key(name: str) -> TensorKey:
     """The parts of one LoRA file's tensor name; the prefix is optional."""
     parts = name.removeprefix(PREFIX).split(".")

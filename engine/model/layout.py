@@ -24,10 +24,11 @@ class Section:
 
     offset: int
     shape: Shape
+    strides: Shape
 
     def of(self, image: Tensor) -> Tensor:
         """The section of one image (total,): a view of this shape."""
-        return image[self.offset : self.offset + prod(self.shape)].view(self.shape)
+        return image.as_strided(self.shape, self.strides, image.storage_offset() + self.offset)
 
     def stacked(self, images: Tensor, start: int = 0) -> Tensor:
         """The section of many images (slots, n), whose first number is that at `start`: a view (slots, *shape)."""
@@ -95,11 +96,15 @@ def make_layout(
         for path in paths:
             sections[path] = {}
             for name, shape in shapes[path].items():
-                sections[path][name] = Section(offset, shape)
+                sections[path][name] = Section(offset, shape, _strides(shape))
                 offset += -(-prod(shape) // ALIGNMENT) * ALIGNMENT
         spans.append(Span(device, start, offset, tuple(paths)))
     columns = {path: column for column, path in enumerate(sections)}
     return Layout(dict(wants), sections, columns, offset, tuple(spans))
+
+
+def _strides(shape: Shape) -> Shape:
+    return tuple(prod(shape[place + 1 :]) for place in range(len(shape)))
 
 
 def joined_wants(all_wants: Iterable[Mapping[str, Want]]) -> dict[str, Want]:

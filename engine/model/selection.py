@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from engine.errors import BatchError, OptionError, RuntimeStateError, SealedError
 from engine.kernels.plans import Whole
@@ -113,7 +113,7 @@ class Selection:
 
     def _turn(self, switch: Switch | SealedSwitch, *, sealed: bool) -> None:
         for site in self._residence.sites.values():
-            site.switch = switch
+            site.switch = cast("Switch", switch)  # kinds that seal ask a plan for no more than both have
         self._residence.sealed = self.runs.exclusive = sealed
         self.apply()
 

@@ -43,7 +43,9 @@ class TensorData:
         with TensorFile(path, header) as file:
             self._bytes = np.empty(header.file_size - header.data_offset, np.uint8)
             file.read_into(self._bytes.data)
-        self._data = torch.from_numpy(self._bytes)
+        infos = header.tensors.values()
+        parts = torch.split(torch.from_numpy(self._bytes), [info.size for info in infos])
+        self._flat: dict[str, Tensor] = dict(zip(header.tensors, parts, strict=True))
 
     def tensor(self, name: str) -> Tensor:
         """The tensor of that name: a view where its bytes lie as its dtype needs, else a copy.
@@ -54,10 +56,8 @@ class TensorData:
         dtype = DTYPES.get(info.dtype)
         if dtype is None:
             raise HeaderError(self._path, "unknown-dtype", f"tensor {name!r} of {info.dtype} is not read here")
-        data = self._data[info.start : info.end]
-        if info.start % dtype.itemsize:
-            data = data.clone()
-        return data.view(dtype).view(info.shape)
+        data = self._flat[name]
+        return (data.clone() if info.start % dtype.itemsize else data).view(dtype).view(info.shape)
 
     def mark(self) -> int:
         """The mark of all bytes."""

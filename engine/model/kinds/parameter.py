@@ -106,4 +106,4 @@ def holds(_module: nn.Module) -> bool:
     return False
 
 
-PARAMETER = Kind("parameter", holds, shapes, fill, stored, forward, merged, replaced)
+PARAMETER = Kind("parameter", holds, shapes, fill, stored, forward, merged, replaced, seals=False)

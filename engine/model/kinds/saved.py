@@ -58,4 +58,4 @@ def expects(part: Part) -> dict[str, Shape]:
     return {} if tensor is None else {"copy": tuple(tensor.shape)}
 
 
-SAVED = Kind("saved", holds, shapes, fill, stored, forward, merged, replaced, expects)
+SAVED = Kind("saved", holds, shapes, fill, stored, forward, merged, replaced, expects, seals=False)

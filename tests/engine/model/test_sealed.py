@@ -26,9 +26,13 @@ def model():
 
 
 def sealed_runtime(model, tmp_path, **seal):
+    folders = [
+        lora_folder(tmp_path / name, model, seed=seed, r=3 + seed, target_modules=MODULES)
+        for seed, name in enumerate("ab")
+    ]
     runtime = Runtime(model, slots=4, target_rank=8)
-    for seed, name in enumerate("ab"):
-        runtime.load(name, lora_folder(tmp_path / name, model, seed=seed, r=3 + seed, target_modules=MODULES))
+    for folder in folders:
+        runtime.load(folder.name, folder)
     runtime.seal(max_batch=4, **seal)
     return runtime
 
