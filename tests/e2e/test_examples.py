@@ -124,3 +124,43 @@ def test_the_demo_fails_when_the_merge_forgets(monkeypatch, capsys, merged, ends
         with pytest.raises(SystemExit, match=ends_with):
             demo.main()
     assert "held-out accuracy" in capsys.readouterr().out
+
+
+@needs_base
+def test_the_serving_example_answers_as_peft_does_and_swaps_one_name(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import serve
+    from encoder import Encoder, base_folder, load_encoder
+    from evaluate import _with_adapter
+
+    serve.main()
+    lines = capsys.readouterr().out.splitlines()
+
+    assert lines[-1] == "changed: demo/act@prod"
+    told = [line.split() for line in lines if " by " in line]
+    before, after = {row[0]: row[1:] for row in told[:4]}, {row[0]: row[1:] for row in told[4:]}
+    for row, folder in (("__base__", None), ("demo/act@prod", "act"), ("demo/progress", "progress")):
+        encoder = load_encoder(base_folder())
+        if folder is not None:
+            encoder = Encoder(_with_adapter(encoder.model, EXAMPLES / "adapters" / folder), encoder.tokenizer)
+        name, lead = _nearest(encoder, serve.SENTENCE, serve.TASK)
+        assert before[row] == [name, "by", f"{lead:.4f}"]
+    assert after["demo/act@prod"] == before["demo/both"] == after["demo/both"]
+
+
+def _nearest(encoder, sentence, task):
+    """The class of a sentence and its lead, by the definition in examples/README.md."""
+    import torch
+    from sentences import sentences
+
+    known = sentences(task, "train")[::6]
+    with torch.inference_mode():
+        embedded = encoder([one.text for one in known]).double().numpy()
+        asked = encoder([sentence]).double().numpy()[0]
+    labels = sorted({one.label for one in known})
+    scores = []
+    for label in labels:
+        mean = embedded[[one.label == label for one in known]].mean(axis=0)
+        scores.append((float(asked @ mean / np.linalg.norm(mean)), label))
+    (best, name), (second, _) = sorted(scores, reverse=True)[:2]
+    return name, best - second
