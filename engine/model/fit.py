@@ -16,7 +16,7 @@ from engine.model.siting import is_called_by_parent
 from engine.model.unsupported import unsupported
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from torch import nn
 
@@ -74,3 +74,15 @@ def _misfits(part: Part, facts: AdapterFacts) -> Iterator[Finding]:
             yield Finding("base-shape", "error", message, where=name)
         if found.dtype not in READABLE:
             yield Finding("own-dtype", "error", f"{name}: expected a floating dtype, found {found.dtype}", where=name)
+
+
+def refuse_ranks(parts: Iterable[Part], most: int | None) -> None:
+    """Raise RefusedError for every part whose rank is larger than there is room for."""
+    message = "{}: rank {}, this runtime has room for {} (target_rank)"
+    found = [
+        Finding("rank-over-target", "error", message.format(part.path, part.rank, most), where=part.path)
+        for part in parts
+        if most is not None and part.rank > most
+    ]
+    if found:
+        raise RefusedError(found)

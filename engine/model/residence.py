@@ -6,15 +6,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from engine.compat.finding import Finding
-from engine.errors import HeaderError, InUseError, RefusedError, SealedError, SlotsFullError, UnknownAdapterError
+from engine.errors import HeaderError, InUseError, SealedError, SlotsFullError, UnknownAdapterError
 from engine.format.adapter import read_adapter
 from engine.model.arena import Arena
-from engine.model.fit import fit
+from engine.model.fit import fit, refuse_ranks
 from engine.model.hostcache import HostCache
-from engine.model.image import build_image, relaid
+from engine.model.image import build_image, empty_image, relaid
 from engine.model.kinds import KINDS
 from engine.model.layout import joined_wants, make_layout
+from engine.model.leaves import Leaves
 from engine.model.merging import Addition
 from engine.model.places import device_of
 from engine.model.replication import Replication, differing, plan_replication, ranges_of
@@ -67,6 +67,7 @@ class Residence:
         self.replication: Replication | None = None
         self.arena: Arena | None = None
         self.sealed = False
+        self.leaves = Leaves()
         self._model = model
         self._switch = switch
         self._room = room
@@ -87,7 +88,7 @@ class Residence:
         replication = self._replication_for(facts)
         modules = replication.modules if replication else self.modules
         parts = fit(facts, modules)
-        self._refuse_ranks(parts)
+        refuse_ranks(parts, self._room.target_rank)
         layout = self._layout_with(parts, modules)
         image, mark = build_image(facts, parts, layout, self._room.dtype, pinned=self._pinned)
         return Staged(Source(facts, mark), parts, image, replication)
@@ -111,6 +112,7 @@ class Residence:
         that of an adapter not in `keep`. Raises OutOfRoomError, SlotsFullError, SourceGoneError.
         """
         old = self.get(name)
+        self.leaves.refuse(name)
         self._refuse_replication(staged)
         before = self.image(name)
         if self.slots.peek(name) is not None:
@@ -144,6 +146,8 @@ class Residence:
         missing = [name for name in dict.fromkeys(names) if self.get(name) and self.slots.peek(name) is None]
         if not self.slots.has_room(len(missing), kept):
             raise SlotsFullError(self.slots.count)
+        for name in filter(self.leaves.__contains__, names):
+            self.leaves.derive_again(name, self.loaded[name], self.sites)
         images = {name: self._fitting(self.image(name)) for name in missing}
         for name, image in images.items():
             self._put(name, self.loaded[name], image, self.slots.choose(kept))
@@ -154,6 +158,9 @@ class Residence:
         something else.
         """
         loaded = self.get(name)
+        if name in self.leaves:
+            empty = empty_image(self.the_arena.layout, self._room.dtype, pinned=self._pinned)
+            return self.leaves.read_back(name, loaded, self.sites, empty)
         image = self.images.get(loaded.version)
         if image is None:
             image = self._reread(loaded)
@@ -183,6 +190,7 @@ class Residence:
         loaded = replace(self.get(name), factor=factor)
         slot = self.slots.peek(name)
         if slot is not None and self.slots.running(slot):
+            self.leaves.refuse(name)
             image = self.image(name)
             self._put(name, loaded, self._fitting(image), self.slots.choose(self._kept(keep), own=name))
         elif slot is not None:
@@ -190,9 +198,30 @@ class Residence:
             self.holders[slot] = (name, loaded.version, factor)
         self.loaded[name] = loaded
 
+    def parameters(self, name: str, keep: Collection[str]) -> dict[str, nn.Parameter]:
+        """The adapter's numbers as parameters that take gradients, by the names of its tensors; it keeps its slot.
+
+        Raises UnknownAdapterError, SlotsFullError, InUseError where they are parameters already.
+        """
+        self.leaves.refuse(name)
+        self.pin(name, pinned=True, keep=keep)
+        return self.leaves.open(name, self.loaded[name], self.sites, self.bring_in(name, keep))
+
+    def settle(self, name: str) -> None:
+        """Keep what the parameters hold now under a new version; they are none any more. Raises UnknownAdapterError."""
+        loaded = self.get(name)
+        if name in self.leaves:
+            image = self.image(name)
+            slot = self.leaves.close(name, loaded, self.sites)
+            self.images.remove(loaded.version)
+            new = self._numbered(loaded)
+            self.holders[slot] = (name, new.version, new.factor)
+            self._keep(name, new, image)
+
     def forget(self, name: str) -> None:
         """Drop the adapter; its slot is free again. Raises UnknownAdapterError, InUseError where a batch runs on it."""
         loaded = self.get(name)
+        self.leaves.refuse(name)
         slot = self.slots.peek(name)
         if slot is not None and self.slots.running(slot):
             raise InUseError(name, "in a batch that runs now; wait for its end")
@@ -209,6 +238,7 @@ class Residence:
         self.sites.clear()
         self.loaded.clear()
         self.holders.clear()
+        self.leaves = Leaves()
         self.slots = Slots(self._room.slots)
         self.images = HostCache(self._room.host_bytes)
         self.arena = None
@@ -292,20 +322,6 @@ class Residence:
             raise changed(loaded.source)
         return image
 
-    def _refuse_ranks(self, parts: Sequence[Part]) -> None:
-        most = self._room.target_rank
-        if most is None:
-            return
-        over = [part for part in parts if part.rank > most]
-        if over:
-            message = "{}: rank {}, this runtime has room for {} (target_rank)"
-            raise RefusedError(
-                [
-                    Finding("rank-over-target", "error", message.format(part.path, part.rank, most), where=part.path)
-                    for part in over
-                ]
-            )
-
     def _replication_for(self, facts: AdapterFacts) -> Replication | None:
         """The repeated layers that the adapter asks for: the model's present ones, or those to come with it."""
         ranges = (facts.config.lora and facts.config.lora.layer_replication) or None
@@ -361,6 +377,7 @@ class Residence:
         layout = self._layout_with(staged.parts, self.modules)
         if self.arena and layout is self.arena.layout:
             return
+        self.leaves.refuse()
         arena = Arena(layout, slots=self._room.slots, dtype=self._room.dtype)
         if self.arena is not None:
             arena.take_from(self.arena)

@@ -190,6 +190,23 @@ class Runtime:
             self._residence.set_factor(name, float(factor), self.active)
             self._selection.apply()
 
+    def parameters(self, name: str) -> dict[str, nn.Parameter]:
+        """The adapter's numbers as parameters that take gradients, by the names of its tensors on disk; it is pinned.
+
+        They are its slot's own memory, padded to its rank: a step of an optimiser is seen by the next forward in which
+        the adapter is active. Batches by row go through the same numbers without gradients. Until `settle` the adapter
+        is not swapped and no adapter is loaded that needs more room. Raises UnknownAdapterError, SlotsFullError,
+        InUseError where they are parameters already.
+        """
+        with self._lock:
+            self._refuse_merged(f"cannot train {name!r}")
+            return self._residence.parameters(name, self._active)
+
+    def settle(self, name: str) -> None:
+        """Take what the parameters hold now for the adapter's own numbers, under a new version; end its training."""
+        with self._lock:
+            self._residence.settle(name)
+
     def activate(self, names: str | Sequence[str] | None) -> None:
         """Let every row of the next batches go through these adapters, whose parts add up; None: the base alone."""
         with self._lock:

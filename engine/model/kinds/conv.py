@@ -113,7 +113,8 @@ def derived(part: Part, sections: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _moved_weight(part: Part, sections: Mapping[str, Tensor]) -> Tensor:
     """W + s·ΔW as PEFT takes its norm: with groups, of B·A in the shape of W, which then is not the ΔW it runs."""
     W = codec_of(part.module, "weight").read(part.module, "weight")
-    A, B = (sections[name].to(W.device).float() for name in ("A", "B"))
+    each = part.rank // _conv(part.module).groups
+    A, B = (sections[name][:, :each].to(W.device).float() for name in ("A", "B"))
     return W + part.scaling * (B.reshape(-1, part.rank) @ A.reshape(part.rank, -1)).view(W.shape)
 
 

@@ -78,8 +78,8 @@ def replaced(site: Site, slots: Sequence[int], factors: Sequence[float]) -> Tens
     for slot, factor in zip(slots, factors, strict=True):
         scale = site.factors.numbers[slot] * factor
         if scale:
-            A, B = site.factors.A[slot], site.factors.B[slot]
-            found = added(W if found is None else found, A, B, scale, transposed=_turned(site, W))
+            held = site.sections(slot)
+            found = added(W if found is None else found, held["A"], held["B"], scale, transposed=_turned(site, W))
     return None if found is None else found.to(W.dtype)
 
 

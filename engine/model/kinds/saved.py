@@ -35,7 +35,7 @@ def replaced(site: Site, slots: Sequence[int], factors: Sequence[float]) -> Tens
     found = None
     for slot, factor in zip(slots, factors, strict=True):
         if site.numbers[slot] * factor:
-            found = site.stacks["copy"][slot]
+            found = site.sections(slot)["copy"]
     if found is None or not isinstance(site, TensorSite):
         return None
     return found.to(site.tensor.dtype)
