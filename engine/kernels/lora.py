@@ -51,11 +51,11 @@ class Factors:
 
     def side_by_side(self, plan: Padded) -> tuple[Tensor, Tensor, Tensor]:
         """Aᵀ, Bᵀ and scales of the plan's slots, up to the largest of their ranks: views that are made once."""
-        found = plan.views.get(self)
+        slots = slice(plan.low, plan.high)
+        rank = max(self.ranks[slots])
+        found = plan.views.get((self, rank))
         if found is None:
-            slots = slice(plan.low, plan.high)
-            rank = max(self.ranks[slots])
-            found = plan.views[self] = (
+            found = plan.views[self, rank] = (
                 self.A[slots, :rank].transpose(1, 2),
                 self.B[slots, :, :rank].transpose(1, 2),
                 self.scales[slots, None, None],
@@ -118,20 +118,21 @@ def _expand_segments(y: Tensor, h: list[Tensor], factors: Factors, plan: Segment
         for part, (slot, start, stop) in zip(h, plan.bounds, strict=True):
             y[start:stop].addmm_(part, factors.pair(slot)[1], alpha=factors.numbers[slot])
         return y
+    nothing = y.new_zeros(())
     parts = [
-        torch.mm(part.mul(factors.numbers[slot]), factors.pair(slot)[1])
+        torch.addmm(nothing, part, factors.pair(slot)[1], beta=0, alpha=factors.numbers[slot])
         for part, (slot, _, _) in zip(h, plan.bounds, strict=True)
     ]
     return y.index_add_(0, plan.order, torch.cat(parts))
 
 
-def _shrink_padded(x: Tensor, factors: Factors, plan: Padded) -> Tensor:
-    At, _, _ = factors.side_by_side(plan)
-    return torch.bmm(x.index_select(0, plan.take).view(-1, plan.width, x.shape[1]), At)
+def _shrink_padded(x: Tensor, factors: Factors, plan: Padded) -> tuple[Tensor, Tensor, Tensor]:
+    At, Bt, scales = factors.side_by_side(plan)
+    return torch.bmm(x.index_select(0, plan.take).view(-1, plan.width, x.shape[1]), At), Bt, scales
 
 
-def _expand_padded(y: Tensor, h: Tensor, factors: Factors, plan: Padded) -> Tensor:
-    _, Bt, scales = factors.side_by_side(plan)
+def _expand_padded(y: Tensor, shrunk: tuple[Tensor, Tensor, Tensor], _: Factors, plan: Padded) -> Tensor:
+    h, Bt, scales = shrunk
     delta = torch.bmm(h.mul_(scales), Bt).view(-1, y.shape[1])
     y = _own(y)
     if plan.give is not None:

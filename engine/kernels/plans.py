@@ -45,7 +45,9 @@ class Padded:
     take: Tensor
     give: Tensor | None
     to: Tensor | None
-    views: dict[object, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict, compare=False, repr=False)
+    views: dict[tuple[object, int], tuple[Tensor, Tensor, Tensor]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ class Arena:
             first += len(span.paths)
         self._bank_of = {path: bank for bank in self.banks for path in bank.span.paths}
         self._numbers = [[0.0] * (slots + 1) for _ in layout.wants]
+        self._ranks = [[0] * (slots + 1) for _ in layout.wants]
         self._factor_numbers = [1.0] * (slots + 1)
 
     @property
@@ -72,14 +73,22 @@ class Arena:
         site.factor_numbers, site.factors_of = self._factor_numbers, bank.factors
         site.plain = site.stacks.keys() == {"A", "B"}
         if "A" in site.stacks:
-            site.factors = Factors(site.stacks["A"], site.stacks["B"], site.scales, site.numbers)
+            ranks = self._ranks[site.column]
+            site.factors = Factors(site.stacks["A"], site.stacks["B"], site.scales, site.numbers, ranks)
 
-    def put(self, slot: int, values: Tensor, scales: Sequence[float], factor: float = 1.0) -> None:
-        """Fill a slot that nobody runs on: per device one copy of its share of an image (total,), one of its scales."""
+    def put(
+        self, slot: int, values: Tensor, scales: Sequence[float], factor: float = 1.0, *, ranks: Sequence[int]
+    ) -> None:
+        """Fill a slot that nobody runs on: per device one copy of its share of an image (total,), one of its scales.
+
+        `ranks` are the adapter's own, one per site: above them its factors are zeros.
+        """
         for bank in self.banks:
             with bank.stream.writing(slot):
                 share = values[bank.span.start : bank.span.stop]
                 bank.images[slot].copy_(share, non_blocking=True)
+        for column, rank in zip(self._ranks, ranks, strict=True):
+            column[slot] = rank
         self.write_scales(slot, scales, factor)
 
     def write_scales(self, slot: int, scales: Sequence[float], factor: float = 1.0) -> None:
@@ -103,6 +112,7 @@ class Arena:
             at = self.layout.columns[path]
             bank.scales[:, at - bank.first].copy_(old.scales[:, column - old.first])
             self._numbers[at][:] = other._numbers[column]
+            self._ranks[at][:] = other._ranks[column]
             bank.factors.copy_(old.factors)
         self._factor_numbers[:] = other._factor_numbers
 

@@ -288,7 +288,7 @@ class Residence:
     def _put(self, name: str, loaded: Loaded, image: Image, slot: int) -> None:
         """One copy of a fitting image into a slot that nobody runs on, then the flip of the name."""
         arena = self.the_arena
-        arena.put(slot, image.values, self._scales(loaded), loaded.factor)
+        arena.put(slot, image.values, self._scales(loaded), loaded.factor, ranks=self._ranks(loaded))
         arena.begin((slot,))
         self.holders[slot] = (name, loaded.version, loaded.factor)
         self.slots.assign(name, slot)
@@ -304,6 +304,13 @@ class Residence:
         for part in loaded.parts:
             scales[columns[part.path]] = part.scaling * loaded.factor
         return scales
+
+    def _ranks(self, loaded: Loaded) -> list[int]:
+        columns = self.the_arena.layout.columns
+        ranks = [0] * len(columns)
+        for part in loaded.parts:
+            ranks[columns[part.path]] = part.rank
+        return ranks
 
     def _kept(self, keep: Collection[str]) -> frozenset[str]:
         return frozenset(keep) | {name for name, loaded in self.loaded.items() if loaded.pinned}

@@ -123,14 +123,13 @@ def forward(site: Site, x: Tensor) -> Tensor:
         return _forward_all(site, x, plan)
     y = site.original(x)
     factors = site.factors
-    wide = y.to(factors.dtype)
-    flat = add_lora(
-        wide.view(-1, wide.shape[-1]),
-        x.reshape(-1, x.shape[-1]).to(factors.dtype),
-        factors,
-        plan.tokens(x, site.path),
-    )
-    return flat.view_as(y).to(y.dtype)
+    tokens = plan.tokens(x, site.path)
+    flat = (y if y.dtype is factors.dtype else y.to(factors.dtype)).view(-1, y.shape[-1])
+    x = x.reshape(-1, x.shape[-1])
+    out = add_lora(flat, x if x.dtype is factors.dtype else x.to(factors.dtype), factors, tokens)
+    if y.dtype is not factors.dtype:
+        return out.view_as(y).to(y.dtype)
+    return y if out is flat else out.view_as(y)
 
 
 def _forward_all(site: Site, x: Tensor, plan: BatchPlan) -> Tensor:
