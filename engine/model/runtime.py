@@ -200,12 +200,13 @@ class Runtime:
         """
         with self._lock:
             self._refuse_merged(f"cannot train {name!r}")
-            return self._residence.parameters(name, self._active)
+            return self._residence.parameters(name, self.active)
 
     def settle(self, name: str) -> None:
         """Take what the parameters hold now for the adapter's own numbers, under a new version; end its training."""
         with self._lock:
             self._residence.settle(name)
+            self._selection.apply()
 
     def activate(self, names: str | Sequence[str] | None) -> None:
         """Let every row of the next batches go through these adapters, whose parts add up; None: the base alone."""
