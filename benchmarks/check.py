@@ -1,6 +1,7 @@
 """Checks for four engines: folders by a whole process, versions from stored facts, and every version of a catalog.
 
-    python benchmarks/check.py [--versions 10000] [--runs 7] [--every-runs 1] [--home DIR]
+    python benchmarks/check.py [--versions 10000] [--runs 7] [--every-runs 1]
+        [--configs equal reordered distinct] [--home DIR]
 
 Every version has norms of its own. Catalogs of three kinds are checked: all configs equal; equal but for the order of
 target_modules, which PEFT writes as a set has it; no two alike in alpha and rank, and so in their modules, which is the
@@ -135,6 +136,9 @@ def distinct(number: int, config: dict, modules: list) -> None:
         one |= {"a_shape": [rank, one["a_shape"][1]], "b_shape": [one["b_shape"][0], rank]}
 
 
+CHANGES = {change.__name__: change for change in (equal, reordered, distinct)}
+
+
 def documents_of(number: int, pushed: dict[str, str], change) -> dict[str, str]:
     """A version's documents: those of the one that was pushed, changed, with norms of its own."""
     config, modules = json.loads(pushed["config"]), json.loads(pushed["modules"])
@@ -203,6 +207,7 @@ def main() -> None:
     options.add_argument("--versions", type=int, default=10_000)
     options.add_argument("--runs", type=int, default=7)
     options.add_argument("--every-runs", type=int, default=1)
+    options.add_argument("--configs", nargs="+", default=list(CHANGES), choices=CHANGES)
     options.add_argument("--home", type=Path)
     given = options.parse_args()
     place = given.home or Path(tempfile.mkdtemp(prefix="adapters-check-"))
@@ -212,12 +217,11 @@ def main() -> None:
         print(f"{size / 1e6:.0f} MB, {given.versions} versions\n")
         print("| | median | min | max | runs | promised |\n|---|---|---|---|---|---|")
         cold(adapter, base, given.runs, place / "none")
-        for change in (equal, reordered, distinct):
+        for change in map(CHANGES.__getitem__, given.configs):
             registry = Registry.open(home=place / change.__name__)
             registry.add_base(base, names=["meta/llama-8b"])
             registry.push(adapter, "team/a00000")
-            if change is equal:
-                warm(registry, given.runs)
+            warm(registry, given.runs)
             copies(registry, given.versions, change)
             every(registry, change.__name__, given.every_runs)
         peaks = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
