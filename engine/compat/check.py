@@ -12,13 +12,15 @@ from engine.compat.rules import RULES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from engine.compat.rule import Licensing, Rule
+    from engine.compat.rule import Hit, Licensing, Rule
     from engine.compat.shared import Shared
     from engine.format.facts import AdapterFacts, BaseFacts
     from engine.format.values import ValueFacts
 
 # One damage often shows in every layer; the first places say enough.
 MOST_PER_RULE = 20
+# A name in a config may be as long as the config.
+MOST_LETTERS = 2000
 
 
 def check_adapter(
@@ -64,7 +66,12 @@ def findings_of(rule: Rule, subject: Subject) -> list[Finding]:
     if rule.needs == "values" and subject.values is None:
         return [Finding(rule.id, "skipped", "the tensors were not read")]
     hits = list(islice(rule.function(subject), MOST_PER_RULE + 1))
-    found = [Finding(rule.id, rule.severity, hit.message, where=hit.where, fix=hit.fix) for hit in hits[:MOST_PER_RULE]]
+    found = [_finding(rule, hit) for hit in hits[:MOST_PER_RULE]]
     if len(hits) > MOST_PER_RULE:
         found.append(Finding(rule.id, rule.severity, f"and more places; the first {MOST_PER_RULE} are listed"))
     return found
+
+
+def _finding(rule: Rule, hit: Hit) -> Finding:
+    message = hit.message if len(hit.message) <= MOST_LETTERS else f"{hit.message[: MOST_LETTERS - 3]}..."
+    return Finding(rule.id, rule.severity, message, where=hit.where, fix=hit.fix)
