@@ -16,7 +16,7 @@ QKV = ["q_proj", "k_proj", "v_proj"]
 
 def llama(**changes):
     settings = {
-        "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4,
         "num_key_value_heads": 4, "tie_word_embeddings": False, **changes,
     }  # fmt: skip
     torch.manual_seed(0)
@@ -61,7 +61,7 @@ FLAVOURS = {
     "CorDA": (plain(), llama, {"init_lora_weights": "corda", "corda_config": {"corda_method": "ipm"}}),
     "LoRA-GA": (plain(), llama, {"init_lora_weights": "lora_ga", "lora_ga_config": {}}),
     "aLoRA": (plain(alora_invocation_tokens=[3, 4]), llama, {}),
-    "layer replication": (plain(layer_replication=[[0, 2], [0, 2]]), llama, {}),
+    "layer replication": (plain(layer_replication=[[0, 1], [0, 1]]), llama, {}),
     "KaSA": (plain(kasa_config=KasaConfig()), llama, {}),
     "BD-LoRA": (plain(use_bdlora=BdLoraConfig(target_modules_bd_a=["q_proj"], target_modules_bd_b=["k_proj"], nblocks=2, match_strict=False)), llama, {}),
     "QALoRA": (plain(), llama, {"use_qalora": True, "qalora_group_size": 16}),
@@ -80,6 +80,7 @@ def make(name, folder):
             for key, parameter in model.named_parameters():
                 if ".base_layer.weight" not in key and parameter.requires_grad and parameter.is_floating_point():
                     parameter.add_(torch.randn_like(parameter) * 0.1)
+        model.create_or_update_model_card = lambda _folder: None  # compiles a template for half of the time
         model.save_pretrained(folder)
     if edits:
         path = folder / "adapter_config.json"
