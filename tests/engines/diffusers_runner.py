@@ -1,6 +1,7 @@
 """diffusers' own loader reads adapters into a model; the model then computes. A process of its own, on the whole wheel.
 
-`python -m tests.engines.diffusers_runner WHEEL-FOLDER PREFIX FLAVOUR=FOLDER…` prints a JSON object: flavour -> verdict.
+`python -m tests.engines.diffusers_runner WHEEL-FOLDER PREFIX FLAVOUR=FOLDER[=MEANT]…` prints a JSON object: flavour ->
+verdict. What it shall compute is what PEFT does with FOLDER, or with MEANT.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from tests.engine.compat.engines.flavours import FLAVOURS
 from tests.engines.oracle import TOKENS, computed_by_peft
 
 
-def judged(name, folder, prefix):
+def judged(name, folder, prefix, meant=None):
     from diffusers.loaders.peft import PeftAdapterMixin
 
     base = FLAVOURS[name][1]()
@@ -27,7 +28,7 @@ def judged(name, folder, prefix):
         return "refuses"
     with torch.no_grad():
         found = base.eval()(input_ids=TOKENS).logits
-    expected = computed_by_peft(name, folder)
+    expected = computed_by_peft(name, meant or folder)
     if expected is None:
         return None
     return "loads" if torch.allclose(expected, found, atol=2e-5) else "differs"
@@ -38,4 +39,8 @@ if __name__ == "__main__":
     sys.path.insert(0, wheel)
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
-    print(json.dumps({name: judged(name, folder, prefix) for name, folder in (pair.split("=", 1) for pair in pairs)}))
+    print(
+        json.dumps(
+            {name: judged(name, folder, prefix, *meant) for name, folder, *meant in (pair.split("=") for pair in pairs)}
+        )
+    )
