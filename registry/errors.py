@@ -8,7 +8,8 @@ RegistryError
 ├── ConflictError            something else is there: an alias moved, a destination exists, … (exit 5)
 │   └── LeaseLostError       a push took so long, or slept, that gc may have collected its blobs (exit 5)
 ├── CorruptError             stored or transferred bytes do not match their digest (exit 6)
-│   └── MissingBlobError     a blob that something names is not in the store (exit 6)
+│   ├── MissingBlobError     a blob that something names is not in the store (exit 6)
+│   └── SpoiledError         what was sent to a store lies there as something else (exit 6)
 └── UnavailableError         database or store cannot be reached or written (exit 7)
     ├── BusyError            another process is in the way for a moment; tried again before it is raised (exit 7)
     │   └── BlobGoingError   gc is deleting a blob that is wanted (exit 7)
@@ -91,6 +92,15 @@ class CorruptError(RegistryError):
 
 class MissingBlobError(CorruptError):
     """A blob that something names is not in the store."""
+
+
+class SpoiledError(CorruptError):
+    """What was sent to a store lies there as something else; `digests` are all that one push found so."""
+
+    def __init__(self, subject: str, *, expected: str, actual: str) -> None:
+        hint = "it did not arrive as it was sent: run the same command again, which sends it anew"
+        super().__init__(subject, expected=expected, actual=actual, hint=hint)
+        self.digests: tuple[str, ...] = (expected,)
 
 
 class UnavailableError(RegistryError):

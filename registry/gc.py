@@ -21,6 +21,7 @@ from sqlalchemy import exists, func, or_, select, update
 
 from registry import claims
 from registry.audit import note
+from registry.blobs import StoredBlob
 from registry.clock import now
 from registry.disk import FOLDER, make_folder, opened, reaching
 from registry.errors import ConflictError
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Select
     from sqlalchemy.orm import Session
 
-    from registry.blobs import BlobStore, StoredBlob
+    from registry.blobs import BlobStore
     from registry.claims import Claim, Claimant, Sized
     from registry.database import Database
     from registry.handle import Handle
@@ -117,6 +118,18 @@ def take_over(handle: Handle, digests: Sequence[str]) -> bool:
             return False
         late = claims.claim(handle.database, partial(claims.take_over, who=who, digests=digests))
         return bool(_delete(handle, who, late))
+
+
+def take_away(handle: Handle, digests: Sequence[str]) -> None:
+    """Delete blobs that lie in the store as something else, unless a row or a lease names them.
+
+    What a row names is some version's, or was; what is leased another push may have sent rightly since. Those stay: the
+    next push of them sends them anew, and reading finds them wrong till then.
+    """
+    with _run(handle, wait=False) as who:
+        if who is not None:
+            found = [StoredBlob(digest, handle.store.size(digest), 0.0) for digest in digests]
+            _delete(handle, who, claims.claim(handle.database, partial(claims.adopt, who=who, found=found)))
 
 
 def expired(moment: datetime) -> Select[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ from registry.claim import MARKER, check_owner, claim, take_over
 from registry.digests import hex_of
 from registry.disk import make_folder, reaching
 from registry.downloads import fetch, save
-from registry.errors import ConflictError, CorruptError, MissingBlobError, UnavailableError
+from registry.errors import ConflictError, CorruptError, MissingBlobError, SpoiledError, UnavailableError
 from registry.multiparts import abort_unfinished, unfinished
 from registry.partials import clear_partials, stale_partials
 from registry.probe import probe
@@ -107,8 +107,17 @@ class ObjectStore:
         """
         wanted = {file.digest: file for file in files}
         with ThreadPoolExecutor(_FILES_AT_ONCE) as threads:
-            for _ in threads.map(self._place, wanted.values()):
-                pass
+            tasks = [threads.submit(self._place, file) for file in wanted.values()]
+            try:
+                wait(tasks, return_when=FIRST_EXCEPTION)
+            finally:
+                threads.shutdown(wait=False, cancel_futures=True)
+        ended = [task for task in tasks if not task.cancelled()]
+        spoiled = [error for task in ended if isinstance(error := task.exception(), SpoiledError)]
+        for error in spoiled:
+            error.digests = tuple(one.expected for one in spoiled)
+        for task in ended:
+            task.result()
 
     def put_bytes(self, content: bytes) -> str:
         """Stages and places a small blob; returns its digest."""
@@ -225,9 +234,10 @@ class ObjectStore:
             return
         try:
             self.verify(file.digest)
-        except CorruptError as error:
-            error.hint = "it did not arrive as it was sent: run the same command again, which sends it anew"
+        except MissingBlobError:
             raise
+        except CorruptError as error:
+            raise SpoiledError(error.subject, expected=error.expected, actual=error.actual) from None
 
     def _check(self, digest: str, content: Content) -> Content:
         if content.digest != digest:

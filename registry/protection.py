@@ -10,8 +10,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from registry import leases
-from registry.errors import BlobGoingError, RegistryError
-from registry.gc import take_over
+from registry.errors import BlobGoingError, RegistryError, SpoiledError
+from registry.gc import take_away, take_over
 from registry.owners import owner_of
 
 if TYPE_CHECKING:
@@ -40,10 +40,12 @@ def protected(handle: Handle, folder: Path, digests: Sequence[str]) -> Iterator[
     try:
         with _beating(handle.database, lease):
             yield lease
-    except BaseException:
-        # Best effort: gc drops the lease of a process that is gone.
+    except BaseException as error:
+        # Best effort: gc drops the lease of a process that is gone, and takes what lies wrong in the store.
         with suppress(RegistryError):
             handle.database.write(lambda session: leases.release(session, lease))
+            if isinstance(error, SpoiledError):
+                take_away(handle, error.digests)
         raise
 
 

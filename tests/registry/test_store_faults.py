@@ -3,14 +3,19 @@
 Never a wrong byte, never a second version, whatever the network and a busy server do.
 """
 
+import hashlib
 import json
 
+import obstore
 import pytest
+from sqlalchemy import select
 
 from engine.errors import EngineError
 from registry import bucket as buckets
 from registry.disk import discard_tree
 from registry.errors import RegistryError
+from registry.models import Blob
+from registry.protection import protected
 from tests.faultproxy import FAULTS, proxying
 from tests.registries import make_adapter, open_registry
 
@@ -86,6 +91,22 @@ def outcome(action):
         assert error.exit_code in (1, 5, 6, 7), error
         return error
     return "done"
+
+
+def stored(world):
+    return {blob.digest for blob in world.registry._handle.store.list()}
+
+
+def weights_of(world):
+    content = (world.adapter / "adapter_model.safetensors").read_bytes()
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def spoil_one(world):
+    """The digest of a blob whose object now holds other bytes."""
+    digest, bucket = weights_of(world), world.registry._handle.store.bucket
+    obstore.put(bucket.client, f"sha256/{digest[7:9]}/{digest[7:]}", b"other")
+    return digest
 
 
 def sweep_push(worlds, tmp_path, fault, numbers=None):
@@ -171,6 +192,7 @@ class TestLastingFaults:
     def test_uploads_spoiled_on_the_way_are_refused_before_a_row_names_them(self, worlds, tmp_path):
         with worlds("spoiled") as world:
             world.push()
+            before = stored(world)
             other = make_adapter(tmp_path / "other", seed=9)
             world.proxy.spoil = lambda body: body[::-1]
             world.proxy.plan = lambda request: "spoiled-request" if request.method == "PUT" else None
@@ -181,6 +203,39 @@ class TestLastingFaults:
             assert "run the same command again" in result.hint
             world.proxy.clear()
             assert [info.ref for info in world.registry.list(all_versions=True)] == ["team/sql@1"]
+            assert stored(world) <= before
+            with world.registry._handle.database.reading() as session:
+                assert session.scalars(select(Blob.digest).where(Blob.state == "deleting")).all() == []
+
+    def test_what_a_version_names_stays_though_it_was_spoiled(self, worlds):
+        """P3: it is wrong until the next push of it, and never missing."""
+        with worlds("spoiled-again") as world:
+            world.push()
+            digest = spoil_one(world)
+            world.proxy.plan = lambda request: "spoiled-request" if request.method == "PUT" else None
+            world.proxy.spoil = lambda body: body[::-1]
+
+            assert outcome(world.push).exit_code == 6
+
+            world.proxy.clear()
+            assert digest in stored(world)
+            assert not world.push().created
+            assert world.registry.fsck().status == "pass"
+
+    def test_what_another_push_has_leased_stays(self, worlds):
+        with worlds("spoiled-leased") as world:
+            (world.home / "staging").mkdir()
+            handle, digest = world.registry._handle, weights_of(world)
+            world.proxy.spoil = lambda body: body[::-1]
+            world.proxy.plan = lambda request: (
+                "spoiled-request" if request.method == "PUT" and digest[7:] in request.path else None
+            )
+            with protected(handle, world.home / "staging" / "other.tmp", [digest]):
+                assert outcome(world.push).exit_code == 6
+                assert digest in stored(world)
+
+            assert outcome(world.push).exit_code == 6
+            assert digest not in stored(world)
 
     @pytest.mark.parametrize("fault", ["refused", "503", "forbidden", "cut", "spoiled"])
     def test_a_pull_leaves_nothing_and_goes_well_when_asked_again(self, worlds, tmp_path, fault):
