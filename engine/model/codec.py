@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from engine.model.places import resident
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -44,7 +46,7 @@ def codec_of(layer: nn.Module, name: str) -> Codec:
 
 
 def _read_plain(layer: nn.Module, name: str) -> Tensor:
-    W: Tensor = getattr(layer, name).detach()
+    W = resident(layer, name)
     return W.float() if W.dtype != torch.float32 else W.clone()
 
 

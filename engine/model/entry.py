@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from engine.model.caches import CacheGuard
+from engine.model.seat import outermost, seat_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,12 +26,12 @@ class Entry:
     def __init__(self, model: nn.Module, runs: Runs) -> None:
         self._model = model
         self._runs = runs
-        self._original: Callable[..., Any] = model.forward
+        self._original = outermost(model)
         self._guard = CacheGuard(self._original)
 
     def attach(self) -> None:
         """Let the model's calls come here; its signature stays what it was."""
-        self._model.forward = functools.wraps(self._original)(self._forward_function())
+        setattr(self._model, seat_of(self._model), functools.wraps(self._original)(self._forward_function()))
 
     def detach(self) -> None:
         """Give the model back the forward it had."""
@@ -64,7 +65,7 @@ class Entry:
 
 def restore_forward(module: nn.Module, original: Callable[..., Any]) -> None:
     """Give the module back the forward it had: its class's, or one that stood on the object."""
-    if getattr(original, "__func__", None) is type(module).forward:
+    if getattr(original, "__func__", None) is type(module).forward and seat_of(module) == "forward":
         del module.forward
     else:
-        module.forward = original
+        setattr(module, seat_of(module), original)

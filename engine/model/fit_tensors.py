@@ -16,6 +16,7 @@ from engine.format.patterns import Matcher
 from engine.model.kinds.parameter import PARAMETER, widths
 from engine.model.kinds.saved import SAVED
 from engine.model.part import Part
+from engine.model.places import resident
 from engine.model.seat import own_forward
 from engine.model.siting import is_called_by_parent
 
@@ -145,14 +146,12 @@ def _copy(name: str, role: str, facts: AdapterFacts, modules: Mapping[str, nn.Mo
         yield Finding("base-shape", "error", message, where=name, fix=fix)
     elif key.leaf not in owner._buffers and not tensor.dtype.is_floating_point:  # noqa: SLF001 - torch has no public way to tell
         yield Finding("own-kind", "error", f"{place}: the base's tensor is quantised ({tensor.dtype})", where=name)
-    elif role != "embedding" or not _is_base(facts, name, tensor):
+    elif role != "embedding" or not _is_base(facts, name, resident(owner, key.leaf)):
         yield callable_part(Part(place, SAVED.name, 0, 1.0, owner, {"copy": name}, key.leaf), modules)
 
 
 def _is_base(facts: AdapterFacts, name: str, tensor: torch.Tensor) -> bool:
     """Whether the file only repeats the base's numbers, as PEFT writes them for every targeted embedding."""
-    if tensor.is_meta:
-        return False
     with safe_open(facts.weights, framework="pt") as file:
         return torch.equal(file.get_tensor(name).to(tensor.device, tensor.dtype), tensor)
 

@@ -13,6 +13,7 @@ from engine.compat.finding import Finding
 from engine.errors import RefusedError
 from engine.model.codec import BITS4, codec_of
 from engine.model.kinds import KINDS
+from engine.model.places import is_offloaded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -125,6 +126,8 @@ class Merge:
         """
         paths = sorted({path for addition in self.additions for path in addition.parts})
         touched = [sites[path] for path in paths]
+        if away := [_offloaded(site) for site in touched if is_offloaded(site.module)]:
+            raise RefusedError(away)
         if not unshare and (shared := list(_shared(model, touched))):
             raise RefusedError(shared)
         report: dict[str, KeptShare] = {}
@@ -153,10 +156,10 @@ class Merge:
                 views = {name: view.to(device) for name, view in addition.image.views(site.path).items()}
                 values = ChainMap(changed, numbers)  # type: ignore[arg-type]  # only read
                 changed |= KINDS[part.kind].merged(site, values, views, part, addition.factor)
-        return {f"{site.path}.{name}": self._write(site, name, W, shared) for name, W in changed.items()}
+        return {f"{site.owner}.{name}": self._write(site, name, W, shared) for name, W in changed.items()}
 
     def _write(self, site: Site, name: str, W: Tensor, shared: Mapping[int, Sequence[str]]) -> KeptShare:
-        layer, place = site.module, f"{site.path}.{name}"
+        layer, place = site.module, f"{site.owner}.{name}"
         if not torch.isfinite(W).all():
             raise _refused("merge-nonfinite", f"{place}: the merged weight holds NaN or infinite numbers", place)
         codec = codec_of(layer, name)
@@ -191,10 +194,18 @@ def _shared(model: nn.Module, sites: Sequence[Site]) -> Iterator[Finding]:
     places = owners(model)
     for site in sites:
         for name, parameter in site.module.named_parameters(recurse=False):
-            others = [place for place in places[id(parameter)] if place != f"{site.path}.{name}"]
+            place = f"{site.owner}.{name}"
+            others = [other for other in places[id(parameter)] if other != place]
             if others:
-                message = f"{site.path}.{name} is also {', '.join(others)}: both would change; unshare=True parts them"
-                yield Finding("merge-shared", "error", message, where=f"{site.path}.{name}")
+                message = f"{place} is also {', '.join(others)}: both would change; unshare=True parts them"
+                yield Finding("merge-shared", "error", message, where=place)
+
+
+def _offloaded(site: Site) -> Finding:
+    message = (
+        f"{site.owner}: its weights wait on the host or a disk until it is called; merge before they are offloaded"
+    )
+    return Finding("merge-offloaded", "error", message, where=site.owner)
 
 
 def _hold(report: Mapping[str, KeptShare], *, lossy: bool) -> None:

@@ -45,6 +45,11 @@ class TensorSite(Site):
         self.caller, self.name = caller, name
 
     @property
+    def owner(self) -> str:
+        """The path of the module that holds the tensor."""
+        return self.path.removesuffix(self.leaf).removesuffix(".")
+
+    @property
     def tensor(self) -> Tensor:
         """The base's own, where and as it is now."""
         found: Tensor = getattr(self.module, self.leaf)

@@ -12,6 +12,7 @@ import torch
 from engine.errors import AlreadyLoadedError, BatchError, InUseError, MergedError, OptionError
 from engine.model.entry import Entry
 from engine.model.export import stored_tensors, write_adapter
+from engine.model.kinds.saved import refuse_clashes
 from engine.model.merging import Merge
 from engine.model.names import check_name
 from engine.model.residence import Residence, Room
@@ -296,6 +297,7 @@ class Runtime:
             factors = tuple(weights) if weights is not None else (1.0,) * len(wanted)
             if len(factors) != len(wanted) or not wanted:
                 raise OptionError(f"expected a weight for each of {len(wanted)} adapters, found {len(factors)}")
+            refuse_clashes({name: self._residence.get(name).parts for name in wanted})
             merge = Merge([self._residence.addition(*one) for one in zip(wanted, factors, strict=True)])
             report = merge.apply(self.model, self._residence.sites, unshare=unshare, lossy=lossy)
             self._merge = merge

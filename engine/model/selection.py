@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 from engine.errors import BatchError, OptionError, RuntimeStateError, SealedError
 from engine.kernels.plans import Whole
 from engine.model.batch import BatchPlan
+from engine.model.kinds.saved import refuse_clashes
 from engine.model.names import BASE
 from engine.model.runs import Runs, used_slots
 from engine.model.sealed import SealedPlan, SealedSwitch
@@ -44,6 +45,7 @@ class Selection:
             raise OptionError(f"activate: a name stands twice in {', '.join(names)}; use set_scale")
         if self._sealed is not None and len(names) > 1:
             raise SealedError(f"{len(names)} adapters at once ({', '.join(names)}), there is room for one per row")
+        refuse_clashes({name: self._residence.get(name).parts for name in names})
         self._residence.bring_all_in(names)
         self.active = tuple(names)
         self.apply()

@@ -52,6 +52,11 @@ class Site:
         self.numbers: Sequence[float]
         self.factor_numbers: Sequence[float]
 
+    @property
+    def owner(self) -> str:
+        """The path of the module."""
+        return self.path
+
     def sections(self, slot: int) -> dict[str, Tensor]:
         """The sections of one slot; those of its leaves, and computed from them, where it has some."""
         found = {name: stack[slot] for name, stack in self.stacks.items()}

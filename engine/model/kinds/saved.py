@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engine.compat.finding import Finding
+from engine.errors import RefusedError
 from engine.model.kinds.kind import Kind
 from engine.model.replaced import TensorSite, forward
 
@@ -46,6 +48,27 @@ def merged(
 ) -> dict[str, Tensor]:
     W, copy = values[part.leaf], views["copy"].float()
     return {part.leaf: copy.clone() if factor == 1 else W + factor * (copy - W)}
+
+
+def refuse_clashes(parts: Mapping[str, Sequence[Part]]) -> None:
+    """Raises RefusedError where several adapters, by name, that are to be on together copy the same tensor in full."""
+    owners: dict[str, list[str]] = {}
+    for name, own in parts.items():
+        for part in own:
+            if part.kind == SAVED.name:
+                owners.setdefault(part.path, []).append(name)
+    clashes = [
+        Finding(
+            "own-clash",
+            "error",
+            f"{path}: {' and '.join(names)} both have a copy of it; only one can be on",
+            where=path,
+        )
+        for path, names in owners.items()
+        if len(names) > 1
+    ]
+    if clashes:
+        raise RefusedError(clashes)
 
 
 def holds(_module: nn.Module) -> bool:

@@ -17,6 +17,7 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
+from engine.errors import BatchError, RefusedError
 from engine.model.runtime import Runtime
 from tests.engine.model.live import LLAMA, llama, lora_folder
 
@@ -247,3 +248,95 @@ def test_output_layer_saved_in_full_tied_or_not(tmp_path, tied):
     runtime, expected = _loaded(tmp_path, lambda: llama(tie_word_embeddings=tied), IDS, configs)
 
     _hold(runtime, expected, IDS)
+
+
+@pytest.mark.parametrize("case", ["experts", "attention", "copies"])
+def test_merged_tensors_give_what_active_ones_do_and_come_back(tmp_path, case):
+    make, x, config = {
+        "experts": (
+            mixtral,
+            IDS,
+            {"target_modules": ["q_proj"], "target_parameters": ["experts.gate_up_proj", "experts.down_proj"]},
+        ),
+        "attention": (lambda: Attention(batch_first=True).eval(), torch.randn(3, 4, 12), {"target_modules": ["mha"]}),
+        "copies": (classifier, IDS, {"target_modules": ["q_proj"], "modules_to_save": ["score", "norm"]}),
+    }[case]
+    runtime, expected = _loaded(tmp_path, make, x, [config])
+    before = {name: tensor.clone() for name, tensor in runtime.model.state_dict().items()}
+
+    runtime.merge("a0")
+    merged = _run(runtime.model, x)
+    runtime.unmerge()
+
+    torch.testing.assert_close(merged, expected["a0"], **CLOSE)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in runtime.model.state_dict().items())
+
+
+def test_a_scale_multiplies_what_is_added(tmp_path):
+    x = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0))
+    runtime, _ = _loaded(
+        tmp_path, lambda: Matrices().eval(), x, [{"target_modules": [], "target_parameters": ["matrix.W"]}]
+    )
+    tensors = runtime.state_dict("a0")
+    delta = 1.5 * tensors["base_model.model.matrix.lora_B.weight"] @ tensors["base_model.model.matrix.lora_A.weight"]
+    with torch.no_grad():
+        half = runtime.model.experts(x @ (runtime.model.matrix.W + 0.5 * delta).T)
+
+    runtime.activate("a0")
+    runtime.set_scale("a0", 0.5)
+
+    torch.testing.assert_close(_run(runtime, x), half, **CLOSE)
+
+
+def test_a_copy_is_whole_at_any_scale_and_off_at_zero(tmp_path):
+    config = {"target_modules": [], "target_parameters": ["matrix.W"], "modules_to_save": ["experts"]}
+    x = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0))
+    runtime, expected = _loaded(tmp_path, lambda: Matrices().eval(), x, [config])
+    copies = {name.rpartition(".")[2]: tensor for name, tensor in runtime.state_dict("a0").items() if "experts" in name}
+    own = Experts(transposed=False)
+    own.load_state_dict(copies)
+    runtime.activate("a0")
+
+    runtime.set_scale("a0", 1e-9)
+    tiny = _run(runtime, x)
+    runtime.set_scale("a0", 0.0)
+
+    with torch.no_grad():
+        torch.testing.assert_close(tiny, own(runtime.model.matrix(x)), **CLOSE)
+    assert torch.equal(_run(runtime, x), expected["__base__"])
+
+
+def test_copies_of_one_tensor_by_two_active_adapters_are_refused(tmp_path):
+    configs = [{"target_modules": ["q_proj"], "modules_to_save": ["score"]}] * 2
+    runtime, _ = _loaded(tmp_path, classifier, IDS, configs)
+    runtime.activate("a1")
+
+    with pytest.raises(RefusedError, match=r"score.weight: a0 and a1 both have a copy of it; only one can be on"):
+        runtime.activate(["a0", "a1"])
+
+    assert runtime.active == ("a1",)
+
+
+def test_rows_through_a_module_with_a_state_of_its_own_are_refused(tmp_path):
+    """GptOss keeps attention's sinks as a parameter of the module that also writes the cache of keys and values."""
+    config = {"target_modules": [], "target_parameters": ["router.weight"], "modules_to_save": ["self_attn"]}
+    runtime, expected = _loaded(tmp_path, gpt_oss, IDS, [config])
+
+    torch.testing.assert_close(_run(runtime, IDS, adapter_names=["a0"] * 3, use_cache=False), expected["a0"], **CLOSE)
+    with pytest.raises(BatchError, match="cannot run a batch of several adapters, its call takes a DynamicCache"):
+        _run(runtime, IDS, adapter_names=["a0"] * 3, use_cache=True)
+
+
+def test_factors_and_copies_that_do_not_fit_are_all_named(tmp_path):
+    folder = lora_folder(tmp_path / "a", Matrices(), target_modules=[], target_parameters=["matrix.W", "experts.up"])
+    model = Matrices(transposed=True)
+    model.matrix.W = nn.Parameter(torch.randn(10, 9))
+    model.experts.up = nn.Parameter(torch.randn(3, 10, 5))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    with pytest.raises(RefusedError) as refused:
+        Runtime(model).load("a", folder)
+
+    assert sorted(finding.where for finding in refused.value.findings) == ["experts.up", "matrix.W"]
+    assert "expected factors of (4, 9) and (10, 4), found (4, 8) and (10, 4)" in str(refused.value)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
