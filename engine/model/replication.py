@@ -16,6 +16,8 @@ from engine.model.clones import shallow_clone
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from engine.format.facts import AdapterFacts
+
 Ranges = tuple[tuple[int, int], ...]
 
 _BODIES = ("model", "bert", "transformer")
@@ -79,6 +81,21 @@ def plan_replication(model: nn.Module, ranges: Ranges) -> Replication:
     return Replication(
         ranges, owner, attribute, before, after, modules, tuple(_settings(model, owner, sources, len(before)))
     )
+
+
+def replication_for(
+    facts: AdapterFacts, model: nn.Module, present: Replication | None, *, fixed: bool
+) -> Replication | None:
+    """The repeated layers that an adapter asks for: the model's present ones, or those to come with it.
+
+    Raises RefusedError where they are others than the present ones and `fixed`, and as `plan_replication`.
+    """
+    ranges = (facts.config.lora and facts.config.lora.layer_replication) or None
+    if ranges == ranges_of(present):
+        return present
+    if fixed:
+        raise differing(ranges, ranges_of(present))
+    return plan_replication(model, ranges) if ranges else None
 
 
 def ranges_of(replication: Replication | None) -> Ranges | None:

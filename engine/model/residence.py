@@ -17,7 +17,7 @@ from engine.model.layout import joined_wants, make_layout
 from engine.model.leaves import Leaves
 from engine.model.merging import Addition
 from engine.model.places import device_of
-from engine.model.replication import Replication, differing, plan_replication, ranges_of
+from engine.model.replication import Replication, differing, ranges_of, replication_for
 from engine.model.siting import holder, make_site
 from engine.model.slots import Slots
 from engine.model.source import Source, changed, read_again
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from engine.format.facts import AdapterFacts
     from engine.model.image import Image
     from engine.model.layout import Layout, Want
     from engine.model.part import Part
@@ -85,7 +84,7 @@ class Residence:
         Raises RefusedError with all that does not fit, SealedError, UnreadableError, OutOfRoomError.
         """
         facts = read_adapter(path)
-        replication = self._replication_for(facts)
+        replication = replication_for(facts, self._model, self.replication, fixed=bool(self.loaded))
         modules = replication.modules if replication else self.modules
         parts = fit(facts, modules)
         refuse_ranks(parts, self._room.target_rank)
@@ -328,16 +327,6 @@ class Residence:
         if mark != loaded.source.mark:
             raise changed(loaded.source)
         return image
-
-    def _replication_for(self, facts: AdapterFacts) -> Replication | None:
-        """The repeated layers that the adapter asks for: the model's present ones, or those to come with it."""
-        ranges = (facts.config.lora and facts.config.lora.layer_replication) or None
-        present = ranges_of(self.replication)
-        if ranges == present:
-            return self.replication
-        if self.loaded:
-            raise differing(ranges, present)
-        return plan_replication(self._model, ranges) if ranges else None
 
     def _refuse_replication(self, staged: Staged) -> None:
         if staged.replication is not self.replication:
