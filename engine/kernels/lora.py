@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from engine.kernels.plans import Plan
 
 
+_MANY = 64
+"""Runs of slots whose views a module keeps."""
+
+
 class Factors:
     """A module's factors in every slot: A (slots, r, in), B (slots, out, r), and the scale of each slot, as numbers for
     code that runs and as a tensor (slots,) for code that is compiled.
@@ -28,7 +32,7 @@ class Factors:
     `ranks` are the slots' own ranks, up to which their factors are not zero; without them, r for all.
     """
 
-    __slots__ = ("A", "B", "_pairs", "dtype", "numbers", "ranks", "scales")
+    __slots__ = ("A", "B", "_pairs", "_sides", "dtype", "numbers", "ranks", "scales")
 
     def __init__(
         self, A: Tensor, B: Tensor, scales: Tensor, numbers: Sequence[float], ranks: Sequence[int] | None = None
@@ -40,6 +44,7 @@ class Factors:
         self.ranks = ranks if ranks is not None else (A.shape[1],) * A.shape[0]
         self.dtype = A.dtype
         self._pairs: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._sides: dict[tuple[int, int, int], tuple[Tensor, Tensor, Tensor]] = {}
 
     def pair(self, slot: int) -> tuple[Tensor, Tensor]:
         """Aᵀ (in, own rank) and Bᵀ (own rank, out) of one slot: views that are made once."""
@@ -53,9 +58,11 @@ class Factors:
         """Aᵀ, Bᵀ and scales of the plan's slots, up to the largest of their ranks: views that are made once."""
         slots = slice(plan.low, plan.high)
         rank = max(self.ranks[slots])
-        found = plan.views.get((self, rank))
+        found = self._sides.get((plan.low, plan.high, rank))
         if found is None:
-            found = plan.views[self, rank] = (
+            if len(self._sides) >= _MANY:
+                self._sides.clear()
+            found = self._sides[plan.low, plan.high, rank] = (
                 self.A[slots, :rank].transpose(1, 2),
                 self.B[slots, :, :rank].transpose(1, 2),
                 self.scales[slots, None, None],

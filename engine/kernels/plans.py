@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,9 +45,6 @@ class Padded:
     take: Tensor
     give: Tensor | None
     to: Tensor | None
-    views: dict[tuple[object, int], tuple[Tensor, Tensor, Tensor]] = field(
-        default_factory=dict, compare=False, repr=False
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -70,11 +71,17 @@ class BatchPlan:
 
     def _make(self, first: int, count: int, device: torch.device, path: str) -> Plan:
         self._repeats(first, path)
-        with torch.inference_mode(mode=False):  # a later call of the same batch may follow gradients
-            return rows_plan(self.rows, count // (len(self.rows) or 1), device)
+        return _planned(self.rows, count // (len(self.rows) or 1), device)
 
     def _repeats(self, first: int, path: str) -> int:
         repeats, rest = divmod(first, len(self.rows) or 1)
         if rest or (first and not self.rows):
             raise BatchError(f"{path}: got {first} rows, expected a multiple of the batch's {len(self.rows)}")
         return repeats
+
+
+@lru_cache(maxsize=64)
+def _planned(rows: tuple[int, ...], per_row: int, device: torch.device) -> Plan:
+    """The plan of such rows, which a loop over steps asks for again and again."""
+    with torch.inference_mode(mode=False):  # a later call may follow gradients
+        return rows_plan(rows, per_row, device)
