@@ -98,6 +98,14 @@ ROWS = (
         "s3 or objects",
     ),
     Sabotage(
+        "a store is believed to compare sums",
+        "registry/checkedparts.py",
+        "        if upload.compares():",
+        "        if True:",
+        f"{REGISTRY}/test_checkedparts.py",
+        "does_not_compare",
+    ),
+    Sabotage(
         "gc has no grace",
         "registry/gc.py",
         "expired(now(session) - grace)",
