@@ -19,10 +19,11 @@ from tests import statements  # noqa: F401 (it listens to every engine)
 from tests.buckets import CREDENTIALS, make_bucket, serving, store_url
 from tests.factories import make_settings
 from tests.postgres import Databases, fill
+from tests.prepared import Prepared
 from tests.registries import open_registry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from registry.api import Registry
 
@@ -161,3 +162,20 @@ def registry(database_url: str, tmp_path: Path) -> Iterator[Registry]:
     opened = open_registry(tmp_path / "home", database_url)
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def states(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """The registries that this process has made for more than one test."""
+    return Prepared(tmp_path_factory.mktemp("prepared"), sqlite_template)
+
+
+@pytest.fixture
+def prepared(registry: Registry, states: Prepared, database_url: str, tmp_path: Path) -> Callable[..., Registry]:
+    """Call it with `build(registry, folder)` before anything else: `registry` holds that, and `tmp_path` its folders."""
+
+    def bring(build: Callable[[Registry, Path], object]) -> Registry:
+        states.bring(build, tmp_path, database_url)
+        return registry
+
+    return bring

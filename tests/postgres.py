@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -46,7 +47,7 @@ class Databases:
         self._server = server
         self._free: list[str] = []
         self._shape = ""
-        self._rows: dict[str, str] = {}
+        self._content: Content | None = None
 
     @contextmanager
     def catalog(self) -> Iterator[str]:
@@ -69,13 +70,11 @@ class Databases:
     def _copy(self) -> str:
         name = f"test_{os.getpid()}_{next(_numbers)}"
         copy(self._server, name)
-        if not self._rows:
-            with _connected(named(self._server, name)) as connection:
+        if self._content is None:
+            url = named(self._server, name)
+            self._content = content_of(url)
+            with _connected(url) as connection:
                 self._shape = _one(connection, _SHAPE)
-                self._rows = {
-                    table: _one(connection, f"SELECT coalesce(json_agg({table}), '[]')::text FROM {table}")
-                    for table in _tables(connection)
-                }
         return name
 
     def _emptied(self, name: str) -> bool:
@@ -86,13 +85,51 @@ class Databases:
             connection.execute(f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE {others}")
             if _one(connection, _SHAPE) != self._shape:
                 return False
-            connection.execute(f"TRUNCATE {', '.join(self._rows)} RESTART IDENTITY")
-            for table, rows in self._rows.items():
-                if rows != "[]":
-                    connection.execute(
-                        f"INSERT INTO {table} SELECT * FROM json_populate_recordset(NULL::{table}, %s)", [rows]
-                    )
+            assert self._content is not None
+            _give(connection, self._content)
         return True
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """All rows of a database as JSON by table, and the last number of each sequence that gave one."""
+
+    rows: dict[str, str]
+    numbers: dict[str, int]
+
+    def moved(self, old: str, new: str) -> Content:
+        """It, with another folder in every path."""
+        return replace(self, rows={table: rows.replace(f"{old}/", f"{new}/") for table, rows in self.rows.items()})
+
+
+def content_of(url: str) -> Content:
+    """What a database holds."""
+    with _connected(url) as connection:
+        rows = {
+            table: _one(connection, f"SELECT coalesce(json_agg({table}), '[]')::text FROM {table}")
+            for table in _tables(connection)
+        }
+        numbers = connection.execute("SELECT sequencename, last_value FROM pg_sequences WHERE schemaname = 'public'")
+        return Content(rows, {name: last for name, last in numbers if last is not None})
+
+
+def give(url: str, content: Content) -> None:
+    """Makes a database with the same schema hold this and nothing else."""
+    with _connected(url) as connection:
+        _give(connection, content)
+
+
+def _give(connection: psycopg.Connection, content: Content) -> None:
+    with connection.transaction():
+        # Rows that were consistent where they come from are taken in any order, and no trigger acts on them again.
+        connection.execute("SET LOCAL session_replication_role = replica")
+        connection.execute(f"TRUNCATE {', '.join(content.rows)} RESTART IDENTITY")
+        for table, rows in content.rows.items():
+            if rows != "[]":
+                taken = f"SELECT * FROM json_populate_recordset(NULL::{table}, %s)"
+                connection.execute(f"INSERT INTO {table} OVERRIDING SYSTEM VALUE {taken}", [rows])
+        for name, last in content.numbers.items():
+            connection.execute("SELECT setval(%s, %s)", [name, last])
 
 
 def fill(server: str) -> None:

@@ -36,14 +36,17 @@ def other_base(folder, **shapes):
 
 
 @pytest.fixture
-def fleet(registry, tmp_path):
+def fleet(prepared):
+    return prepared(launch)
+
+
+def launch(registry, tmp_path):
     """Three adapters on team/base: q and up, q alone, up alone; and one on another base."""
     registry.add_base(make_base(tmp_path / "base"), names=["team/base"])
     registry.push(make_adapter(tmp_path / "both"), "team/both", aliases=["prod"])
     registry.push(make_adapter(tmp_path / "q", tensors=only(Q, 4, 6), target_modules=["q_proj"]), "team/q")
     registry.push(make_adapter(tmp_path / "up", tensors=only(UP, 4, 8), target_modules=["up_proj"]), "team/up")
     registry.push(make_adapter(tmp_path / "far", 9, base_model_name_or_path="far/base"), "team/far")
-    return registry
 
 
 def test_adapters_of_a_changed_layer_break_and_the_others_do_not(fleet, tmp_path):

@@ -97,7 +97,11 @@ def everything(registry):
 
 
 @pytest.fixture
-def grown(registry, tmp_path):
+def grown(prepared):
+    return prepared(grow)
+
+
+def grow(registry, tmp_path):
     """Two lines of fine-tunes, a merge, a conversion, an edge added later, a known base, one deleted, one freed."""
     registry.add_base(make_base(tmp_path / "base"), names=["team/base"])
     registry.push(make_adapter(tmp_path / "a1", 1), "team/a", message="first", tags={"k": "v"}, aliases=["prod"])
@@ -112,7 +116,6 @@ def grown(registry, tmp_path):
     registry.gc(grace="0")
     registry.push(make_adapter(tmp_path / "a3", 7), "team/a")
     registry.remove("team/a@3")
-    return registry
 
 
 def test_a_lost_catalog_is_made_again(grown):

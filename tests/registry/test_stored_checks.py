@@ -121,12 +121,15 @@ def test_facts_of_another_schema_are_not_read(tmp_path):
 
 
 @pytest.fixture
-def filled(registry, tmp_path):
+def filled(prepared):
+    return prepared(fill)
+
+
+def fill(registry, tmp_path):
     registry.add_base(make_base(tmp_path / "base"), names=["team/base"])
     for n in range(3):
         registry.push(make_adapter(tmp_path / f"a{n}", n, revision="0" * 40), f"team/a{n}")
     registry.push(make_adapter(tmp_path / "dora", **ADAPTERS["dora"]), "team/dora")
-    return registry
 
 
 def answers(registry) -> list[tuple[int, str, str]]:

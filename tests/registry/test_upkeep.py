@@ -15,10 +15,13 @@ from tests.registries import factors, make_adapter
 
 
 @pytest.fixture
-def pushed(registry, tmp_path):
+def pushed(prepared):
+    return prepared(push_two)
+
+
+def push_two(registry, tmp_path):
     registry.push(make_adapter(tmp_path / "a"), "team/sql", aliases=["prod"])
     registry.push(make_adapter(tmp_path / "b", seed=1), "team/sql")
-    return registry
 
 
 def blob_path(registry, digest):

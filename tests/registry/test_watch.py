@@ -20,25 +20,24 @@ from tests.registries import make_adapter, open_registry
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def each(registry, tmp_path):
-    """team/sql with three versions, prod at the first; on each database."""
+def push_three(registry, tmp_path):
+    """team/sql with three versions, prod at the first."""
     for seed in (1, 2, 3):
         registry.push(make_adapter(tmp_path / str(seed), seed), "team/sql")
     registry.set_alias("team/sql@1", "prod")
-    return registry
 
 
 @pytest.fixture
-def team(sqlite_template, tmp_path):
-    """The same on SQLite alone, for what asks no other question of a database."""
-    home = tmp_path / "home"
-    home.mkdir()
-    (home / "catalog.db").write_bytes(Path(sqlite_template).read_bytes())
-    opened = open_registry(home)
-    for seed in (1, 2, 3):
-        opened.push(make_adapter(tmp_path / str(seed), seed), "team/sql")
-    opened.set_alias("team/sql@1", "prod")
+def each(prepared):
+    """It on each database."""
+    return prepared(push_three)
+
+
+@pytest.fixture
+def team(states, tmp_path):
+    """It on SQLite alone, for what asks no other question of a database."""
+    states.bring(push_three, tmp_path, "sqlite:")
+    opened = open_registry(tmp_path / "home")
     yield opened
     opened.close()
 
