@@ -186,10 +186,15 @@ def merged(
 
 
 def _delta(conv: _ConvNd, views: Mapping[str, Tensor], part: Part) -> Tensor:
-    """B·A (out, in, *kernel). Raises RefusedError with groups, which A crosses and the base's weight does not."""
+    """B·A (out, in, *kernel). Raises RefusedError where no weight of the base's computes what A and B do."""
+    reason = None
     if conv.groups > 1:
-        message = f"{part.path}: ΔW crosses the {conv.groups} groups of the convolution; leave the adapter unmerged"
-        raise RefusedError([Finding("merge-groups", "error", message, where=part.path)])
+        reason = f"ΔW crosses the {conv.groups} groups of the convolution"
+    elif conv.padding_mode != "zeros" and any(size > 1 for size in conv.kernel_size):
+        reason = f"the base pads with {conv.padding_mode} values and A with zeros"
+    if reason:
+        message = f"{part.path}: {reason}, so that no merged weight does the same; leave the adapter unmerged"
+        raise RefusedError([Finding("merge-convolution", "error", message, where=part.path)])
     A, B = views["A"][0, : part.rank].float(), views["B"][:, : part.rank].float()
     return (B @ A.flatten(1)).view(conv.out_channels, *A.shape[1:])
 

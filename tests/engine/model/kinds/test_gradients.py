@@ -9,7 +9,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from engine.errors import InUseError
 from engine.model.runtime import Runtime
 from tests.engine.model.kinds import oracle
-from tests.engine.model.kinds.test_kinds import CASES, INPUTS
+from tests.engine.model.kinds.cases import CASES, INPUTS
 
 _OTHER = {"tokens": 1}
 """A token that comes twice: PEFT gives both of its rows the gradient of the one that counts."""
