@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,7 +25,6 @@ from engine.model.switch import Switch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from torch import Tensor, nn
 
@@ -86,7 +86,7 @@ class Runtime:
         with self._lock:
             return status_of(self._residence, active=self.active, merged=self.merged, enabled=self.enabled)
 
-    def load(self, name: str, path: Path | Staged, *, pinned: bool = False, replace: bool = False) -> None:
+    def load(self, name: str, path: Path | str | Staged, *, pinned: bool = False, replace: bool = False) -> None:
         """Read the adapter in the folder `path`, hold it against the model and take it in under `name`.
 
         `pinned` keeps it in a slot. A name that is loaded already is an AlreadyLoadedError, unless `replace`, which
@@ -108,14 +108,14 @@ class Runtime:
             else:
                 raise AlreadyLoadedError(name)
 
-    def prepare(self, path: Path) -> Staged:
+    def prepare(self, path: Path | str) -> Staged:
         """Read the adapter in the folder and look at everything of it, ready for `load` or `swap` in one copy.
 
         Changes nothing; other threads go on meanwhile. Raises RefusedError with everything that does not fit.
         """
-        return self._residence.stage(path)
+        return self._residence.stage(Path(path))
 
-    def swap(self, name: str, path: Path | Staged) -> Swapped:
+    def swap(self, name: str, path: Path | str | Staged) -> Swapped:
         """Put the adapter in the folder in place of the one loaded under `name`, at once for all that begins after.
 
         Batches that run keep the former numbers to their end; every other adapter keeps its bits; the name keeps its
@@ -157,13 +157,13 @@ class Runtime:
         with self._lock:
             return self._stored(name)
 
-    def save(self, name: str, folder: Path) -> None:
+    def save(self, name: str, folder: Path | str) -> None:
         """Write the adapter as PEFT stores it into a new folder, as it is in memory: at its own ranks, without the
         factor of `set_scale`. Raises UnknownAdapterError, SourceGoneError, DestinationError.
         """
         with self._lock:
             tensors, loaded = self._stored(name), self._residence.get(name)
-        write_adapter(loaded, tensors, folder)
+        write_adapter(loaded, tensors, Path(folder))
 
     def _stored(self, name: str) -> dict[str, Tensor]:
         residence = self._residence
