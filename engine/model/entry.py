@@ -50,8 +50,10 @@ class Entry:
     def run(self, call: Callable[..., Any], *args: Any, **inputs: Any) -> Any:
         """Call the model, compiled or not, on slots that nobody writes into meanwhile.
 
-        Raises StaleCacheError where its cache was filled under other adapters.
+        Raises StaleCacheError where its cache was filled under other adapters, RuntimeStateError where the model was
+        moved away from them.
         """
+        self._runs.refuse_moved()
         with self._runs.current() as plan:
             cache = self._guard.given(args, inputs)
             if cache is not None:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from engine.model.caches import BASE_ROWS
+from engine.model.moving import refuse_moved
 
 if TYPE_CHECKING:
     import threading
@@ -28,6 +29,10 @@ class Runs:
         self._switch = switch
         self._residence = residence
         self.exclusive = False
+
+    def refuse_moved(self) -> None:
+        """Raises RuntimeStateError where the model left the device of its adapters."""
+        refuse_moved(self._residence.arena, self._residence.sites)
 
     @contextmanager
     def current(self) -> Iterator[BatchPlan | None]:

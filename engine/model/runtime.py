@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from engine.errors import AlreadyLoadedError, BatchError, InUseError, MergedError, OptionError
+from engine.errors import AlreadyLoadedError, BatchError, InUseError, MergedError, OptionError, SealedError
 from engine.model.entry import Entry
 from engine.model.export import stored_tensors, write_adapter
 from engine.model.kinds.saved import refuse_clashes
 from engine.model.merging import Merge
+from engine.model.moving import follow
 from engine.model.names import check_name
 from engine.model.residence import Residence, Room
 from engine.model.rows import check_generation, check_rows
@@ -168,6 +169,18 @@ class Runtime:
     def _stored(self, name: str) -> dict[str, Tensor]:
         residence = self._residence
         return stored_tensors(residence.get(name), residence.image(name), residence.modules)
+
+    def follow(self) -> None:
+        """After `model.to(device)`: take the adapters to where the modules compute now. `model.to(dtype)` needs
+        nothing: factors keep their dtype, results are rounded to the layers'.
+
+        Raises InUseError, OutOfRoomError, SealedError, MergedError.
+        """
+        with self._lock:
+            self._refuse_merged("cannot follow the model")
+            if self._residence.sealed:
+                raise SealedError("the model was moved")
+            follow(self._residence)
 
     def pin(self, name: str) -> None:
         """Keep the adapter in a slot and its image on the host, whatever else is named."""
