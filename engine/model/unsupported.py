@@ -53,7 +53,7 @@ def _changed_base(init: str) -> Finding:
         advice = "train it on the base as it is, without LoftQ"
         fix = None
     else:
-        fix = "adapters convert REF --for peft --initial INITIAL"
+        fix = "adapters convert REF --for vllm --initial INITIAL"
         advice = f"{fix} makes plain LoRA of it, with INITIAL the adapter as it was before training"
     message = f"init_lora_weights {init!r:.80} changed the base it was trained on, which the model's is not; {advice}"
     return Finding("init-changed-base", "error", message, where="init_lora_weights", fix=fix)
