@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The tests start thousands of processes of ours: where this is set, each would compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test lint types imports action pytest bench test-faults test-engines sabotage wheel clean
 .DEFAULT_GOAL := test
