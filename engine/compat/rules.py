@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from engine.compat import (
+    bodies,
     coverage,
     fit,
     licence_rules,
@@ -34,6 +35,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("value-nonfinite", "error", "A tensor holds NaN or Inf.", "values", numbers.nonfinite),
     Rule("base-module-absent", "error", "The base has no module of that name.", "base", fit.absent),
+    Rule("base-prefix", "error", "Modules lie below another name than the base's.", "base", bodies.misplaced),
     Rule("base-shape", "error", "The factors of a module do not fit the base's weight.", "base", fit.shape),
     Rule("base-copy-shape", "error", "A full tensor has another shape than the base's.", "base", fit.copies),
     Rule("token-rows", "error", "A token's replaced row is missing or one too many.", "tensors", vocabulary.token_rows),

@@ -83,6 +83,7 @@ DAMAGE = {
     "shape-extra": ({"config": _with(use_dora=True), "weights": _damaged(**{f"{P}self_attn.q_proj.lora_magnitude_vector": _ones(5), f"{P}mlp.up_proj.lora_magnitude_vector": _ones(8)})}, f"{P}self_attn.q_proj.lora_magnitude_vector", "expected 6 numbers"),
     "value-nonfinite": ({"weights": _damaged(**{Q_A: _nan()})}, Q_A, "found 2 NaN or Inf among 8"),
     "base-module-absent": ({"shapes": {name: shape for name, shape in BASE.items() if "up_proj" not in name}}, "model.layers.0.mlp.up_proj", "the base has no module of this name"),
+    "base-prefix": ({"architectures": ["LlamaForCausalLM"], "weights": {name.replace("model.model.", "model.model.model.", 1): value for name, value in tensors().items()}}, "model.model.layers.0.mlp.up_proj", "2 of 2 modules are not below model., where the base's class has its layers (LlamaForCausalLM)"),
     "base-shape": ({"shapes": {**BASE, "model.layers.0.mlp.up_proj.weight": (8, 5)}}, UP_A, "fit a weight of shape (8, 4), the base's is (8, 5)"),
     "base-copy-shape": ({"config": _with(bias="all"), "shapes": {**BASE, "model.norm.bias": (4,)}, "weights": _damaged(**{"base_model.model.model.norm.bias": _ones(5)})}, "base_model.model.model.norm.bias", "expected (4) as in the base, found (5)"),
     "unsafe-megatron-config": ({"config": _with(megatron_config={"a": 1})}, "megatron_config", "expected null"),
