@@ -15,6 +15,8 @@ SCRIPTS = (
     "merge_llama.py",
     "merge_methods.py",
     "catalog.py",
+    "engine_plans.py",
+    "engine_batches.py",
 )
 
 

@@ -17,18 +17,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`long`: tokens a row from which every run of rows is multiplied where it lies. `waste`: places a token up to
-    which tokens are padded to slots side by side. `apart`: runs a slot up to which sorting the tokens does not pay.
+    """`long`: tokens a row from which every run of rows is multiplied where it lies. `empty`: places without a token
+    for each row of the batch, up to which tokens are padded to slots side by side. `apart`: runs a slot up to which
+    sorting the tokens does not pay.
 
     Measured by `benchmarks/engine_plans.py` on a CPU (benchmarks/RESULTS.md).
     """
 
     long: int
-    waste: float
+    empty: float
     apart: float
 
 
-MEASURED = Limits(long=8, waste=2.5, apart=1.5)
+MEASURED = Limits(long=8, empty=2.5, apart=1.5)
 
 
 def rows_plan(rows: Sequence[int], per_row: int, device: torch.device, limits: Limits = MEASURED) -> Plan:
@@ -39,7 +40,7 @@ def rows_plan(rows: Sequence[int], per_row: int, device: torch.device, limits: L
     if not used or per_row >= limits.long:
         return in_place(rows, per_row)
     places = (used[-1] + 1 - used[0]) * max(rows.count(slot) for slot in used)
-    if places <= limits.waste * len(rows):
+    if (places - len(rows)) * per_row <= limits.empty * len(rows):
         return padded(rows, per_row, device)
     runs = in_place(rows, per_row)
     return runs if len(runs.bounds) <= limits.apart * len(used) else ordered(rows, per_row, device)

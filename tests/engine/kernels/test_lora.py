@@ -221,3 +221,17 @@ def test_a_broken_kernel_fails_these_tolerances(plan):
 
     with pytest.raises(AssertionError):
         assert_near(found, by_loop(y, x, made, rows, 1), 130)
+
+
+def test_the_rule_takes_what_measured_fastest():
+    """The cases of benchmarks/RESULTS.md whose fastest way is clear, and slots far from one another."""
+    cases = {
+        (1, 1, 1, 1): Whole,
+        tuple(range(1, 9)): Padded,
+        (1, 1, 1, 2, 2, 3, 4, 5): Padded,
+        (1, 30, 1, 30, 7, 7, 1, 30): Segments,
+    }
+    assert {rows: type(rows_plan(rows, 1, CPU)) for rows in cases} == cases
+    assert rows_plan((1, 2, 3, 1), 32, CPU) == in_place((1, 2, 3, 1), 32)
+    assert rows_plan((1, 30, 1, 30, 7, 7, 1, 30), 1, CPU).order is not None
+    assert rows_plan((1, 1, 9, 9, 30), 1, CPU).order is None
