@@ -173,14 +173,24 @@ def test_gradients_of_the_input_are_those_of_the_loop(plan):
     made = factors(shape)
     y, x = batch(rows, 1, shape)
     x.requires_grad_()
-    ours, weights = (y * 1.0).requires_grad_(), torch.arange(17.0)
-    (add_lora(ours * 1.0, x, made, plan(rows, 1, CPU)) @ weights).sum().backward()
+    ours, weights = (y * 1.0).requires_grad_(), torch.arange(17.0)  # a leaf, which must not be changed in place
+    (add_lora(ours, x, made, plan(rows, 1, CPU)) @ weights).sum().backward()
     found, x.grad = x.grad, None
 
     (by_loop(y, x, made, rows, 1) @ weights.double()).sum().backward()
 
     torch.testing.assert_close(found, x.grad, rtol=1e-4, atol=1e-2)
     assert torch.equal(ours.grad, weights.expand(5, 17))
+
+
+def test_gradients_pass_an_adapter_for_all_tokens():
+    made, ours = factors((3, 33, 17)), torch.zeros(2, 17, requires_grad=True)
+    x = torch.ones(2, 33, requires_grad=True)
+    add_lora(ours, x, made, Whole((2,), (1.0,))).sum().backward()
+
+    expected = made.numbers[2] * (made.B[2].double().sum(0) @ made.A[2].double()).expand(2, 33)
+    torch.testing.assert_close(x.grad.double(), expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(ours.grad, torch.ones(2, 17))
 
 
 def test_the_halves_are_the_whole():
