@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engine.compat.engines.own import TYPES, VARIANTS
 from engine.compat.finding import Finding
 from engine.format.settings import CHANGING_INITS
 
@@ -11,20 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from engine.format.facts import AdapterFacts
-
-TYPES = ("LORA", "ADALORA", "IA3", "TRAINABLE_TOKENS")
-"""The peft_types that run."""
-
-_VARIANTS = {
-    "kasa_config": "KaSA",
-    "velora_config": "VeLoRA",
-    "monteclora_config": "MonteCLoRA",
-    "use_bdlora": "BD-LoRA",
-    "use_qalora": "QA-LoRA",
-    "alora_invocation_tokens": "activated LoRA",
-    "arrow_config": "Arrow",
-}
-"""Settings that make something else of the factors, by the name of the method."""
 
 
 def unsupported(facts: AdapterFacts) -> Iterator[Finding]:
@@ -35,7 +22,7 @@ def unsupported(facts: AdapterFacts) -> Iterator[Finding]:
     lora = facts.config.lora
     if lora is None:
         return
-    for key, name in _VARIANTS.items():
+    for key, name in VARIANTS.items():
         if getattr(lora, key):
             yield Finding("own-variant", "error", f"{key}: {name} is not run here", where=key)
     init = lora.init_lora_weights

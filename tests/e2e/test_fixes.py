@@ -84,6 +84,7 @@ FIXES = {
     "ollama-scaling": ("ollama", RSLORA, None),
     "ollama-alpha": ("ollama", {"lora_alpha": 2.5}, None),
     "ollama-initialisation": ("ollama", PISSA, None),
+    "own-initialisation": ("own", PISSA, None),
     "tensor-prefix": (None, {}, BARE),
     "tensor-unmatched": (None, {"target_modules": [*QKV, "embed_tokens"]}, renamed("embedding_A", "embedding_A.default")),
     "pair-incomplete": (None, {"target_modules": [*QKV, "embed_tokens"]}, renamed("embedding_A", "embedding_A.default")),

@@ -102,6 +102,7 @@ REWRITES: tuple[Rewrite, ...] = (
                 "diffusers-initialisation",
                 "llamacpp-initialisation",
                 "ollama-initialisation",
+                "own-initialisation",
             }
         ),
         _initial,

@@ -144,7 +144,11 @@ BOTH = {
     "embedding-copy": ({"weights": {**SOUND, **COPY}}, next(iter(COPY))),
 }
 TRIPS |= {f"{name}-{rule}": (name, *trip) for name in ("llamacpp", "ollama") for rule, trip in BOTH.items()}
-TRIPS["own-type"] = ("own", {}, "peft_type")
+TRIPS |= {
+    "own-type": ("own", {"config": {"peft_type": "LOHA"}}, "peft_type"),
+    "own-variant": ("own", ALORA, "alora_invocation_tokens"),
+    "own-initialisation": ("own", PISSA, "init_lora_weights"),
+}
 
 
 def _findings(folder, text, changes):
@@ -188,10 +192,11 @@ def test_the_rule_fires_on_what_it_is_for(tmp_path, rule):
         "peft@0.10.0",
         "llama.cpp",
         "ollama",
+        "own",
     ],
 )
 def test_a_sound_adapter_loads_everywhere(tmp_path, text):
-    """So for each rule there is an adapter that does not trip it; `own` runs nothing yet."""
+    """So for each rule there is an adapter that does not trip it."""
     assert _findings(tmp_path / "a", text, {}) == ()
 
 
