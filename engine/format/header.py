@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from engine.errors import HeaderError
@@ -46,6 +47,9 @@ BITS = {
     "U64": 64,
 }
 """Bits per element of every dtype that safetensors 0.8.0 knows."""
+
+_SMALL = 2**20
+"""Bytes of a header up to which the last ones read are remembered: adapters trained alike have the same."""
 
 _USIZE = 2**64  # the library counts in 64-bit unsigned integers and checks every product
 
@@ -122,6 +126,10 @@ def _header_length(first: bytes, file_size: int) -> int:
 
 
 def _parse(text: bytes, length: int, file_size: int) -> Header:
+    return (_remembered if length <= _SMALL else _parsed)(text, length, file_size)
+
+
+def _parsed(text: bytes, length: int, file_size: int) -> Header:
     if len(text) < length:
         raise Broken("header-past-end", f"the header needs {length} bytes, {len(text)} are there")
     entries, metadata = parse_entries(text, BITS)
@@ -129,6 +137,9 @@ def _parse(text: bytes, length: int, file_size: int) -> Header:
     ordered = sorted(entries, key=lambda info: (info.start, info.end, info.name))
     _check_layout(ordered, file_size - offset)
     return Header({info.name: info for info in ordered}, offset, file_size, metadata)
+
+
+_remembered = lru_cache(maxsize=8)(_parsed)
 
 
 def _check_layout(ordered: Iterable[TensorInfo], data_size: int) -> None:

@@ -9,11 +9,13 @@ from engine.errors import HeaderError
 from engine.format.header import open_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from engine.format.tensors import Header, TensorInfo
 
+_VECTOR = 512
+"""Buffers per call; systems take 1,024 at least."""
 BLOCK = 2**20  # bytes looked at together, so that the second look finds them in the cache
 
 
@@ -50,9 +52,18 @@ class TensorFile:
         """All bytes of the tensor; overwritten by the next read."""
         return self._read(info.start, info.size)
 
-    def read_into(self, view: memoryview) -> None:
-        """Fill `view` with the bytes from the first tensor's on."""
-        self._fill(view, 0)
+    def scatter(self, views: Sequence[memoryview]) -> None:
+        """Fill the views, one after the other, with the bytes from the first tensor's on."""
+        position = 0
+        for first in range(0, len(views), _VECTOR):
+            some = views[first : first + _VECTOR]
+            wanted = sum(map(len, some))
+            if os.preadv(self._descriptor, some, self._header.data_offset + position) == wanted:
+                position += wanted
+                continue
+            for view in some:  # the call may stop early; then view by view
+                self._fill(view, position)
+                position += len(view)
 
     def _read(self, start: int, size: int) -> memoryview:
         if len(self._buffer) < size:

@@ -12,7 +12,9 @@ from engine.compat.finding import Finding
 from engine.errors import RefusedError
 from engine.model.kinds import KINDS
 from engine.model.room import allocating
+from engine.model.source import mark_of
 from engine.model.tensordata import TensorData
+from engine.model.verbatim import places_of, read_into
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,19 +53,30 @@ def empty_image(layout: Layout, dtype: torch.dtype, *, pinned: bool) -> Image:
 def build_image(
     facts: AdapterFacts, parts: Sequence[Part], layout: Layout, dtype: torch.dtype, *, pinned: bool = False
 ) -> tuple[Image, int]:
-    """Read the adapter's tensors into an image of this layout; also the mark of the bytes they were read from.
+    """Read the adapter's tensors into an image of this layout; also a mark of what the file holds, which is the same
+    for the same file in the same layout.
 
     Raises RefusedError where a number is NaN or infinite, HeaderError where the file went away or changed,
     OutOfRoomError.
     """
     image = empty_image(layout, dtype, pinned=pinned)
+    places = places_of(facts, parts, layout, dtype)
+    if places is not None:
+        read_into(image.values, facts, places)
+        mark = mark_of(image.values.view(torch.uint8).numpy())
+    else:
+        mark = _filled(image, facts, parts)
+    if not all_finite(image.values):
+        raise RefusedError(_not_finite(image, parts))
+    return image, mark
+
+
+def _filled(image: Image, facts: AdapterFacts, parts: Sequence[Part]) -> int:
     data = TensorData(facts.weights, facts.header)
     for part in parts:
         tensors = {role: data.tensor(name) for role, name in part.tensors.items()}
         KINDS[part.kind].fill(image.views(part.path), tensors, part)
-    if not all_finite(image.values):
-        raise RefusedError(_not_finite(image, parts))
-    return image, data.mark()
+    return data.mark()
 
 
 def all_finite(values: Tensor) -> bool:

@@ -12,6 +12,7 @@ from engine.format.adapter import read_adapter
 
 if TYPE_CHECKING:
     from engine.format.facts import AdapterFacts
+    from engine.model.layout import Layout
 
 _COLUMNS = 8191
 """Words side by side when a mark is taken: prime, so that equal tensors that change places do not cancel out."""
@@ -19,9 +20,10 @@ _COLUMNS = 8191
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The folder's facts as they were when it was loaded, and the mark of its bytes."""
+    """The folder's facts as they were when it was loaded, the layout it was read into then, and the mark of that."""
 
     facts: AdapterFacts
+    layout: Layout
     mark: int
 
 
@@ -41,7 +43,7 @@ def read_again(source: Source) -> AdapterFacts:
     """The facts of the same files, read again. Raises SourceGoneError where they vanished or say something else."""
     folder = source.facts.path
     try:
-        facts = read_adapter(folder)
+        facts = read_adapter(folder, alike=source.facts)
     except EngineError as error:
         raise SourceGoneError(folder, f"cannot be read again: {error}") from error
     if facts.header != source.facts.header or facts.config.raw != source.facts.config.raw:

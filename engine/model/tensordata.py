@@ -42,7 +42,7 @@ class TensorData:
         self._header = header
         with TensorFile(path, header) as file:
             self._bytes = np.empty(header.file_size - header.data_offset, np.uint8)
-            file.read_into(self._bytes.data)
+            file.scatter([self._bytes.data])
         infos = header.tensors.values()
         parts = torch.split(torch.from_numpy(self._bytes), [info.size for info in infos])
         self._flat: dict[str, Tensor] = dict(zip(header.tensors, parts, strict=True))

@@ -38,6 +38,7 @@ class Kind:
     `expects(part)`: the shape on disk of every tensor that a part may have, by role; a part with another is refused.
     `derived(part, sections)`: the sections that the forward uses in place of what is stored, through which gradients
     flow; the forward itself takes them from the image.
+    `verbatim`: roles of a part which, where it has no others, are sections of the same names as they are in the file.
     `seals`: whether the rows path is tensor operations alone, so that compiled code takes the slots as data.
     """
 
@@ -51,4 +52,5 @@ class Kind:
     replaced: Callable[[Site, Sequence[int], Sequence[float]], Tensor | None] | None = None
     expects: Callable[[Part], Mapping[str, Shape]] = _no_roles
     derived: Callable[[Part, Mapping[str, Tensor]], dict[str, Tensor]] = _nothing
+    verbatim: frozenset[str] = frozenset()
     seals: bool = True

@@ -172,4 +172,6 @@ def merged(
     return found | ({"weight": found["weight"].t()} if turned and "weight" in found else {})
 
 
-LINEAR = Kind("linear", holds, shapes, fill, stored, forward, merged, expects=expects, derived=derived)
+LINEAR = Kind(
+    "linear", holds, shapes, fill, stored, forward, merged, expects=expects, derived=derived, verbatim=frozenset("AB")
+)

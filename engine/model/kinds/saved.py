@@ -81,4 +81,6 @@ def expects(part: Part) -> dict[str, Shape]:
     return {} if tensor is None else {"copy": tuple(tensor.shape)}
 
 
-SAVED = Kind("saved", holds, shapes, fill, stored, forward, merged, replaced, expects, seals=False)
+SAVED = Kind(
+    "saved", holds, shapes, fill, stored, forward, merged, replaced, expects, verbatim=frozenset({"copy"}), seals=False
+)
