@@ -10,15 +10,14 @@ from engine.errors import HeaderError, InUseError, SealedError, SlotsFullError, 
 from engine.format.adapter import read_adapter
 from engine.model.arena import Arena
 from engine.model.fit import fit, refuse_ranks
+from engine.model.fitted import Fitted, is_held, joined_layout
 from engine.model.hostcache import HostCache
 from engine.model.image import build_image, empty_image, relaid
-from engine.model.kinds import KINDS
-from engine.model.layout import joined_wants, make_layout
 from engine.model.leaves import Leaves
 from engine.model.merging import Addition
 from engine.model.places import device_of
 from engine.model.replication import Replication, differing, ranges_of, replication_for
-from engine.model.siting import holder, make_site
+from engine.model.siting import make_site
 from engine.model.slots import Slots
 from engine.model.source import Source, changed, read_again
 from engine.model.staged import Loaded, Staged, Swapped
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from engine.model.image import Image
-    from engine.model.layout import Layout, Want
+    from engine.model.layout import Layout
     from engine.model.part import Part
     from engine.model.site import Site
     from engine.model.switch import Switch
@@ -47,19 +46,6 @@ class Room:
     target_rank: int | None
     dtype: torch.dtype
     host_bytes: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Fitted:
-    """The last adapter that fitted, the modules it was held against, and the layout that holds it beside what was in
-    the one `before`: the next is often of the same shape.
-    """
-
-    facts: AdapterFacts
-    modules: Mapping[str, nn.Module]
-    parts: tuple[Part, ...]
-    before: Layout | None
-    layout: Layout
 
 
 class Residence:
@@ -84,7 +70,7 @@ class Residence:
         self._switch = switch
         self._room = room
         self._versions = 0
-        self._alike: _Fitted | None = None
+        self._alike: Fitted | None = None
 
     def get(self, name: str) -> Loaded:
         """The adapter of exactly this name. Raises UnknownAdapterError."""
@@ -109,7 +95,7 @@ class Residence:
         before = self.arena.layout if self.arena and modules is self.modules else None
         layout = self._layout_with(parts, modules)
         image, mark = build_image(facts, parts, layout, self._room.dtype, pinned=self._pinned)
-        self._alike = _Fitted(facts, modules, parts, before, layout)
+        self._alike = Fitted(facts, modules, parts, before, layout)
         return Staged(Source(facts, layout, mark), parts, image, replication)
 
     def add(self, name: str, staged: Staged, keep: Collection[str], *, pinned: bool = False) -> None:
@@ -376,21 +362,12 @@ class Residence:
         if alike and known and (present is alike.before or present is alike.layout):
             layout = alike.layout
         else:
-            layout = self._joined_layout(parts, modules, present)
+            layout = joined_layout(parts, modules, present, self._room.target_rank)
         if self.sealed and layout is not present:
             wants = present.wants if present else {}
-            missing = [part.path for part in parts if not _held(part, wants)]
+            missing = [part.path for part in parts if not is_held(part, wants)]
             raise SealedError(f"no room for {len(missing)} modules or ranks of the adapter ({missing[0]}, …)")
         return layout
-
-    def _joined_layout(self, parts: Sequence[Part], modules: Mapping[str, nn.Module], present: Layout | None) -> Layout:
-        old = present.wants if present else {}
-        if present and all(_held(part, old) for part in parts):
-            return present
-        wants = joined_wants([old, {part.path: part.want(self._room.target_rank) for part in parts}])
-        on = {path: modules[holder(path, want.leaf)] for path, want in wants.items()}
-        shapes = {path: KINDS[want.kind].shapes(on[path], want) for path, want in wants.items()}
-        return make_layout(wants, shapes, {path: device_of(module) for path, module in on.items()})
 
     def _grow(self, staged: Staged) -> None:
         """Move to a layout that holds the staged adapter too, where the present one does not.
@@ -413,8 +390,3 @@ class Residence:
         for site in self.sites.values():
             arena.bind(site)
         self.arena = arena
-
-
-def _held(part: Part, wants: Mapping[str, Want]) -> bool:
-    want = wants.get(part.path)
-    return want is not None and part.want(None).joined(want) == want
