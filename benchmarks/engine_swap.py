@@ -2,11 +2,12 @@
 
     .venv/bin/python benchmarks/engine_swap.py [--runs 15] [--clock wall] [--parts image,load,swap]
 
-One process, one thread, sides in a changing order; medians with quartiles. `image`: a validated adapter of Llama-3-8B's
-shape, r=16 on its seven linear modules, into a slot; promised: at most 1.3 of one copy of its bytes. `load` and `swap`: 5 MB adapters
-of a random Llama (hidden 512, 8 layers) from files, beside PEFT's load_adapter(low_cpu_mem_usage=True) and hotswap_adapter;
-promised: a load at least 5 times as fast as the 2nd adapter and 30 times as the 50th, the 100th as fast as the 2nd; a
-swap at least 3 times as fast with 1 and with 50 adapters loaded. Processor time, which a busy machine stretches less.
+One process, one thread, sides in a changing order; medians with quartiles. `image`: a validated adapter of
+Llama-3-8B's shape, r=16 on its seven linear modules, into a slot; promised: at most 1.3 of a copy of its bytes. `load`
+and `swap`: 5 MB adapters of a random Llama (hidden 512, 8 layers) from files, beside PEFT's load_adapter with
+low_cpu_mem_usage and its hotswap_adapter; promised: a load at least 5 times as fast as the 2nd adapter and 30 times as
+the 50th, the 100th as fast as the 2nd; a swap at least 3 times as fast with 1 and with 50 adapters loaded. Processor
+time, which a busy machine stretches less.
 """
 
 import argparse
@@ -17,13 +18,21 @@ import sys
 import tempfile
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 os.environ["OMP_NUM_THREADS"] = "1"
-EIGHT_B = {"vocab_size": 128_256, "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8}  # fmt: skip
+EIGHT_B = {
+    "vocab_size": 128_256,
+    "hidden_size": 4096,
+    "intermediate_size": 14_336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+}
 COUNTS = (1, 9, 49, 99)
 """Adapters that are loaded already when another is loaded."""
 PEFTS_LAST = 49
@@ -58,7 +67,7 @@ def images(torch, folder, runs, clock):
         name = runtime.adapters[0]
         staged = runtime.prepare(runtime.status().adapters[0].path)
         source, target = staged.image.values.clone(), torch.zeros_like(staged.image.values)
-        calls = {"swap": lambda: runtime.swap(name, staged), "memcpy": lambda: target.copy_(source)}
+        calls = {"swap": partial(runtime.swap, name, staged), "memcpy": partial(target.copy_, source)}
         seconds = in_turn(calls, runs, clock)
         ratio = statistics.median(seconds["swap"]) / statistics.median(seconds["memcpy"])
         row(
@@ -74,7 +83,7 @@ def images(torch, folder, runs, clock):
 def loads(torch, folder, runs, clock):
     from engine_batches import write_adapter
 
-    runtime, theirs, model = two_sides(torch, folder)
+    runtime, theirs = two_sides(torch, folder)
     paths = [write_adapter(torch, folder / f"x{place}", 1000 + place) for place in range(4)]
     head("another 5 MB adapter from its folder", ("loaded already", "ours ms", "PEFT ms", "PEFT / ours", "promised"))
     for count in COUNTS:
@@ -95,7 +104,7 @@ def swaps(torch, folder, runs, clock):
     from engine_batches import write_adapter
     from peft.utils.hotswap import hotswap_adapter
 
-    runtime, theirs, model = two_sides(torch, folder)
+    runtime, theirs = two_sides(torch, folder)
     paths = [write_adapter(torch, folder / f"x{place}", 1000 + place) for place in range(2)]
     head(
         "another 5 MB adapter from its folder in place of one",
@@ -133,7 +142,15 @@ def write_8b(torch, folder):
     from safetensors.torch import save_file
 
     wide, kept, inner = 4096, 1024, 14_336
-    sizes = {"self_attn.q_proj": (wide, wide), "self_attn.k_proj": (wide, kept), "self_attn.v_proj": (wide, kept), "self_attn.o_proj": (wide, wide), "mlp.gate_proj": (wide, inner), "mlp.up_proj": (wide, inner), "mlp.down_proj": (inner, wide)}  # fmt: skip
+    sizes = {
+        "self_attn.q_proj": (wide, wide),
+        "self_attn.k_proj": (wide, kept),
+        "self_attn.v_proj": (wide, kept),
+        "self_attn.o_proj": (wide, wide),
+        "mlp.gate_proj": (wide, inner),
+        "mlp.up_proj": (wide, inner),
+        "mlp.down_proj": (inner, wide),
+    }
     tensors = {}
     for layer in range(32):
         for target, (fan_in, fan_out) in sizes.items():
@@ -163,7 +180,7 @@ def two_sides(torch, folder):
     theirs = PeftModel.from_pretrained(copy.deepcopy(model), first, adapter_name="a0").eval()
     runtime = Runtime(model, slots=8, target_rank=RANK)
     runtime.load("a0", first)
-    return runtime, theirs, model
+    return runtime, theirs
 
 
 def in_turn(calls, runs, clock, after=None):
@@ -192,7 +209,7 @@ def compare(first, seconds, promised):
 
 def ms(seconds):
     low, middle, high = statistics.quantiles(seconds, n=4)
-    return f"{1e3 * middle:.1f} ({1e3 * low:.1f}–{1e3 * high:.1f})"
+    return f"{1e3 * middle:.1f} ({1e3 * low:.1f}-{1e3 * high:.1f})"
 
 
 def head(title, cells):
