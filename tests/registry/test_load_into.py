@@ -17,11 +17,14 @@ def _logits(model, **inputs):
 
 
 @pytest.fixture
-def pushed(registry, tmp_path):
+def pushed(prepared):
+    return prepared(push_two)
+
+
+def push_two(registry, tmp_path):
     """A registry that holds team/sql@1 (prod) and @2."""
     registry.push(lora_folder(tmp_path / "one", llama(), seed=1), "team/sql", aliases=["prod"])
     registry.push(lora_folder(tmp_path / "two", llama(), seed=2), "team/sql")
-    return registry
 
 
 def test_a_reference_is_the_name_that_batches_use(pushed, tmp_path):

@@ -16,10 +16,13 @@ NAMES = [f"base_model.model.{name}" for name in MODULES]
 
 
 @pytest.fixture
-def parents(registry, tmp_path):
+def parents(prepared):
+    return prepared(push_two)
+
+
+def push_two(registry, tmp_path):
     for place, name in enumerate("ab", 1):
         registry.push(make_adapter(tmp_path / name, seed=place, rank=2), f"team/{name}")
-    return registry
 
 
 def delta(tensors, name, scaling):

@@ -27,11 +27,14 @@ def merged_delta(folder, name):
 
 
 @pytest.fixture
-def parents(registry, tmp_path):
+def parents(prepared):
+    return prepared(push_two)
+
+
+def push_two(registry, tmp_path):
     """team/a of rank 2 (alpha 4) and team/b of rank 1 (alpha 3, rsLoRA: scaling 3)."""
     registry.push(make_adapter(tmp_path / "a", seed=1, rank=2), "team/a")
     registry.push(make_adapter(tmp_path / "b", seed=2, rank=1, lora_alpha=3, use_rslora=True), "team/b")
-    return registry
 
 
 def expected(name, weights):

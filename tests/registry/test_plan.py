@@ -18,12 +18,15 @@ def push(registry, folder, name, *, seed=0, rank=2, aliases=(), base=None, **con
 
 
 @pytest.fixture
-def fleet(registry, tmp_path):
+def fleet(prepared):
+    return prepared(launch)
+
+
+def launch(registry, tmp_path):
     """team/base with its q (6, 4) and up (8, 4), table (10, 4); adapters of rank 2 and 12."""
     registry.add_base(make_base(tmp_path / "base"), names=["team/base"])
     push(registry, tmp_path / "a", "team/a", aliases=["prod"])
     push(registry, tmp_path / "b", "team/b", seed=1, rank=12)
-    return registry
 
 
 def test_two_versions_are_planned_from_what_the_catalog_keeps(fleet):

@@ -313,7 +313,11 @@ class TestAsking:
     """`list` by provenance, through the same Python that the command line uses, on both databases."""
 
     @pytest.fixture
-    def three(self, registry, tmp_path):
+    def three(self, prepared):
+        return prepared(self.push_three)
+
+    @staticmethod
+    def push_three(registry, tmp_path):
         told = [
             {"licence": "mit", "git_commit": "8c0f1d2e", "run_id": "r%1"},
             {"licence": "gemma", "git_commit": "8c0fffff", "run_id": "r_1", "data_digest": "d%"},
@@ -321,7 +325,6 @@ class TestAsking:
         ]
         for seed, fields in enumerate(told):
             registry.push(make_adapter(tmp_path / str(seed), seed), f"team/p{seed}", **fields)
-        return registry
 
     def names(self, registry, **filters):
         return [row.name.removeprefix("team/p") for row in registry.list(**filters)]

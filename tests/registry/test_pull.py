@@ -14,11 +14,13 @@ def content(folder):
 
 
 @pytest.fixture
-def pushed(registry, tmp_path):
+def pushed(prepared, tmp_path):
     """A registry that holds team/sql@1, and the folder it was pushed from."""
-    folder = make_adapter(tmp_path / "a")
-    registry.push(folder, "team/sql", aliases=["prod"])
-    return registry, folder
+    return prepared(push_one), tmp_path / "a"
+
+
+def push_one(registry, tmp_path):
+    registry.push(make_adapter(tmp_path / "a"), "team/sql", aliases=["prod"])
 
 
 def test_a_pull_gives_the_pushed_bytes_at_a_path_of_their_digest(pushed):
