@@ -145,9 +145,10 @@ BOTH = {
 }
 TRIPS |= {f"{name}-{rule}": (name, *trip) for name in ("llamacpp", "ollama") for rule, trip in BOTH.items()}
 TRIPS |= {
-    "own-type": ("own", {"config": {"peft_type": "LOHA"}}, "peft_type"),
+    "own-type": ("own", {"config": {"peft_type": "LOHA"}, "weights": OTHER["weights"]}, "peft_type"),
     "own-variant": ("own", ALORA, "alora_invocation_tokens"),
     "own-initialisation": ("own", PISSA, "init_lora_weights"),
+    "own-rank": ("own:target_rank=1", {}, "model.layers.0.self_attn.k_proj"),
 }
 
 
@@ -193,6 +194,7 @@ def test_the_rule_fires_on_what_it_is_for(tmp_path, rule):
         "llama.cpp",
         "ollama",
         "own",
+        "own:target_rank=2",
     ],
 )
 def test_a_sound_adapter_loads_everywhere(tmp_path, text):
