@@ -50,8 +50,12 @@ def _initialisation(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
     lora = subject.facts.config.lora
     method = None if lora is None else lora.init_lora_weights
     if isinstance(method, str) and method.lower().startswith(CHANGING_INITS):
-        message = f"init_lora_weights: expected one that leaves the base as it is, found {short(method)}"
-        fix = None if method.lower().startswith("loftq") else rewrite_from_initial(target)
+        loftq = method.lower().startswith("loftq")
+        fix = None if loftq else rewrite_from_initial(target)
+        advice = (
+            "train it without LoftQ" if loftq else f"{fix} makes it plain, from the adapter as it was before training"
+        )
+        message = f"init_lora_weights: expected one that leaves the base as it is, found {short(method)}; {advice}"
         yield Hit(message, "init_lora_weights", fix)
 
 

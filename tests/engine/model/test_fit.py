@@ -58,7 +58,7 @@ def test_every_reason_is_given_at_once(model, tmp_path):
         ("pair-incomplete", "last"),
         ("tensor-unmatched", f"{_P}gone.weight"),
         ("own-variant", "kasa_config"),
-        ("init-changed-base", "init_lora_weights"),
+        ("own-initialisation", "init_lora_weights"),
     }
     assert (
         found["base-shape", f"{_P}one.lora_A.weight"].message
@@ -69,24 +69,52 @@ def test_every_reason_is_given_at_once(model, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "rule", "words"),
     [
-        ({"kasa_config": {"a": 1}}, "own-variant", "kasa_config: KaSA is not run here"),
-        ({"velora_config": {"a": 1}}, "own-variant", "velora_config: VeLoRA is not run here"),
-        ({"monteclora_config": {"a": 1}}, "own-variant", "monteclora_config: MonteCLoRA is not run here"),
-        ({"use_bdlora": {"a": 1}}, "own-variant", "use_bdlora: BD-LoRA is not run here"),
-        ({"use_qalora": True}, "own-variant", "use_qalora: QA-LoRA is not run here"),
-        ({"alora_invocation_tokens": [1]}, "own-variant", "alora_invocation_tokens: activated LoRA is not run here"),
-        ({"arrow_config": {"a": 1}}, "own-variant", "arrow_config: Arrow is not run here"),
+        (
+            {"kasa_config": {"a": 1}},
+            "own-variant",
+            "kasa_config: expected plain factors, found KaSA, which does not run here",
+        ),
+        (
+            {"velora_config": {"a": 1}},
+            "own-variant",
+            "velora_config: expected plain factors, found VeLoRA, which does not run here",
+        ),
+        (
+            {"monteclora_config": {"a": 1}},
+            "own-variant",
+            "monteclora_config: expected plain factors, found MonteCLoRA, which does not run here",
+        ),
+        (
+            {"use_bdlora": {"a": 1}},
+            "own-variant",
+            "use_bdlora: expected plain factors, found BD-LoRA, which does not run here",
+        ),
+        (
+            {"use_qalora": True},
+            "own-variant",
+            "use_qalora: expected plain factors, found QA-LoRA, which does not run here",
+        ),
+        (
+            {"alora_invocation_tokens": [1]},
+            "own-variant",
+            "alora_invocation_tokens: expected plain factors, found activated LoRA, which does not run here",
+        ),
+        (
+            {"arrow_config": {"a": 1}},
+            "own-variant",
+            "arrow_config: expected plain factors, found Arrow, which does not run here",
+        ),
         (
             {"init_lora_weights": "pissa_niter_4"},
-            "init-changed-base",
-            "adapters convert REF --for vllm --initial INITIAL",
+            "own-initialisation",
+            "adapters convert REF --for own --initial INITIAL",
         ),
-        ({"init_lora_weights": "olora"}, "init-changed-base", "adapters convert REF --for vllm --initial INITIAL"),
-        ({"init_lora_weights": "corda"}, "init-changed-base", "adapters convert REF --for vllm --initial INITIAL"),
-        ({"init_lora_weights": "lora_ga"}, "init-changed-base", "adapters convert REF --for vllm --initial INITIAL"),
-        ({"init_lora_weights": "loftq", "loftq_config": {"a": 1}}, "init-changed-base", "without LoftQ"),
+        ({"init_lora_weights": "olora"}, "own-initialisation", "adapters convert REF --for own --initial INITIAL"),
+        ({"init_lora_weights": "corda"}, "own-initialisation", "adapters convert REF --for own --initial INITIAL"),
+        ({"init_lora_weights": "lora_ga"}, "own-initialisation", "adapters convert REF --for own --initial INITIAL"),
+        ({"init_lora_weights": "loftq", "loftq_config": {"a": 1}}, "own-initialisation", "without LoftQ"),
         ({"r": 5}, "rank-mismatch", "one: expected rank 5, found 4"),
-        ({"peft_type": "LOHA"}, "own-type", "expected LORA, ADALORA, IA3, TRAINABLE_TOKENS, found LOHA"),
+        ({"peft_type": "LOHA"}, "own-type", "expected LORA, ADALORA, IA3, TRAINABLE_TOKENS, found 'LOHA'"),
     ],
 )
 def test_what_is_no_change_of_the_base_as_it_is_is_refused_by_name(settings, rule, words, model, tmp_path):
