@@ -40,3 +40,11 @@ def test_the_verdict_is_what_the_runtime_does(name, tmp_path):
 
     torch.testing.assert_close(found, _peft_logits(model_of().eval(), folder), rtol=1e-6, atol=1e-6)
     assert said == "loads"
+
+
+def test_a_rank_above_the_rooms_is_refused_by_both(tmp_path):
+    folder = make("rank 64", tmp_path / "a")
+
+    assert [one.rule for one in check_for(read_adapter(folder), parse_target("own:target_rank=32"))][:1] == ["own-rank"]
+    with pytest.raises(RefusedError, match="32"):
+        Runtime(FLAVOURS["rank 64"][1]().eval(), target_rank=32).load("a", folder)
