@@ -59,7 +59,7 @@ _COLOURS: dict[str, str] = {"fail": "red", "warn": "yellow", "inconclusive": "ye
 )
 @click.option("--all", "everything", is_flag=True, help="Every live version; what today's rules answered stays.")
 @click.option("--locked", is_flag=True, help="Exit 5 where a REF means something else than the lock file says.")
-@click.option("--lock", type=Word(), default=LOCK, show_default=True, metavar="FILE", help="The lock file.")
+@click.option("--lock", type=Word(), metavar="FILE", help=f"The lock file of --locked; {LOCK} without.")
 @click.option("--baseline", type=Word(), metavar="FILE", help="Findings that are accepted, with reasons.")
 @click.option("--write-baseline", is_flag=True, help="Write what is found into the baseline; add the reasons there.")
 @click.option(
@@ -90,7 +90,7 @@ def check(
     targets: tuple[str, ...],
     *,
     locked: bool,
-    lock: str,
+    lock: str | None,
     write_baseline: bool,
     reports: tuple[str, ...],
     fail_on: FailOn,
@@ -102,8 +102,10 @@ def check(
     A PATH starts with / ./ ../ or ~; anything else is a REF. Exit code 1 for findings, 3 for inconclusive, 5 where
     --locked does not hold. Answers about versions are kept: `list --check vllm=pass`.
     """
+    if lock is not None and not locked:
+        raise click.UsageError("--lock goes with --locked")
     wanted, policy = parse_wanted(reports), Policy(fail_on, inconclusive)
-    request = check_request(targets, lock=lock if locked else None, new_baseline=write_baseline, **asked)
+    request = check_request(targets, lock=(lock or LOCK) if locked else None, new_baseline=write_baseline, **asked)
     report = _run(invocation, request)
     if not deliver(invocation, report, policy, wanted):
         emit(invocation, report, human=lambda: _lines(invocation, report), quiet=lambda: rules_broken(report.findings))

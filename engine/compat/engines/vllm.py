@@ -43,7 +43,7 @@ def _rank(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
     lora, most = subject.facts.config.lora, target.number("max_lora_rank")
     if lora is None:
         return
-    ranks = {"r": lora.r, **{f"rank_pattern.{key}": rank for key, rank in lora.rank_pattern.items()}}
+    ranks = {"r": lora.r, **(_patterned(subject) if _SINCE.holds(target.version) else _stored(subject))}
     key = max(ranks, key=ranks.__getitem__)
     if most is not None and ranks[key] > most:
         allowed = next((rank for rank in _RANKS if rank >= ranks[key]), None)
@@ -51,6 +51,17 @@ def _rank(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
         yield Hit(f"{key}: expected at most max_lora_rank {most}, found {ranks[key]}", key, fix)
     if (least := min(ranks, key=ranks.__getitem__)) and ranks[least] <= 0:
         yield Hit(f"{least}: expected a positive rank, found {ranks[least]}", least)
+
+
+def _patterned(subject: Subject) -> dict[str, int]:
+    """Ranks of patterns, whether a module has them or not."""
+    lora = subject.facts.config.lora
+    return {} if lora is None else {f"rank_pattern.{key}": rank for key, rank in lora.rank_pattern.items()}
+
+
+def _stored(subject: Subject) -> dict[str, int]:
+    """Ranks of the factors: a slot takes no larger one, whatever a pattern says."""
+    return {module.a_key: module.rank for module in subject.facts.modules if module.kind != "parameter"}
 
 
 def _saved(subject: Subject, target: EngineTarget) -> Iterator[Hit]:

@@ -91,6 +91,7 @@ def test_a_report_that_cannot_be_written_is_a_usage_error(adapters: Adapters, tm
         ("check t/a --baseline none.toml", "cannot be read"),
         ("check t/a --locked --lock none.lock", ""),
         ("check --locked --lock none.lock", "cannot be read"),
+        ("check t/a --lock none.lock", "--lock goes with --locked"),
     ],
 )
 def test_what_cannot_be_asked_is_a_usage_error(adapters: Adapters, line: str, message: str):

@@ -212,6 +212,7 @@ def test_every_rule_has_an_adapter_that_trips_it():
         ("vllm", {"config": {"alpha_pattern": {"q_proj": 7}}}),  # honoured from 0.32 on
         ("vllm", {"config": {"init_lora_weights": "LoRA_GA"}}),
         ("vllm", {"config": {"modules_to_save": []}}),
+        ("vllm@0.31.0", {"config": {"rank_pattern": {"zebra": 99}}}),  # no pattern is looked at before 0.32
         ("vllm", SCALED),
         ("sglang", {}),  # no --max-lora-rank: not checked
         ("sglang", {"config": {"use_rslora": True, "lora_alpha": 0}}),
@@ -276,3 +277,9 @@ def test_without_a_base_its_rules_are_skipped(tmp_path):
     found = check_for(read_adapter(tmp_path / "a"), parse_target("vllm"))
 
     assert [(finding.rule, finding.severity) for finding in found] == [("vllm-vocabulary", "skipped")]
+
+
+def test_before_patterns_counted_a_slot_is_too_small_for_a_larger_factor(tmp_path):
+    found = _findings(tmp_path / "a", "vllm@0.31.0:max_lora_rank=2", TWICE)
+
+    assert [one.where for one in found if one.rule == "vllm-rank"] == [f"base_model.model.{Q}.lora_A.weight"]
