@@ -19,7 +19,11 @@ add --fail-on "${INPUT_FAIL_ON:-}"
 add --inconclusive "${INPUT_INCONCLUSIVE:-}"
 add --baseline "${INPUT_BASELINE:-}"
 add --report "${INPUT_REPORT:-github}"
-if [ "${INPUT_LOCKED:-false}" = true ]; then arguments+=(--locked); fi
+case "${INPUT_LOCKED:-false}" in
+  true) arguments+=(--locked) ;;
+  false) ;;
+  *) echo "locked: expected true or false, found $INPUT_LOCKED" >&2; exit 2 ;;
+esac
 arguments+=(--)
 add "" "${INPUT_ADAPTERS:-}"
 exec "${ADAPTERS:-adapters}" check "${arguments[@]}"

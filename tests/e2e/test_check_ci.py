@@ -119,6 +119,14 @@ def test_every_input_of_the_action_reaches_its_script():
     assert all("${{" not in one["run"] for one in document["runs"]["steps"])
 
 
+@pytest.mark.parametrize("said", ["True", "yes", "1"])
+def test_the_action_does_not_pass_over_a_wish_to_be_locked(tmp_path, said):
+    done = action(tmp_path, adapters="team/sql", locked=said)
+
+    assert done.returncode == 2
+    assert f"locked: expected true or false, found {said}" in done.stderr
+
+
 def test_pre_commit_checks_each_folder_once():
     files = [
         "out/a/adapter_config.json",
@@ -128,6 +136,13 @@ def test_pre_commit_checks_each_folder_once():
     ]
 
     assert check_line(["--for=vllm", *files]) == ["check", "--for=vllm", "--", "./out/a", "./b", "./."]
+
+
+def test_a_folder_that_is_called_as_an_option_is_checked():
+    """Else a commit could write a report over a file, and no rule would see the adapter."""
+    file = "--report=text=out/adapter_config.json"
+
+    assert check_line(["--for", "vllm", file]) == ["check", "--for", "vllm", "--", "./--report=text=out"]
 
 
 def test_the_pre_commit_hook_runs(tmp_path):
