@@ -11,26 +11,26 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from engine.errors import AlreadyLoadedError, BatchError, InUseError, MergedError, OptionError, SealedError
-from engine.model.entry import Entry
-from engine.model.export import stored_tensors, write_adapter
+from engine.model.batches.entry import Entry
+from engine.model.batches.rows import check_generation, check_rows
+from engine.model.batches.selection import Selection
+from engine.model.batches.switch import Switch
 from engine.model.kinds.saved import refuse_clashes
-from engine.model.merging import Merge
-from engine.model.moving import follow
+from engine.model.memory.moving import follow
+from engine.model.memory.residence import Residence, Room
+from engine.model.memory.staged import Staged
 from engine.model.names import check_name
-from engine.model.residence import Residence, Room
-from engine.model.rows import check_generation, check_rows
-from engine.model.selection import Selection
-from engine.model.staged import Staged
 from engine.model.state import Restored, Status, status_of
-from engine.model.switch import Switch
+from engine.model.weights.export import stored_tensors, write_adapter
+from engine.model.weights.merging import Merge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor, nn
 
-    from engine.model.merging import MergeReport
-    from engine.model.staged import Swapped
+    from engine.model.memory.staged import Swapped
+    from engine.model.weights.merging import MergeReport
 
 
 class Runtime:

@@ -6,13 +6,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from engine.model.replication import ranges_of
+from engine.model.sites.replication import ranges_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from engine.model.residence import Residence
+    from engine.model.memory.residence import Residence
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ VARIANTS: Mapping[str, str] = {
 }
 """Settings that make something else of the factors, with the method's name."""
 
-_SOURCE = Source("engine/model/unsupported.py", "unsupported", "0.1.0", "run")
+_SOURCE = Source("engine/model/fitting/unsupported.py", "unsupported", "0.1.0", "run")
 
 
 def _type(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:

@@ -19,23 +19,23 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from engine.compat.finding import Finding
 from engine.errors import BatchError, RefusedError
-from engine.model.codec import codec_of
 from engine.model.kinds.into import merged_outputs, scaled_inputs
 from engine.model.kinds.kind import Kind
 from engine.model.kinds.pick import picks
 from engine.model.kinds.sections import cut, write
 from engine.model.kinds.vectors import bias_of, gain, raw_vectors, scaled_input, shift, step, vector_shapes
+from engine.model.weights.codec import codec_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
+    from engine.model.fitting.part import Part
     from engine.model.kinds.kind import Shape
     from engine.model.kinds.pick import Pick
-    from engine.model.layout import Want
-    from engine.model.part import Part
-    from engine.model.site import Site
+    from engine.model.memory.layout import Want
+    from engine.model.sites.site import Site
 
 _CONVOLVE: dict[int, Callable[..., Tensor]] = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 

@@ -8,24 +8,24 @@ import torch
 from torch import nn
 from torch.nn.functional import embedding, linear
 
-from engine.model.codec import codec_of
 from engine.model.kinds.into import merged_outputs
 from engine.model.kinds.kind import Kind
 from engine.model.kinds.pick import picks
 from engine.model.kinds.sections import cut, write
 from engine.model.kinds.tokens import merged_rows, raw_rows, replaced_rows, row_shapes
 from engine.model.kinds.vectors import gain, raw_vectors, step, vector_shapes
+from engine.model.weights.codec import codec_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
+    from engine.model.fitting.part import Part
     from engine.model.kinds.kind import Shape
     from engine.model.kinds.pick import Pick
-    from engine.model.layout import Want
-    from engine.model.part import Part
-    from engine.model.site import Site
+    from engine.model.memory.layout import Want
+    from engine.model.sites.site import Site
 
 
 def holds(module: nn.Module) -> bool:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from engine.model.part import Part
+    from engine.model.fitting.part import Part
 
 
 def merged_outputs(

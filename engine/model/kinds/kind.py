@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from engine.model.layout import Want
-    from engine.model.part import Part
-    from engine.model.site import Site
+    from engine.model.fitting.part import Part
+    from engine.model.memory.layout import Want
+    from engine.model.sites.site import Site
 
 Shape = tuple[int, ...]
 

@@ -10,25 +10,25 @@ from torch import nn
 from torch.nn.functional import linear
 
 from engine.kernels.lora import add_lora
-from engine.model.codec import codec_of
 from engine.model.kinds.into import merged_outputs, scaled_inputs
 from engine.model.kinds.kind import Kind
 from engine.model.kinds.pick import picks
 from engine.model.kinds.sections import cut, write
 from engine.model.kinds.tokens import merged_rows, raw_rows, replaced_logits, row_shapes
 from engine.model.kinds.vectors import bias_of, gain, raw_vectors, scaled_input, shift, step, vector_shapes
+from engine.model.weights.codec import codec_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
-    from engine.model.batch import BatchPlan
+    from engine.model.batches.batch import BatchPlan
+    from engine.model.fitting.part import Part
     from engine.model.kinds.kind import Shape
     from engine.model.kinds.pick import Pick
-    from engine.model.layout import Want
-    from engine.model.part import Part
-    from engine.model.site import Site
+    from engine.model.memory.layout import Want
+    from engine.model.sites.site import Site
 
 
 def is_transposed(module: nn.Module) -> bool:

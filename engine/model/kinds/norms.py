@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from engine.model.fitting.part import Part
     from engine.model.kinds.kind import Shape
-    from engine.model.layout import Want
-    from engine.model.part import Part
-    from engine.model.site import Site
+    from engine.model.memory.layout import Want
+    from engine.model.sites.site import Site
 
 _CHANNELS = (_BatchNorm, nn.GroupNorm, _ConvTransposeNd)
 

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.model.kinds.kind import Kind
-from engine.model.replaced import TensorSite, forward
+from engine.model.sites.replaced import TensorSite, forward
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor, nn
 
+    from engine.model.fitting.part import Part
     from engine.model.kinds.kind import Shape
-    from engine.model.layout import Want
-    from engine.model.part import Part
-    from engine.model.site import Site
+    from engine.model.memory.layout import Want
+    from engine.model.sites.site import Site
 
 
 def widths(module: nn.Module, leaf: str) -> tuple[int, int, int]:

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from engine.model.batch import BatchPlan
-    from engine.model.site import Site
+    from engine.model.batches.batch import BatchPlan
+    from engine.model.sites.site import Site
 
 
 class Pick:

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 from engine.compat.finding import Finding
 from engine.errors import RefusedError
 from engine.model.kinds.kind import Kind
-from engine.model.replaced import TensorSite, forward
+from engine.model.sites.replaced import TensorSite, forward
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor, nn
 
+    from engine.model.fitting.part import Part
     from engine.model.kinds.kind import Shape
-    from engine.model.layout import Want
-    from engine.model.part import Part
-    from engine.model.site import Site
+    from engine.model.memory.layout import Want
+    from engine.model.sites.site import Site
 
 
 def shapes(module: nn.Module, want: Want) -> dict[str, Shape]:

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from engine.model.fitting.part import Part
     from engine.model.kinds.kind import Shape
     from engine.model.kinds.pick import Pick
-    from engine.model.layout import Want
-    from engine.model.part import Part
+    from engine.model.memory.layout import Want
 
 _DIGITS, _BASE = 4, 128
 """128⁴ is more than any vocabulary; bfloat16 holds whole numbers up to 256."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.model.codec import codec_of
 from engine.model.kinds.pick import spread
+from engine.model.weights.codec import codec_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from engine.model.kinds.kind import Shape
     from engine.model.kinds.pick import Pick
-    from engine.model.layout import Want
+    from engine.model.memory.layout import Want
 
 SCALES = ("l_in", "l_out")
 VECTORS = ("lora_bias", "bias", "magnitude", *SCALES)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from engine.errors import RefusedError
-from engine.model.codec import BITS4, INT8, PLAIN, codec_of
 from engine.model.runtime import Runtime
+from engine.model.weights.codec import BITS4, INT8, PLAIN, codec_of
 from tests.engine.model.live import llama, lora_folder
 
 bnb = pytest.importorskip("bitsandbytes")

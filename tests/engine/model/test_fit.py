@@ -10,7 +10,7 @@ from torch import nn
 
 from engine.errors import RefusedError
 from engine.format.adapter import read_adapter
-from engine.model.fit import fit
+from engine.model.fitting.fit import fit
 from tests.engine.model.kinds import oracle
 
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engine.errors import InUseError, OptionError, OutOfRoomError, SlotsFullError, SourceGoneError
-from engine.model import arena
+from engine.model.memory import arena
 from engine.model.runtime import Runtime
 from tests.engine.model.live import llama, lora_folder
 from tests.engine.model.states import same_state, state

@@ -5,8 +5,8 @@ import torch
 from peft import LoraConfig, PeftModel
 from torch import nn
 
-from engine.model.codec import codec_of
 from engine.model.runtime import Runtime
+from engine.model.weights.codec import codec_of
 from tests.engine.model.kinds import oracle
 from tests.engine.model.kinds.cases import CASES, INPUTS
 

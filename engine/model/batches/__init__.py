@@ -1,0 +1,1 @@
+"""Which adapters are on: for a batch, a thread, a forward, a KV cache, compiled code."""

@@ -1,0 +1,1 @@
+"""Does an adapter fit a live model, and what it puts on which module."""

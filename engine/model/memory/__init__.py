@@ -1,0 +1,1 @@
+"""Where adapters lie: one layout, images on the host, slots on the device."""

@@ -1,0 +1,105 @@
+"""An adapter in memory as one row of numbers, laid out as the model's slots are, so that a swap is one copy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.compat.finding import Finding
+from engine.errors import RefusedError
+from engine.model.kinds import KINDS
+from engine.model.memory.room import allocating
+from engine.model.memory.source import mark_of
+from engine.model.memory.tensordata import TensorData
+from engine.model.memory.verbatim import places_of, read_into
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from engine.format.facts import AdapterFacts
+    from engine.model.fitting.part import Part
+    from engine.model.memory.layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """`values` (total,) on the host, padded with zeros to the layout's ranks."""
+
+    layout: Layout
+    values: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the numbers."""
+        return self.values.nbytes
+
+    def views(self, path: str) -> dict[str, Tensor]:
+        """The sections of one module."""
+        return {name: section.of(self.values) for name, section in self.layout.sections[path].items()}
+
+
+def empty_image(layout: Layout, dtype: torch.dtype, *, pinned: bool) -> Image:
+    """An image of zeros; `pinned`: in memory that a device reads by itself. Raises OutOfRoomError."""
+    with allocating("an adapter's image on the host", layout.total * dtype.itemsize):
+        values = torch.zeros(layout.total, dtype=dtype, pin_memory=pinned)
+    return Image(layout, values)
+
+
+def build_image(
+    facts: AdapterFacts, parts: Sequence[Part], layout: Layout, dtype: torch.dtype, *, pinned: bool = False
+) -> tuple[Image, int]:
+    """Read the adapter's tensors into an image of this layout; also a mark of what the file holds, which is the same
+    for the same file in the same layout.
+
+    Raises RefusedError where a number is NaN or infinite, HeaderError where the file went away or changed,
+    OutOfRoomError.
+    """
+    image = empty_image(layout, dtype, pinned=pinned)
+    places = places_of(facts, parts, layout, dtype)
+    if places is not None:
+        read_into(image.values, facts, places)
+        mark = mark_of(image.values.view(torch.uint8).numpy())
+    else:
+        mark = _filled(image, facts, parts)
+    if not all_finite(image.values):
+        raise RefusedError(_not_finite(image, parts))
+    return image, mark
+
+
+def _filled(image: Image, facts: AdapterFacts, parts: Sequence[Part]) -> int:
+    data = TensorData(facts.weights, facts.header)
+    for part in parts:
+        tensors = {role: data.tensor(name) for role, name in part.tensors.items()}
+        KINDS[part.kind].fill(image.views(part.path), tensors, part)
+    return data.mark()
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether no number is NaN or infinite. One pass: a sum that is finite has only finite terms."""
+    total = values.sum(dtype=torch.float32 if values.dtype.itemsize < torch.float32.itemsize else None)
+    return math.isfinite(float(total)) or bool(torch.isfinite(values).all())
+
+
+def _not_finite(image: Image, parts: Sequence[Part]) -> list[Finding]:
+    found = []
+    for part in parts:
+        for name, view in image.views(part.path).items():
+            if not torch.isfinite(view).all():
+                message = f"{part.path}: {name} holds NaN or infinite numbers"
+                found.append(Finding("value-nonfinite", "error", message, where=part.path))
+    return found
+
+
+def relaid(image: Image, layout: Layout, *, pinned: bool = False) -> Image:
+    """The same adapter in another layout, which holds all that the old one does. Raises OutOfRoomError."""
+    moved = empty_image(layout, image.values.dtype, pinned=pinned)
+    for path in image.layout.columns:
+        views = moved.views(path)
+        for name, view in image.views(path).items():
+            views[name][tuple(slice(0, size) for size in view.shape)].copy_(view)
+    return moved

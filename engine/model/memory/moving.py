@@ -1,0 +1,43 @@
+"""A model that was moved to another device after adapters were loaded: told by name, or followed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine.errors import RuntimeStateError
+from engine.model.kinds import KINDS
+from engine.model.memory.arena import Arena
+from engine.model.memory.layout import make_layout
+from engine.model.memory.places import device_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from engine.model.memory.residence import Residence
+    from engine.model.sites.site import Site
+
+
+def refuse_moved(arena: Arena | None, sites: Mapping[str, Site]) -> None:
+    """Raises RuntimeStateError where the first module of a device's share computes on another one now."""
+    for span in arena.layout.spans if arena else ():
+        site = sites.get(span.paths[0])
+        found = device_of(site.module) if site else span.device
+        if found != span.device:
+            told = f"{span.paths[0]}: its adapters lie on {span.device}, the module was moved to {found}"
+            raise RuntimeStateError(f"{told}; call runtime.follow()")
+
+
+def follow(residence: Residence) -> None:
+    """Let every slot lie on the device where its module computes now. Raises InUseError, OutOfRoomError."""
+    arena, sites = residence.arena, residence.sites
+    if arena is None:
+        return
+    residence.leaves.refuse()
+    wants = arena.layout.wants
+    shapes = {path: KINDS[want.kind].shapes(sites[path].module, want) for path, want in wants.items()}
+    layout = make_layout(wants, shapes, {path: device_of(sites[path].module) for path in wants})
+    there = Arena(layout, slots=residence.slots.count, dtype=arena.banks[0].images.dtype)
+    there.take_from(arena)
+    for site in sites.values():
+        there.bind(site)
+    residence.arena = there

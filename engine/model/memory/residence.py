@@ -1,0 +1,392 @@
+"""The adapters of a model: all of them on the host, some of them in slots on its devices, all in one layout."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from engine.errors import HeaderError, InUseError, SealedError, SlotsFullError, UnknownAdapterError
+from engine.format.adapter import read_adapter
+from engine.model.fitting.fit import fit, refuse_ranks
+from engine.model.fitting.fitted import Fitted, is_held, joined_layout
+from engine.model.memory.arena import Arena
+from engine.model.memory.hostcache import HostCache
+from engine.model.memory.image import build_image, empty_image, relaid
+from engine.model.memory.leaves import Leaves
+from engine.model.memory.places import device_of
+from engine.model.memory.slots import Slots
+from engine.model.memory.source import Source, changed, read_again
+from engine.model.memory.staged import Loaded, Staged, Swapped
+from engine.model.sites.replication import Replication, differing, ranges_of, replication_for
+from engine.model.sites.siting import make_site
+from engine.model.weights.merging import Addition
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import torch
+    from torch import nn
+
+    from engine.model.batches.switch import Switch
+    from engine.model.fitting.part import Part
+    from engine.model.memory.image import Image
+    from engine.model.memory.layout import Layout
+    from engine.model.sites.site import Site
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a runtime sets aside: slots on the devices, the rank each has room for (None: as adapters need), the dtype,
+    and the bytes of images on the host (None: no bound).
+    """
+
+    slots: int
+    target_rank: int | None
+    dtype: torch.dtype
+    host_bytes: int | None = None
+
+
+class Residence:
+    """Keeps the loaded adapters, their images, their slots and the sites of one model in step.
+
+    `holders` says whose numbers lie in a slot: name, version and factor, also after the name went elsewhere. No method
+    looks whether a runtime is merged; the runtime does, and holds its lock around every method that changes anything.
+    """
+
+    def __init__(self, model: nn.Module, switch: Switch, room: Room) -> None:
+        self.loaded: dict[str, Loaded] = {}
+        self.sites: dict[str, Site] = {}
+        self.slots = Slots(room.slots)
+        self.holders: dict[int, tuple[str, int, float]] = {}
+        self.images = HostCache(room.host_bytes)
+        self.modules: Mapping[str, nn.Module] = dict(model.named_modules())
+        self.replication: Replication | None = None
+        self.arena: Arena | None = None
+        self.sealed = False
+        self.leaves = Leaves()
+        self._model = model
+        self._switch = switch
+        self._room = room
+        self._versions = 0
+        self._alike: Fitted | None = None
+
+    def get(self, name: str) -> Loaded:
+        """The adapter of exactly this name. Raises UnknownAdapterError."""
+        if name not in self.loaded:
+            raise UnknownAdapterError(name, tuple(self.loaded))
+        return self.loaded[name]
+
+    def stage(self, path: Path) -> Staged:
+        """Read the adapter in the folder and look at everything of it, without a change.
+
+        Raises RefusedError with all that does not fit, SealedError, UnreadableError, OutOfRoomError.
+        """
+        alike = self._alike
+        facts = read_adapter(path, alike=alike.facts if alike else None)
+        replication = replication_for(facts, self._model, self.replication, fixed=bool(self.loaded))
+        modules = replication.modules if replication else self.modules
+        if alike and alike.modules is modules and alike.facts.modules is facts.modules:
+            parts = alike.parts
+        else:
+            parts = fit(facts, modules)
+        refuse_ranks(parts, self._room.target_rank)
+        before = self.arena.layout if self.arena and modules is self.modules else None
+        layout = self._layout_with(parts, modules)
+        image, mark = build_image(facts, parts, layout, self._room.dtype, pinned=self._pinned)
+        self._alike = Fitted(facts, modules, parts, before, layout)
+        return Staged(Source(facts, layout, mark), parts, image, replication)
+
+    def add(self, name: str, staged: Staged, keep: Collection[str], *, pinned: bool = False) -> None:
+        """Keep the adapter under a name that is free, in a slot where one is free; to be pinned, in place of another
+        than those in `keep`. Raises OutOfRoomError, SlotsFullError, SealedError.
+        """
+        slot = self.slots.choose(self._kept(keep)) if pinned else self.slots.free()
+        with self._repeated(staged):
+            self._grow(staged)
+        loaded = self._numbered(Loaded(staged.source, staged.parts, 0, pinned=pinned))
+        if slot is not None:
+            self._put(name, loaded, self._fitting(staged.image), slot)
+        self._keep(name, loaded, staged.image)
+
+    def replace(self, name: str, staged: Staged, keep: Collection[str]) -> Swapped:
+        """Put another adapter under a name, in one copy; the name keeps its factor and its pin.
+
+        Where the name has a slot, the copy goes into a free one, else into its own where nobody runs on it, else into
+        that of an adapter not in `keep`. Raises OutOfRoomError, SlotsFullError, SourceGoneError.
+        """
+        old = self.get(name)
+        self.leaves.refuse(name)
+        self._refuse_replication(staged)
+        before = self.image(name)
+        if self.slots.peek(name) is not None:
+            self.slots.choose(self._kept(keep), own=name)
+        self._grow(staged)
+        new = self._numbered(Loaded(staged.source, staged.parts, 0, old.factor, old.pinned))
+        self._exchange(name, new, staged.image, keep)
+        return Swapped(name, new.version, old, before)
+
+    def bring_back(self, swapped: Swapped, keep: Collection[str]) -> None:
+        """Undo a swap: the same numbers under the same version. Raises as `replace`, InUseError where the name was
+        swapped again since.
+        """
+        if self.get(swapped.name).version != swapped.version:
+            raise InUseError(swapped.name, "not what that swap left there: it was swapped again or loaded anew since")
+        self._exchange(swapped.name, swapped.before, swapped.image, keep)
+
+    def bring_in(self, name: str, keep: Collection[str] = ()) -> int:
+        """The adapter's slot, filled where it was not, in place of one that is neither pinned nor to be kept.
+
+        Raises UnknownAdapterError, SlotsFullError, SourceGoneError.
+        """
+        return self.bring_all_in((name,), keep)[0]
+
+    def bring_all_in(self, names: Sequence[str], keep: Collection[str] = ()) -> list[int]:
+        """The slots of several adapters that are to lie in slots together; all of them or, with an error, no change.
+
+        Raises UnknownAdapterError, SlotsFullError, SourceGoneError.
+        """
+        kept = self._kept(keep).union(names)
+        missing = [name for name in dict.fromkeys(names) if self.get(name) and self.slots.peek(name) is None]
+        if not self.slots.has_room(len(missing), kept):
+            raise SlotsFullError(self.slots.count)
+        for name in filter(self.leaves.__contains__, names):
+            self.leaves.derive_again(name, self.loaded[name], self.sites)
+        images = {name: self._fitting(self.image(name)) for name in missing}
+        for name, image in images.items():
+            self._put(name, self.loaded[name], image, self.slots.choose(kept))
+        return [self.slots.touch(name) for name in names]
+
+    def image(self, name: str) -> Image:
+        """The adapter's image, read again where it was dropped. Raises SourceGoneError where its files vanished or hold
+        something else.
+        """
+        loaded = self.get(name)
+        if name in self.leaves:
+            empty = empty_image(self.the_arena.layout, self._room.dtype, pinned=self._pinned)
+            return self.leaves.read_back(name, loaded, self.sites, empty)
+        image = self.images.get(loaded.version)
+        if image is None:
+            image = self._reread(loaded)
+            self.images.put(loaded.version, image, keep=self._undroppable())
+        return image
+
+    def addition(self, name: str, factor: float) -> Addition:
+        """The adapter as something to merge into the weights. Raises UnknownAdapterError."""
+        loaded = self.get(name)
+        return Addition(name, {part.path: part for part in loaded.parts}, self.image(name), factor * loaded.factor)
+
+    def pin(self, name: str, *, pinned: bool, keep: Collection[str] = ()) -> None:
+        """Keep the adapter in its slot and its image on the host whatever else is named, or no longer.
+
+        Raises UnknownAdapterError, SlotsFullError.
+        """
+        if pinned:
+            self.bring_in(name, keep)
+        self.loaded[name] = replace(self.get(name), pinned=pinned)
+        self.images.shrink(self._undroppable())
+
+    def set_factor(self, name: str, factor: float, keep: Collection[str]) -> None:
+        """Multiply the adapter's own scales by `factor` for all that begins from now on.
+
+        Where a batch runs on its slot, that keeps the former. Raises UnknownAdapterError, SlotsFullError.
+        """
+        loaded = replace(self.get(name), factor=factor)
+        slot = self.slots.peek(name)
+        if slot is not None and self.slots.running(slot):
+            self.leaves.refuse(name)
+            image = self.image(name)
+            self._put(name, loaded, self._fitting(image), self.slots.choose(self._kept(keep), own=name))
+        elif slot is not None:
+            self.the_arena.write_scales(slot, self._scales(loaded), factor)
+            self.holders[slot] = (name, loaded.version, factor)
+        self.loaded[name] = loaded
+
+    def parameters(self, name: str, keep: Collection[str]) -> dict[str, nn.Parameter]:
+        """The adapter's numbers as parameters that take gradients, by the names of its tensors; it keeps its slot.
+
+        Raises UnknownAdapterError, SlotsFullError, InUseError where they are parameters already.
+        """
+        self.leaves.refuse(name)
+        self.pin(name, pinned=True, keep=keep)
+        return self.leaves.open(name, self.loaded[name], self.sites, self.bring_in(name, keep))
+
+    def settle(self, name: str) -> None:
+        """Keep what the parameters hold now under a new version; they are none any more. Raises UnknownAdapterError."""
+        loaded = self.get(name)
+        if name in self.leaves:
+            image = self.image(name)
+            slot = self.leaves.close(name, loaded, self.sites)
+            self.images.remove(loaded.version)
+            new = self._numbered(loaded)
+            self.holders[slot] = (name, new.version, new.factor)
+            self._keep(name, new, image)
+
+    def forget(self, name: str) -> None:
+        """Drop the adapter; its slot is free again. Raises UnknownAdapterError, InUseError where a batch runs on it."""
+        loaded = self.get(name)
+        self.leaves.refuse(name)
+        slot = self.slots.peek(name)
+        if slot is not None and self.slots.running(slot):
+            raise InUseError(name, "in a batch that runs now; wait for its end")
+        self.slots.release(name)
+        self.images.remove(loaded.version)
+        del self.loaded[name]
+        if not self.loaded and self.replication:
+            self.clear()
+
+    def clear(self) -> None:
+        """Take every site off the model and drop every adapter; repeated layers are single again."""
+        for site in self.sites.values():
+            site.detach()
+        self.sites.clear()
+        self.loaded.clear()
+        self.holders.clear()
+        self.leaves = Leaves()
+        self.slots = Slots(self._room.slots)
+        self.images = HostCache(self._room.host_bytes)
+        self.arena = None
+        if self.replication:
+            self.replication.remove()
+            self.replication = None
+            self.modules = dict(self._model.named_modules())
+
+    def begin(self, slots: Collection[int]) -> None:
+        """A forward begins on these slots in this thread."""
+        if self.arena is not None and slots:
+            self.arena.begin(slots)
+
+    def end(self, slots: Collection[int]) -> None:
+        """That forward has been started whole."""
+        if self.arena is not None and slots:
+            self.arena.end(slots)
+
+    @property
+    def the_arena(self) -> Arena:
+        """The slots; there are some once an adapter was loaded."""
+        if self.arena is None:
+            raise AssertionError("an adapter is loaded, so there is an arena")
+        return self.arena
+
+    @property
+    def _pinned(self) -> bool:
+        return any(device_of(module).type == "cuda" for module in list(self.modules.values())[:1])
+
+    def _numbered(self, loaded: Loaded) -> Loaded:
+        self._versions += 1
+        return replace(loaded, version=self._versions)
+
+    def _keep(self, name: str, loaded: Loaded, image: Image) -> None:
+        self.loaded[name] = loaded
+        self.images.put(loaded.version, image, keep=self._undroppable())
+
+    def _exchange(self, name: str, new: Loaded, image: Image, keep: Collection[str]) -> None:
+        old = self.loaded[name]
+        if self.slots.peek(name) is not None:
+            slot = self.slots.choose(self._kept(keep), own=name)
+            image = self._fitting(image)
+            self._put(name, new, image, slot)
+        self._keep(name, new, image)
+        self.images.remove(old.version)
+
+    def _put(self, name: str, loaded: Loaded, image: Image, slot: int) -> None:
+        """One copy of a fitting image into a slot that nobody runs on, then the flip of the name."""
+        arena = self.the_arena
+        arena.put(slot, image.values, self._scales(loaded), loaded.factor, ranks=self._ranks(loaded))
+        arena.begin((slot,))
+        self.holders[slot] = (name, loaded.version, loaded.factor)
+        self.slots.assign(name, slot)
+
+    def _fitting(self, image: Image) -> Image:
+        """The image in the present layout. Raises OutOfRoomError."""
+        layout = self.the_arena.layout
+        return image if image.layout is layout else relaid(image, layout, pinned=self._pinned)
+
+    def _scales(self, loaded: Loaded) -> list[float]:
+        columns = self.the_arena.layout.columns
+        scales = [0.0] * len(columns)
+        for part in loaded.parts:
+            scales[columns[part.path]] = part.scaling * loaded.factor
+        return scales
+
+    def _ranks(self, loaded: Loaded) -> list[int]:
+        columns = self.the_arena.layout.columns
+        ranks = [0] * len(columns)
+        for part in loaded.parts:
+            ranks[columns[part.path]] = part.rank
+        return ranks
+
+    def _kept(self, keep: Collection[str]) -> frozenset[str]:
+        return frozenset(keep) | {name for name, loaded in self.loaded.items() if loaded.pinned}
+
+    def _undroppable(self) -> frozenset[int]:
+        return frozenset(loaded.version for loaded in self.loaded.values() if loaded.pinned)
+
+    def _reread(self, loaded: Loaded) -> Image:
+        facts = read_again(loaded.source)
+        layout = loaded.source.layout
+        try:
+            image, mark = build_image(facts, loaded.parts, layout, self._room.dtype, pinned=self._pinned)
+        except HeaderError as error:
+            raise changed(loaded.source) from error
+        if mark != loaded.source.mark:
+            raise changed(loaded.source)
+        return image
+
+    def _refuse_replication(self, staged: Staged) -> None:
+        if staged.replication is not self.replication:
+            raise differing(ranges_of(staged.replication), ranges_of(self.replication))
+
+    @contextmanager
+    def _repeated(self, staged: Staged) -> Iterator[None]:
+        """Repeat the layers as the staged adapter asks, where no adapter is loaded yet; single again with an error."""
+        if staged.replication is None or staged.replication is self.replication or self.loaded:
+            self._refuse_replication(staged)
+            yield
+            return
+        self.clear()
+        staged.replication.install()
+        self.replication, self.modules = staged.replication, staged.replication.modules
+        try:
+            yield
+        except BaseException:
+            self.clear()
+            raise
+
+    def _layout_with(self, parts: Sequence[Part], modules: Mapping[str, nn.Module]) -> Layout:
+        """The layout that also holds these parts: the present one where it does already. Raises SealedError."""
+        present = self.arena.layout if self.arena and modules is self.modules else None
+        alike = self._alike
+        known = alike is not None and alike.parts is parts and alike.modules is modules
+        if alike and known and (present is alike.before or present is alike.layout):
+            layout = alike.layout
+        else:
+            layout = joined_layout(parts, modules, present, self._room.target_rank)
+        if self.sealed and layout is not present:
+            wants = present.wants if present else {}
+            missing = [part.path for part in parts if not is_held(part, wants)]
+            raise SealedError(f"no room for {len(missing)} modules or ranks of the adapter ({missing[0]}, …)")
+        return layout
+
+    def _grow(self, staged: Staged) -> None:
+        """Move to a layout that holds the staged adapter too, where the present one does not.
+
+        Everything that can fail is done before the first change: the new slots are filled from the old ones, then the
+        sites look at them.
+        """
+        layout = self._layout_with(staged.parts, self.modules)
+        if self.arena and layout is self.arena.layout:
+            return
+        self.leaves.refuse()
+        arena = Arena(layout, slots=self._room.slots, dtype=self._room.dtype)
+        if self.arena is not None:
+            arena.take_from(self.arena)
+        for path, want in layout.wants.items():
+            if path not in self.sites:
+                self.sites[path] = make_site(path, want, self.modules, self._switch)
+                arena.bind(self.sites[path])
+                self.sites[path].attach()
+        for site in self.sites.values():
+            arena.bind(site)
+        self.arena = arena

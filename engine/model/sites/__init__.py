@@ -1,0 +1,1 @@
+"""Modules whose forward adds what the slots say, and how they are put there and taken away."""

@@ -1,0 +1,1 @@
+"""Adapters in a model's weights and out again, and as files."""
