@@ -10,12 +10,15 @@ base = "sha256:…"        # the base's fingerprint, its layout where that is al
 from __future__ import annotations
 
 import json
+import shlex
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from registry.digests import is_digest
 from registry.errors import ConflictError, UsageError
 from registry.newfile import new_file
+from registry.refs import is_path
 from registry.rulesets import base_digest
 
 if TYPE_CHECKING:
@@ -55,16 +58,22 @@ def read_lock(path: Path) -> tuple[Pin, ...]:
     except OSError as error:
         hint = f"adapters lock REF... --file {path}"
         raise UsageError(f"{path}: cannot be read: {error.strerror or error}", hint=hint) from None
+    if len(content) > _LARGEST:
+        raise UsageError(f"{path}: more than {_LARGEST} bytes")
     import tomllib
 
     try:
-        document = tomllib.loads(content[:_LARGEST].decode("utf-8"))
+        document = tomllib.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not readable as TOML: {error}") from None
     adapters = document.get("adapter", [])
     if document.keys() - {"adapter"} or not isinstance(adapters, list):
         raise UsageError(f"{path}: expected nothing but [[adapter]] tables")
-    return tuple(_pin(one, f"{path}: adapter {n}") for n, one in enumerate(adapters, 1))
+    pins = tuple(_pin(one, f"{path}: adapter {n}") for n, one in enumerate(adapters, 1))
+    counted = Counter(pin.ref for pin in pins)
+    if twice := [ref for ref, count in counted.items() if count > 1]:
+        raise UsageError(f"{path}: {twice[0]!r:.120} is locked twice; which of them counts?")
+    return pins
 
 
 def write_lock(path: Path, pins: Iterable[Pin]) -> None:
@@ -76,9 +85,15 @@ def write_lock(path: Path, pins: Iterable[Pin]) -> None:
 def require_locked(path: Path, pins: Sequence[Pin], candidates: Iterable[Candidate]) -> None:
     """ConflictError where a reference means something else than the lock says, or is not in it."""
     locked = {pin.ref: pin for pin in pins}
-    wrong = [problem for one in candidates if (problem := _problem(locked.get(one.target), one, path)) is not None]
+    wrong = {
+        one.target: problem
+        for one in candidates
+        if (problem := _problem(locked.get(one.target), one, path)) is not None
+    }
     if wrong:
-        raise ConflictError("; ".join(wrong), hint=f"adapters lock --file {path} takes what they mean now")
+        refs = shlex.join(target for target in wrong if not is_path(target)) or "REF..."
+        hint = f"adapters lock {refs} --file {shlex.quote(str(path))} takes what they mean now"
+        raise ConflictError("; ".join(wrong.values()), hint=hint)
 
 
 def _problem(pin: Pin | None, found: Candidate, path: Path) -> str | None:

@@ -324,8 +324,25 @@ def test_a_reference_that_moved_breaks_the_lock_until_it_is_locked_again(filled,
 def test_what_is_not_in_the_lock_breaks_it(filled, tmp_path, target):
     place = tmp_path / "adapters.lock"
     filled.lock("team/a0", file=place)
-    with pytest.raises(ConflictError, match=r"not in|never locked"):
+    with pytest.raises(ConflictError, match=r"not in|never locked") as raised:
         filled.check(str(tmp_path / "a0") if target == "path" else target, lock=place)
+    named = "REF..." if target == "path" else target
+    assert raised.value.hint == f"adapters lock {named} --file {place} takes what they mean now"
+
+
+def test_a_reference_that_two_branches_locked_is_not_guessed(filled, tmp_path):
+    place = tmp_path / "adapters.lock"
+    filled.lock("team/a0", file=place)
+    place.write_text(place.read_text() * 2)
+    with pytest.raises(UsageError, match="'team/a0' is locked twice"):
+        read_lock(place)
+
+
+def test_a_lock_is_never_read_in_part(tmp_path):
+    place = tmp_path / "adapters.lock"
+    place.write_bytes(b"#" * ((16 << 20) + 1))
+    with pytest.raises(UsageError, match="more than 16777216 bytes"):
+        read_lock(place)
 
 
 def test_another_base_breaks_the_lock(filled, tmp_path):
