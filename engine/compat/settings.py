@@ -87,9 +87,19 @@ def extreme_scaling(subject: Subject) -> Iterator[Hit]:
     lora = subject.facts.config.lora
     if lora is None or lora.r <= 0:
         return
-    ratio = abs(lora.lora_alpha) / lora.r
-    if not _LEAST_RATIO <= ratio <= _MOST_RATIO:
+    if _is_extreme(lora.lora_alpha, lora.r):
         yield Hit(f"lora_alpha / r is {lora.lora_alpha} / {lora.r}, expected between 1/64 and 64", where="lora_alpha")
+    elif found := [one for one in subject.facts.modules if _is_extreme(one.alpha, one.configured_rank or one.rank)]:
+        first = found[0]
+        yield Hit(
+            f"{len(found)} modules have an alpha / rank by pattern outside 1/64 to 64: {first.name} has "
+            f"{first.alpha:g} / {first.configured_rank or first.rank}",
+            first.name,
+        )
+
+
+def _is_extreme(alpha: float, rank: int) -> bool:
+    return rank > 0 and not _LEAST_RATIO <= abs(alpha) / rank <= _MOST_RATIO
 
 
 def changed_base(subject: Subject) -> Iterator[Hit]:

@@ -38,6 +38,21 @@ def test_patterns_that_decide_by_their_order(tmp_path, patterns, rules):
     assert _rules(adapter(tmp_path, config=_config(**patterns))) & {"pattern-overlap", "pattern-unmatched"} == rules
 
 
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"alpha_pattern": {"q_proj": 1e12}}, ["model.layers.0.self_attn.q_proj"]),
+        ({"alpha_pattern": {"up_proj": 0}}, ["model.layers.0.mlp.up_proj"]),
+        ({"alpha_pattern": {"q_proj": 128}}, []),  # 64 times the rank of 2
+        ({"lora_alpha": 1000, "alpha_pattern": {"q_proj": 1e12}}, ["lora_alpha"]),
+    ],
+)
+def test_an_extreme_scaling_is_seen_in_a_pattern_too(tmp_path, config, said):
+    findings = check_adapter(adapter(tmp_path, config=_config(**config)))
+
+    assert [one.where for one in findings if one.rule == "scaling-extreme"] == said
+
+
 def test_a_pattern_made_to_cost_time_is_passed_over(tmp_path):
     """The first key matches at once, so the file is read; the others together take longer than the bound."""
     costly = {rf"(\w|\w\w|\.)+[A-Z]{{{times}}}": 4 for times in range(1, 40)}

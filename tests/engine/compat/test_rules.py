@@ -140,7 +140,7 @@ DAMAGE = {
 
 # Fired together with another rule by the same damage, rightly.
 ACCOMPANIED = {
-    "rank-large": {"rank-oversized"},
+    "rank-large": {"rank-oversized", "scaling-extreme"},
     "value-unscanned": {"dtype-mixed", "dtype-unusual"},
     "dtype-unusual": {"dtype-mixed"},
     "replication-range": {"layer-replication"},
