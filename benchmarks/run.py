@@ -17,6 +17,7 @@ SCRIPTS = (
     "catalog.py",
     "engine_plans.py",
     "engine_batches.py",
+    "engine_swap.py",
 )
 
 
