@@ -37,7 +37,7 @@ def rows_plan(rows: Sequence[int], per_row: int, device: torch.device, limits: L
     used = sorted(set(rows) - {0})
     if len(used) == 1 and 0 not in rows:
         return Whole((used[0],), (1.0,))
-    if not used or per_row >= limits.long:
+    if not used or not per_row or per_row >= limits.long:
         return in_place(rows, per_row)
     places = (used[-1] + 1 - used[0]) * max(rows.count(slot) for slot in used)
     if (places - len(rows)) * per_row <= limits.empty * len(rows):

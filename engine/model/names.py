@@ -9,6 +9,11 @@ BASE = "__base__"
 LONGEST = 256
 
 
+def is_text(name: object) -> bool:
+    """Whether it can be a name at all."""
+    return isinstance(name, str)
+
+
 def check_name(name: object) -> str:
     """The name as it came: any printable text of 1 to 256 characters without space at its ends, except `__base__`.
 

@@ -104,6 +104,7 @@ class Runtime:
                 self._residence.add(name, staged, self.active, pinned=pinned)
                 self._enter()
             elif replace:
+                self._residence.refuse_full(name, pinned=pinned, keep=self.active)
                 self._swap(name, staged)
                 self._residence.pin(name, pinned=pinned, keep=self.active)
             else:
@@ -233,7 +234,10 @@ class Runtime:
         return self._selection.set_enabled(on=True)
 
     def disable(self) -> Restored:
-        """Let nothing act, not even what a batch names: the base alone; in a `with`, until its end."""
+        """Let nothing act, not even what a batch names that begins later: the base alone; in a `with`, until its end.
+
+        A batch that is open already goes on as it began.
+        """
         return self._selection.set_enabled(on=False)
 
     @contextmanager
@@ -306,6 +310,7 @@ class Runtime:
         """
         with self._lock:
             self._refuse_merged("cannot merge")
+            self._selection.runs.refuse("cannot merge")
             wanted = (names,) if isinstance(names, str) else tuple(names)
             factors = tuple(weights) if weights is not None else (1.0,) * len(wanted)
             if len(factors) != len(wanted) or not wanted:
@@ -313,19 +318,16 @@ class Runtime:
             refuse_clashes({name: self._residence.get(name).parts for name in wanted})
             merge = Merge([self._residence.addition(*one) for one in zip(wanted, factors, strict=True)])
             report = merge.apply(self.model, self._residence.sites, unshare=unshare, lossy=lossy)
-            self._merge = merge
-            self._selection.suspended = True
-            self._selection.apply()
+            self._lie(merge)
             return report
 
     def unmerge(self) -> None:
         """Take the merged adapters out of the weights again, bit by bit; what was active before is on again."""
         with self._lock:
             if self._merge is not None:
+                self._selection.runs.refuse("cannot unmerge")
                 self._merge.undo()
-                self._merge = None
-                self._selection.suspended = False
-                self._selection.apply()
+                self._lie(None)
 
     def merge_and_unload(
         self,
@@ -338,8 +340,17 @@ class Runtime:
         """Merge for good and give back the plain model, without sites or adapters. Raises as `merge`."""
         with self._lock:
             self.merge(names, weights, unshare=unshare, lossy=lossy)
-            self._merge = None
+            self._lie(None)
             return self.detach()
+
+    def _lie(self, merge: Merge | None) -> None:
+        """Let nothing be on beside what lies in the weights; where that is nothing, what was active before."""
+        self._merge = merge
+        additions = merge.additions if merge else ()
+        held = [(one.name, self._residence.get(one.name).version, one.factor) for one in additions]
+        self._selection.runs.merged = (tuple(held),)
+        self._selection.suspended = merge is not None
+        self._selection.apply()
 
     def _refuse_merged(self, what: str) -> None:
         if self._merge is not None:
@@ -359,6 +370,7 @@ class Runtime:
     def detach(self) -> nn.Module:
         """Take everything off the model and give it back as it was."""
         with self._lock:
+            self._selection.runs.refuse("cannot detach")
             self.unmerge()
             self._selection.reset()
             self._residence.clear()

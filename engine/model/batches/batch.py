@@ -63,6 +63,8 @@ class BatchPlan:
         """The plan for an input (rows, ..., in) of the module at `path`. Raises BatchError for other rows."""
         if self.whole is not None:
             return self.whole
+        if x.dim() < 2:
+            raise BatchError(f"{path}: a batch of several adapters needs inputs with a batch, found {x.dim()}-D")
         key = (x.shape[0], x.numel() // x.shape[-1], x.device)
         made = self._made.get(key)
         if made is None:

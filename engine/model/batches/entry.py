@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from engine.model.batches.runs import Runs
 
+_ENTRY = "_adapters_entry"
+
 
 class Entry:
     """The place where every forward of the model begins: there its slots are counted as in use and its cache is held
@@ -26,24 +28,30 @@ class Entry:
     def __init__(self, model: nn.Module, runs: Runs) -> None:
         self._model = model
         self._runs = runs
-        self._original = outermost(model)
-        self._guard = CacheGuard(self._original)
+        self.original = outermost(model)
+        self._guard = CacheGuard(self.original)
 
     def attach(self) -> None:
         """Let the model's calls come here; its signature stays what it was."""
-        setattr(self._model, seat_of(self._model), functools.wraps(self._original)(self._forward_function()))
+        self._forward = functools.wraps(self.original)(self._forward_function())
+        vars(self._forward)[_ENTRY] = self
+        setattr(self._model, seat_of(self._model), self._forward)
 
     def detach(self) -> None:
-        """Give the model back the forward it had."""
-        restore_forward(self._model, self._original)
+        """Give the model back the forward it had, or that of another runtime which came later."""
+        later: Entry | None = getattr(outermost(self._model), _ENTRY, None)
+        while later is not None and later is not self and later.original is not self._forward:
+            later = getattr(later.original, _ENTRY, None)
+        if later is None or later is self:
+            restore_forward(self._model, self.original)
+        else:
+            later.original = self.original
 
     def _forward_function(self) -> Callable[..., Any]:
-        original = self._original
-
         def forward(*args: Any, **inputs: Any) -> Any:
             if torch.compiler.is_compiling():
-                return original(*args, **inputs)
-            return self.run(original, *args, **inputs)
+                return self.original(*args, **inputs)
+            return self.run(self.original, *args, **inputs)
 
         return forward
 

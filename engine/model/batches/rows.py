@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from engine.errors import BatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from torch import Tensor, nn
 
@@ -22,7 +23,7 @@ def check_rows(model: nn.Module, names: Sequence[str], args: Sequence[Any], inpu
     shape; there every adapted module asks for its own.
     """
     main = getattr(model, "main_input_name", None)
-    if main is None or isinstance(names, str):
+    if main is None or isinstance(names, str) or not isinstance(names, Sequence):
         return
     found = _leading(args, inputs, (main, *_FIRST))
     if found is not None and found.shape[0] != len(names):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from engine.errors import RuntimeStateError
 from engine.model.batches.caches import BASE_ROWS
 from engine.model.memory.moving import refuse_moved
 
@@ -21,14 +22,22 @@ if TYPE_CHECKING:
 class Runs:
     """Counts the slots of each thread's forward, from its start to its end.
 
-    `exclusive`: one forward at a time, under the runtime's lock, as sealed sites share one buffer.
+    `exclusive`: one forward at a time, under the runtime's lock, as sealed sites share one buffer. `merged` are the
+    adapters that lie in the weights: what rows without a plan go through.
     """
 
     def __init__(self, lock: threading.RLock, switch: Switch, residence: Residence) -> None:
         self._lock = lock
         self._switch = switch
         self._residence = residence
+        self._running = 0
         self.exclusive = False
+        self.merged: Filled = BASE_ROWS
+
+    def refuse(self, what: str) -> None:
+        """Raise RuntimeStateError where a forward or a batch runs, also one of the base alone."""
+        if self._running:
+            raise RuntimeStateError(f"{what} while a batch runs; wait for its end")
 
     def refuse_moved(self) -> None:
         """Raises RuntimeStateError where the model left the device of its adapters."""
@@ -63,6 +72,8 @@ class Runs:
 
     @contextmanager
     def _held(self, plan: BatchPlan | None, used: frozenset[int]) -> Iterator[None]:
+        with self._lock:
+            self._running += 1
         before = self._switch.set_own(plan)
         self._residence.begin(used)
         try:
@@ -71,13 +82,14 @@ class Runs:
             self._switch.set_own(before[0], on=before[1])
             self._residence.end(used)
             with self._lock:
+                self._running -= 1
                 self._residence.slots.leave(used)
 
     def identity(self, plan: BatchPlan | None) -> Filled:
         """Which adapters, loaded when and taken how often, each row of the plan goes through."""
         holders = self._residence.holders
         if plan is None:
-            return BASE_ROWS
+            return self.merged
         if plan.whole is not None:
             return (tuple(holders[slot] for slot in plan.whole.slots),)
         return tuple((holders[slot],) if slot else () for slot in plan.rows)

@@ -32,14 +32,21 @@ class SealedPlan:
         with torch.inference_mode(mode=False):  # so that they can be written outside of it too
             self._slots = {str(device): torch.zeros(max_batch, dtype=torch.int64, device=device) for device in devices}
             self._count = {name: slots.new_ones(()) for name, slots in self._slots.items()}
+        self._shared: Sequence[int] = (0,)
         self._written: Sequence[int] = (0,)
+        self._held = False
         self._rows = 1
 
     def write(self, rows: Sequence[int]) -> None:
         """Let the rows of the next batches go through these slots; one alone stands for every row.
 
-        Raises BatchError for more rows than `seal` set aside.
+        What runs now keeps its own to its end.
         """
+        self._shared = rows
+        if not self._held:
+            self._put(rows)
+
+    def _put(self, rows: Sequence[int]) -> None:
         if not 1 <= len(rows) <= self.max_batch:
             raise BatchError(f"a batch of {len(rows)} rows; the runtime was sealed for {self.max_batch} (max_batch)")
         for name, slots in self._slots.items():
@@ -49,13 +56,18 @@ class SealedPlan:
 
     @contextmanager
     def holding(self, rows: Sequence[int]) -> Iterator[None]:
-        """Within, the rows go through these slots; then through those of before. Raises BatchError."""
-        before = self._written
-        self.write(rows)
+        """Within, the rows go through these slots, whatever is written; then through those that are to be on.
+
+        Raises BatchError for more rows than `seal` set aside.
+        """
+        before, held = self._written, self._held
+        self._put(rows)
+        self._held = True
         try:
             yield
         finally:
-            self.write(before)
+            self._held = held
+            self._put(before if held else self._shared)
 
     def index(self, first: int, device: torch.device, path: str = "") -> Tensor:
         """The slot of each of the `first` leading rows of a module's input, (first,) int64.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
@@ -11,12 +12,12 @@ from engine.model.batches.batch import BatchPlan
 from engine.model.batches.runs import Runs, used_slots
 from engine.model.batches.sealed import SealedPlan, SealedSwitch
 from engine.model.kinds.saved import refuse_clashes
-from engine.model.names import BASE
+from engine.model.names import BASE, is_text
 from engine.model.state import Restored
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from engine.model.batches.switch import Switch
     from engine.model.memory.residence import Residence
@@ -41,6 +42,8 @@ class Selection:
 
     def activate(self, names: Sequence[str]) -> None:
         """Let every row go through these adapters. Raises OptionError, SealedError and what bringing them in does."""
+        if not all(map(is_text, names)):
+            raise OptionError(f"activate: expected names, found {names!r:.80}")
         if len(set(names)) != len(names):
             raise OptionError(f"activate: a name stands twice in {', '.join(names)}; use set_scale")
         if self._sealed is not None and len(names) > 1:
@@ -125,7 +128,7 @@ class Selection:
             self.apply()
 
     def _plan(self, names: Sequence[str]) -> BatchPlan | None:
-        if isinstance(names, str) or not len(names):
+        if not isinstance(names, Sequence) or isinstance(names, str) or not names or not all(map(is_text, names)):
             raise BatchError(f"expected a list of one adapter name per row, found {names!r:.80}")
         wanted = sorted(set(names) - {BASE})
         slots = {**dict(zip(wanted, self._residence.bring_all_in(wanted, self.active), strict=True)), BASE: 0}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from engine.compat.finding import Finding
 from engine.errors import RefusedError
 from engine.format.dtypes import READABLE
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
     from engine.model.fitting.claims import Claim
 
 
+LARGEST = float(np.finfo(np.float32).max)
+"""The largest scale: a slot's scales are float32."""
+
+
 def fit(facts: AdapterFacts, modules: Mapping[str, nn.Module]) -> tuple[Part, ...]:
     """The parts of the adapter on the modules of a model, by exact path.
 
@@ -42,9 +48,15 @@ def fit(facts: AdapterFacts, modules: Mapping[str, nn.Module]) -> tuple[Part, ..
         else:
             parts.append(part)
             findings += _misfits(part, facts)
+    findings += [_too_large(part) for part in parts if not abs(part.scaling) <= LARGEST]
     if findings:
         raise RefusedError(findings)
     return tuple(parts)
+
+
+def _too_large(part: Part) -> Finding:
+    message = f"{part.path}: scale {part.scaling:g} is more than float32 holds"
+    return Finding("value-nonfinite", "error", message, where=part.path)
 
 
 def _part(path: str, claim: Claim, modules: Mapping[str, nn.Module]) -> Part | Finding:

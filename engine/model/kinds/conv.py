@@ -19,6 +19,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from engine.compat.finding import Finding
 from engine.errors import BatchError, RefusedError
+from engine.model.kinds.exact import exact
 from engine.model.kinds.into import merged_outputs, scaled_inputs
 from engine.model.kinds.kind import Kind
 from engine.model.kinds.pick import picks
@@ -145,13 +146,15 @@ def forward(site: Site, x: Tensor) -> Tensor:
     spatial = len(conv.kernel_size)
     if plan.whole is None and x.dim() != spatial + 2:
         raise BatchError(f"{site.path}: a batch of several adapters needs inputs with a batch, found {x.dim()}-D")
-    steps = picks(site, plan, x, -1 - spatial)
+    with exact(x.device):
+        steps = picks(site, plan, x, -1 - spatial)
     y = site.original(scaled_input(x, steps))
     out = y.to(site.dtype)
     wide_x = x.to(site.dtype)
     bias = bias_of(conv, out, steps[0]) if steps else None
-    for pick in steps:
-        out, bias = step(out, _low_rank(conv, wide_x, pick), pick, bias)
+    with exact(x.device):
+        for pick in steps:
+            out, bias = step(out, _low_rank(conv, wide_x, pick), pick, bias)
     return out.to(y.dtype)
 
 

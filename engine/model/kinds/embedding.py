@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import embedding, linear
 
+from engine.model.kinds.exact import exact
 from engine.model.kinds.into import merged_outputs
 from engine.model.kinds.kind import Kind
 from engine.model.kinds.pick import picks
@@ -93,11 +94,12 @@ def forward(site: Site, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return y
     out = y.to(site.dtype)
     scale = _scale(site.module)
-    steps = picks(site, plan, x)
-    for pick in steps:
-        out = replaced_rows(out, x, pick, scale)
-    for pick in steps:
-        out, _ = step(out, _low_rank(site.module, x, pick, scale), pick, None)
+    with exact(x.device):
+        steps = picks(site, plan, x)
+        for pick in steps:
+            out = replaced_rows(out, x, pick, scale)
+        for pick in steps:
+            out, _ = step(out, _low_rank(site.module, x, pick, scale), pick, None)
     return out.to(y.dtype)
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.functional import linear
 
 from engine.kernels.lora import add_lora
+from engine.model.kinds.exact import exact
 from engine.model.kinds.into import merged_outputs, scaled_inputs
 from engine.model.kinds.kind import Kind
 from engine.model.kinds.pick import picks
@@ -126,7 +127,8 @@ def forward(site: Site, x: Tensor) -> Tensor:
     tokens = plan.tokens(x, site.path)
     flat = (y if y.dtype is factors.dtype else y.to(factors.dtype)).view(-1, y.shape[-1])
     x = x.reshape(-1, x.shape[-1])
-    out = add_lora(flat, x if x.dtype is factors.dtype else x.to(factors.dtype), factors, tokens)
+    with exact(x.device):
+        out = add_lora(flat, x if x.dtype is factors.dtype else x.to(factors.dtype), factors, tokens)
     if y.dtype is not factors.dtype:
         return out.view_as(y).to(y.dtype)
     return y if out is flat else out.view_as(y)
@@ -134,15 +136,17 @@ def forward(site: Site, x: Tensor) -> Tensor:
 
 def _forward_all(site: Site, x: Tensor, plan: BatchPlan) -> Tensor:
     """The forward of a module on which some adapter has more than two factors."""
-    steps = picks(site, plan, x)
+    with exact(x.device):
+        steps = picks(site, plan, x)
     y: Tensor = site.original(scaled_input(x, steps))
     out = y.to(site.dtype)
     wide_x = x.to(site.dtype)
     bias = bias_of(site.module, out, steps[0]) if steps else None
-    for pick in steps:
-        out = replaced_logits(out, wide_x, pick)
-    for pick in steps:
-        out, bias = step(out, _low_rank(site, wide_x, pick, plan, out), pick, bias)
+    with exact(x.device):
+        for pick in steps:
+            out = replaced_logits(out, wide_x, pick)
+        for pick in steps:
+            out, bias = step(out, _low_rank(site, wide_x, pick, plan, out), pick, bias)
     return out.to(y.dtype)
 
 

@@ -96,10 +96,12 @@ def _not_finite(image: Image, parts: Sequence[Part]) -> list[Finding]:
 
 
 def relaid(image: Image, layout: Layout, *, pinned: bool = False) -> Image:
-    """The same adapter in another layout, which holds all that the old one does. Raises OutOfRoomError."""
+    """The same adapter in another layout that holds it, also where the old one held more. Raises OutOfRoomError."""
     moved = empty_image(layout, image.values.dtype, pinned=pinned)
-    for path in image.layout.columns:
+    for path in image.layout.columns.keys() & layout.columns.keys():
         views = moved.views(path)
         for name, view in image.views(path).items():
-            views[name][tuple(slice(0, size) for size in view.shape)].copy_(view)
+            if name in views:
+                both = tuple(slice(0, min(sizes)) for sizes in zip(view.shape, views[name].shape, strict=True))
+                views[name][both].copy_(view[both])
     return moved

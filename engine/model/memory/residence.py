@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from engine.errors import HeaderError, InUseError, SealedError, SlotsFullError, UnknownAdapterError
+from engine.errors import HeaderError, InUseError, OptionError, SealedError, SlotsFullError, UnknownAdapterError
 from engine.format.adapter import read_adapter
-from engine.model.fitting.fit import fit, refuse_ranks
+from engine.model.fitting.fit import LARGEST, fit, refuse_ranks
 from engine.model.fitting.fitted import Fitted, is_held, joined_layout
 from engine.model.memory.arena import Arena
 from engine.model.memory.hostcache import HostCache
@@ -46,6 +46,15 @@ class Room:
     target_rank: int | None
     dtype: torch.dtype
     host_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises OptionError for what no runtime can have."""
+        for name, least in (("slots", 1), ("target_rank", 1), ("host_bytes", 0)):
+            found = getattr(self, name)
+            if found is not None and (not isinstance(found, int) or found < least):
+                raise OptionError(f"{name}: expected a whole number of at least {least}, found {found!r:.80}")
+        if not self.dtype.is_floating_point:
+            raise OptionError(f"dtype: expected a floating dtype, found {self.dtype}")
 
 
 class Residence:
@@ -105,9 +114,10 @@ class Residence:
         slot = self.slots.choose(self._kept(keep)) if pinned else self.slots.free()
         with self._repeated(staged):
             self._grow(staged)
+            image = self._fitting(staged.image) if slot is not None else staged.image
         loaded = self._numbered(Loaded(staged.source, staged.parts, 0, pinned=pinned))
         if slot is not None:
-            self._put(name, loaded, self._fitting(staged.image), slot)
+            self._put(name, loaded, image, slot)
         self._keep(name, loaded, staged.image)
 
     def replace(self, name: str, staged: Staged, keep: Collection[str]) -> Swapped:
@@ -133,6 +143,7 @@ class Residence:
         """
         if self.get(swapped.name).version != swapped.version:
             raise InUseError(swapped.name, "not what that swap left there: it was swapped again or loaded anew since")
+        self.leaves.refuse(swapped.name)
         self._exchange(swapped.name, swapped.before, swapped.image, keep)
 
     def bring_in(self, name: str, keep: Collection[str] = ()) -> int:
@@ -187,12 +198,19 @@ class Residence:
         self.loaded[name] = replace(self.get(name), pinned=pinned)
         self.images.shrink(self._undroppable())
 
+    def refuse_full(self, name: str, *, pinned: bool, keep: Collection[str]) -> None:
+        """Raise SlotsFullError where the adapter is to be pinned and finds no slot."""
+        if pinned and self.slots.peek(name) is None:
+            self.slots.choose(self._kept(keep))
+
     def set_factor(self, name: str, factor: float, keep: Collection[str]) -> None:
         """Multiply the adapter's own scales by `factor` for all that begins from now on.
 
-        Where a batch runs on its slot, that keeps the former. Raises UnknownAdapterError, SlotsFullError.
+        Where a batch runs on its slot, that keeps the former. Raises UnknownAdapterError, SlotsFullError, OptionError.
         """
         loaded = replace(self.get(name), factor=factor)
+        if any(abs(part.scaling * factor) > LARGEST for part in loaded.parts):
+            raise OptionError(f"scale of {name!r}: {factor:g} times its own scale is more than float32 holds")
         slot = self.slots.peek(name)
         if slot is not None and self.slots.running(slot):
             self.leaves.refuse(name)

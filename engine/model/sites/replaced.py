@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from engine.errors import RuntimeStateError
+from engine.model.kinds.exact import exact
 from engine.model.sites.attention import attention_rows
 from engine.model.sites.rowwise import leading, put, take
 from engine.model.sites.seat import overrides, own_forward, sit_innermost, stand_up
@@ -90,7 +91,8 @@ class Replaced:
         found = {}
         for site in self.sites:
             replaced = site.kind.replaced
-            tensor = replaced(site, slots, factors) if replaced else None
+            with exact(site.scales.device):
+                tensor = replaced(site, slots, factors) if replaced else None
             if tensor is not None:
                 found[site.name] = tensor
         return found

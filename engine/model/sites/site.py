@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import RuntimeStateError
@@ -68,7 +70,10 @@ class Site:
 
     def attach(self) -> None:
         """Let the module's calls come here."""
-        sit_outermost(self.module, self, self.kind.forward)
+        sit_outermost(self.module, self, _called)
+
+    def __reduce__(self) -> str:
+        raise RuntimeStateError(f"{self.path} has adapters on it; save the model's state_dict, or detach() first")
 
     def __deepcopy__(self, memo: object) -> Site:
         raise RuntimeStateError(
@@ -78,3 +83,18 @@ class Site:
     def detach(self) -> None:
         """Give the module back the forward it had."""
         stand_up(self.module, self)
+
+
+def _called(site: Site, *args: Any, **kwargs: Any) -> Any:
+    """The kind's forward, its first argument by place also where the caller named it."""
+    if kwargs and not args:
+        name = _first_of(type(site.module).forward)
+        if name in kwargs:
+            args = (kwargs.pop(name),)
+    return site.kind.forward(site, *args, **kwargs)
+
+
+@cache
+def _first_of(forward: Callable[..., Any]) -> str:
+    """What a class's forward calls its first argument, after the module itself."""
+    return list(inspect.signature(forward).parameters)[1]
