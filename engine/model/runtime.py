@@ -17,7 +17,8 @@ from engine.model.batches.selection import Selection
 from engine.model.batches.switch import Switch
 from engine.model.kinds.saved import refuse_clashes
 from engine.model.memory.moving import follow
-from engine.model.memory.residence import Residence, Room
+from engine.model.memory.residence import Residence
+from engine.model.memory.room import Room
 from engine.model.memory.staged import Staged
 from engine.model.names import check_name
 from engine.model.state import Restored, Status, status_of

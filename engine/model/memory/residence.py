@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from engine.errors import HeaderError, InUseError, OptionError, SealedError, SlotsFullError, UnknownAdapterError
@@ -26,35 +26,14 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    import torch
     from torch import nn
 
     from engine.model.batches.switch import Switch
     from engine.model.fitting.part import Part
     from engine.model.memory.image import Image
     from engine.model.memory.layout import Layout
+    from engine.model.memory.room import Room
     from engine.model.sites.site import Site
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """What a runtime sets aside: slots on the devices, the rank each has room for (None: as adapters need), the dtype,
-    and the bytes of images on the host (None: no bound).
-    """
-
-    slots: int
-    target_rank: int | None
-    dtype: torch.dtype
-    host_bytes: int | None = None
-
-    def __post_init__(self) -> None:
-        """Raises OptionError for what no runtime can have."""
-        for name, least in (("slots", 1), ("target_rank", 1), ("host_bytes", 0)):
-            found = getattr(self, name)
-            if found is not None and (not isinstance(found, int) or found < least):
-                raise OptionError(f"{name}: expected a whole number of at least {least}, found {found!r:.80}")
-        if not self.dtype.is_floating_point:
-            raise OptionError(f"dtype: expected a floating dtype, found {self.dtype}")
 
 
 class Residence:
