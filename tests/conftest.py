@@ -34,6 +34,11 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The shallow files first: the pages and whole installations take longest, and no worker should end with one alone."""
+    items.sort(key=lambda item: len(item.path.parents))
+
+
 @pytest.fixture(scope="session")
 def postgres_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a running server, one for all xdist workers; it stops with the last of them."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import event, insert, text
 
 from registry import listing
+from registry.database import Database
 from registry.detail import show
 from registry.filters import list_query
 from registry.joins import join_as_written
@@ -20,11 +23,9 @@ from registry.resolve import resolve
 from tests.factories import digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from sqlalchemy.orm import Session
-
-    from registry.database import Database
 
 ADAPTERS, VERSIONS = 200, 5
 # A table, or the name it goes by in the query of the page. Versions may be walked in the order of an index.
@@ -73,18 +74,33 @@ def version(n: int) -> dict[str, Any]:
     }
 
 
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def catalog(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """A filled catalog of each kind, one for all tests here: they only read."""
+    with ExitStack() as stack:
+        if request.param == "sqlite":
+            file = tmp_path_factory.mktemp("plans") / "catalog.db"
+            shutil.copyfile(request.getfixturevalue("sqlite_template"), file)
+            url = f"sqlite:///{file}"
+        else:
+            url = stack.enter_context(request.getfixturevalue("databases").catalog())
+        database = Database(url)
+        stack.callback(database.dispose)
+        database.write(fill)
+        yield database
+
+
 @pytest.fixture
-def plans(database: Database) -> Callable[[Callable[[Session], Any]], str]:
+def plans(catalog: Database) -> Callable[[Callable[[Session], Any]], str]:
     """Runs something and gives back the plans of all its queries."""
-    database.write(fill)
 
     def explain(work: Callable[[Session], Any]) -> str:
         seen: list[tuple[str, Any]] = []
-        with database.reading() as session:
+        with catalog.reading() as session:
             connection = session.connection()
             event.listen(connection, "before_cursor_execute", lambda *call: seen.append((call[2], call[3])))
             work(session)
-            words = "EXPLAIN QUERY PLAN" if database.is_sqlite else "EXPLAIN"
+            words = "EXPLAIN QUERY PLAN" if catalog.is_sqlite else "EXPLAIN"
             rows = [row for query, values in seen[:] for row in connection.exec_driver_sql(f"{words} {query}", values)]
         return "\n".join(str(row[-1]) for row in rows)
 
@@ -153,13 +169,13 @@ def test_lists_of_newest_versions_read_the_indexes_made_for_them(plans, monkeypa
     assert index in plans(lambda session: list_versions(session, list_query(limit=5, **filters)))
 
 
-def test_postgresql_looks_up_the_tags_of_all_candidates_at_once_and_sqlite_one_by_one(plans, database):
+def test_postgresql_looks_up_the_tags_of_all_candidates_at_once_and_sqlite_one_by_one(plans, catalog):
     half = {"tags": {"stage": "prod"}, "base": "base-3"}
 
     found = plans(lambda session: list_versions(session, list_query(limit=5, **half)))
 
     at_once = "hashed SubPlan" in found and re.search(r"Index Cond: .*version_id = ANY \(\(InitPlan", found) is not None
-    assert at_once is not database.is_sqlite
+    assert at_once is not catalog.is_sqlite
 
 
 def test_lineage_goes_by_indexes(plans):

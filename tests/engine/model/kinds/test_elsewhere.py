@@ -7,8 +7,21 @@ from safetensors.torch import load_file
 from engine.errors import RefusedError
 from engine.model.runtime import Runtime
 from tests.engine.model.kinds import oracle
-from tests.engine.model.kinds.cases import INPUTS
+from tests.engine.model.kinds.cases import CASES, INPUTS
 from tests.engine.model.kinds.test_kinds import close
+
+IN_SUITE = {
+    "linear",
+    "linear dora and bias",
+    "linear ia3",
+    "embedding dora",
+    "tokens",
+    "conv1d bias all",
+    "conv2d dora",
+}
+assert CASES.keys() >= IN_SUITE
+TRACED = [pytest.param(name, marks=[] if name in IN_SUITE else [pytest.mark.slow]) for name in CASES]
+"""Each sort of layer and each extra is traced in the suite, all that they are put together to in the long run."""
 
 
 @torch.no_grad()
@@ -23,6 +36,7 @@ def test_a_layout_that_grows_and_is_larger_than_needed_changes_nothing(case):
         close(runtime(INPUTS[kind]), expected)
 
 
+@pytest.mark.parametrize("case", TRACED, indirect=True)
 @torch.no_grad()
 def test_a_batch_by_rows_is_traced_as_one_graph(case, live):
     kind, _, alone = case
