@@ -67,15 +67,17 @@ def _result(verdict: Verdict, finding: Finding, accepted: Accepted | None) -> di
 
 
 def _location(finding: Finding) -> dict[str, Any]:
-    """A path is a file of the checkout; a reference is a name and no file."""
-    found: dict[str, Any] = {}
-    if is_path(finding.target):
-        place = f"{finding.target.removeprefix('./').rstrip('/')}/adapter_config.json"
+    """A path is a file of the checkout, a reference stands for itself: GitHub takes no document in which one result has
+    no file, there or not.
+    """
+    target = finding.target
+    place = f"{target.removeprefix('./').rstrip('/')}/adapter_config.json" if is_path(target) else target
+    name = one_line(finding.where or target)
+    return {
         # A lone surrogate stands for a byte that is no UTF-8.
-        found["physicalLocation"] = {"artifactLocation": {"uri": quote(place.encode("utf-8", "surrogateescape"))}}
-    name = one_line(finding.where or finding.target)
-    found["logicalLocations"] = [{"fullyQualifiedName": f"{one_line(finding.target)}#{name}", "name": name}]
-    return found
+        "physicalLocation": {"artifactLocation": {"uri": quote(place.encode("utf-8", "surrogateescape"))}},
+        "logicalLocations": [{"fullyQualifiedName": f"{one_line(target)}#{name}", "name": name}],
+    }
 
 
 def _fingerprint(verdict: Verdict, finding: Finding) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import date
 from importlib.resources import files
 from pathlib import Path
@@ -104,6 +105,16 @@ def test_sarif_validates_against_the_official_schema():
     assert place == "a/adapter_config.json"
     rules = document["runs"][0]["tool"]["driver"]["rules"]
     assert [rules[one["ruleIndex"]]["id"] for one in results] == ["rank", "dora"]
+
+
+@pytest.mark.parametrize(("target", "place"), [("team/a@sha256:0a", "team/a%40sha256%3A0a"), ("b.toml", "b.toml")])
+def test_every_sarif_result_names_a_file(target, place):
+    """GitHub refuses the whole document otherwise: locationFromSarifResult, expected a physical location."""
+    document = json.loads(written("sarif", verdict(replace(ERROR, target=target), adapter=target)))
+    (found,) = document["runs"][0]["results"]
+
+    jsonschema.validate(document, schema())
+    assert found["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == place
 
 
 def test_the_schema_that_sarif_is_held_to_refuses_a_wrong_document():
