@@ -75,7 +75,8 @@ class Residence:
         facts = read_adapter(path, alike=alike.facts if alike else None)
         replication = replication_for(facts, self._model, self.replication, fixed=bool(self.loaded))
         modules = replication.modules if replication else self.modules
-        if alike and alike.modules is modules and alike.facts.modules is facts.modules:
+        # Not where there are none: any two empty tuples are the same object.
+        if alike and facts.modules and alike.modules is modules and alike.facts.modules is facts.modules:
             parts = alike.parts
         else:
             parts = fit(facts, modules)
