@@ -1,7 +1,8 @@
 """PEFT's matching rules: which modules a LoRA configuration targets, and with which rank and alpha.
 
 Stored regular expressions are untrusted. Each configuration gets `BUDGET` seconds of this thread's time for all its
-expressions together; one is at most `MAX_LENGTH` characters long and `MAX_UNROLLED` pieces with its counts written out.
+expressions together before the next slow one is refused, and `MOST` seconds for however many quick ones; one is at most
+`MAX_LENGTH` characters long and `MAX_UNROLLED` pieces with its counts written out.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from engine.format.settings import LoraSettings
 
 BUDGET = 0.2
+MOST = 5.0
 MAX_LENGTH = 10_000
 MAX_UNROLLED = 100_000
 
@@ -145,6 +147,8 @@ class Matcher:
     def _run(self, pattern: str, text: str, *, whole: bool) -> regex.Match[str] | None:
         import regex  # noqa: F401 - before the clock starts: the first import takes longer than most expressions
 
+        if self._left < BUDGET - MOST:
+            raise PatternError(pattern, f"comes after expressions that needed more than {MOST:g} s together")
         started = time.thread_time()
         try:
             compiled = self._compiled.get(pattern)

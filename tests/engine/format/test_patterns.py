@@ -293,3 +293,15 @@ def test_expressions_that_cannot_be_bounded_are_refused(pattern, reason):
         is_targeted(LoraSettings(target_modules=pattern), "q")
     assert reason in caught.value.reason
     assert time.thread_time() - started < 2  # unbounded, the slowest would take minutes
+
+
+def test_many_quick_expressions_are_bounded_too(monkeypatch):
+    """Each costs half a millisecond to compile: a config of a megabyte has 100,000 of them."""
+    monkeypatch.setattr("engine.format.patterns.MOST", 0.4)
+    matcher = Matcher(LoraSettings(target_modules=("q_proj",), modules_to_save=tuple(f"x{n}" for n in range(30_000))))
+    started = time.thread_time()
+
+    with pytest.raises(PatternError, match=r"needed more than 0\.4 s together"):
+        matcher.targets("model.layers.0.self_attn.q_proj")
+
+    assert time.thread_time() - started < 5
