@@ -182,6 +182,7 @@ class Runtime:
             self._refuse_merged("cannot follow the model")
             if self._residence.sealed:
                 raise SealedError("the model was moved")
+            self._selection.runs.refuse("cannot follow the model")
             follow(self._residence)
 
     def pin(self, name: str) -> None:

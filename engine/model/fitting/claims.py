@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _STRAY = ("modules_to_save", "original_module")
 """PEFT repeats the biases of a saved module under these names; its copy has them too."""
 
+_PROMISED = {"use_dora": "magnitude", "lora_bias": "lora_bias"}
+"""Settings without whose tensors a module's factors are something else than what was trained."""
+
 TokenSetting = Sequence[int] | Mapping[str, Sequence[int]] | None
 
 
@@ -100,6 +103,9 @@ def _factors(claims: Claims, module: ModuleFacts) -> None:
     claim.tensors |= {"A": module.a_key, "B": module.b_key}
     if module.extras:
         claim.tensors |= {parse_key(key).role: key for key in module.extras}
+    for setting, role in _PROMISED.items():
+        if getattr(claims.facts.config.lora, setting) and role not in claim.tensors:
+            claims.refuse("pair-incomplete", path, f"has no {role}, which {setting} asks for")
 
 
 def _other(claims: Claims, name: str, role: str) -> None:
