@@ -75,7 +75,7 @@ class Residence:
         facts = read_adapter(path, alike=alike.facts if alike else None)
         replication = replication_for(facts, self._model, self.replication, fixed=bool(self.loaded))
         modules = replication.modules if replication else self.modules
-        # Not where there are none, as any two empty tuples are the same object; nor beside a table, which is a part only
+        # Not where there are none: any two empty tuples are the same object. Nor beside a table, which is a part only
         # where its numbers are not the base's.
         known = facts.modules and "embedding" not in facts.others.values()
         if alike and known and alike.modules is modules and alike.facts.modules is facts.modules:
