@@ -254,17 +254,18 @@ class Runtime:
         with self._selection.batch(names):
             yield
 
-    def seal(self, *, max_batch: int) -> None:
+    def seal(self, *, max_batch: int, lanes: int = 1) -> None:
         """Fix the layout, the slots and the modules, so that from then on activate, enable, disable, batch, set_scale
         and swap only write data: code that torch.compile made of the model is never compiled anew for them.
 
-        A batch names at most `max_batch` rows; one adapter is on per row; one forward runs at a time. Load an adapter
-        of every module first, with `target_rank` for the largest rank to come. Compile the model in place
-        (`model.compile(fullgraph=True)`), so that a call of the runtime looks at the KV cache too.
+        A batch names at most `max_batch` rows; at most `lanes` adapters are active at once, and each costs as much
+        whether it is or not; one forward runs at a time. Load an adapter of every module first, with `target_rank`
+        for the largest rank to come. Compile the model in place (`model.compile(fullgraph=True)`), so that a call of
+        the runtime looks at the KV cache too.
         """
         with self._lock:
             self._refuse_merged("cannot seal")
-            self._selection.seal(max_batch)
+            self._selection.seal(max_batch, lanes)
 
     def unseal(self) -> None:
         """Let any adapter be loaded again; what was compiled is compiled anew at its next call."""

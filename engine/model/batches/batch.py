@@ -46,6 +46,11 @@ class BatchPlan:
         return found
 
     @property
+    def lanes(self) -> tuple[BatchPlan]:
+        """What a row goes through one after the other: this plan alone."""
+        return (self,)
+
+    @property
     def slots(self) -> tuple[int, ...]:
         """The slots that rows have, without the base's, of a plan by rows."""
         return tuple(sorted(set(self.rows) - {0}))

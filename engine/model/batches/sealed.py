@@ -1,6 +1,6 @@
 """Which slots are on as data alone: what `seal` puts in the place of a plan, so that compiled code never sees a change.
 
-The slots of the rows lie in a buffer per device that is written in place; how many rows it holds is data too. Row i of
+The slots of the rows lie in buffers per device that are written in place; how many rows they hold is data too. Row i of
 `first` leading rows of an input belongs to row i·rows//first of the batch: beams and tokens repeat rows in line.
 """
 
@@ -21,53 +21,24 @@ if TYPE_CHECKING:
 
     from engine.kernels.plans import Plan
 
+    Lanes = tuple[tuple[int, ...], ...]
 
-class SealedPlan:
-    """The plan of a sealed runtime; there is one, for all threads. Rows of slot 0 go through the base alone."""
 
-    whole = None
+class SealedLane:
+    """One adapter for each row, and what every device has of that: one of several that a row goes through in turn."""
 
     def __init__(self, devices: Iterable[torch.device], max_batch: int) -> None:
-        self.max_batch = max_batch
         with torch.inference_mode(mode=False):  # so that they can be written outside of it too
             self._slots = {str(device): torch.zeros(max_batch, dtype=torch.int64, device=device) for device in devices}
             self._count = {name: slots.new_ones(()) for name, slots in self._slots.items()}
-        self._shared: Sequence[int] = (0,)
-        self._written: Sequence[int] = (0,)
-        self._held = False
         self._rows = 1
 
     def write(self, rows: Sequence[int]) -> None:
-        """Let the rows of the next batches go through these slots; one alone stands for every row.
-
-        What runs now keeps its own to its end.
-        """
-        self._shared = rows
-        if not self._held:
-            self._put(rows)
-
-    def _put(self, rows: Sequence[int]) -> None:
-        if not 1 <= len(rows) <= self.max_batch:
-            raise BatchError(f"a batch of {len(rows)} rows; the runtime was sealed for {self.max_batch} (max_batch)")
+        """Let the rows of the next batches go through these slots; one alone stands for every row."""
         for name, slots in self._slots.items():
             slots[: len(rows)].copy_(torch.tensor(rows))
             self._count[name].fill_(len(rows))
-        self._written, self._rows = rows, len(rows)
-
-    @contextmanager
-    def holding(self, rows: Sequence[int]) -> Iterator[None]:
-        """Within, the rows go through these slots, whatever is written; then through those that are to be on.
-
-        Raises BatchError for more rows than `seal` set aside.
-        """
-        before, held = self._written, self._held
-        self._put(rows)
-        self._held = True
-        try:
-            yield
-        finally:
-            self._held = held
-            self._put(before if held else self._shared)
+        self._rows = len(rows)
 
     def index(self, first: int, device: torch.device, path: str = "") -> Tensor:
         """The slot of each of the `first` leading rows of a module's input, (first,) int64.
@@ -84,6 +55,45 @@ class SealedPlan:
         """The plan for an input (rows, ..., in) of the module at `path`."""
         first = x.shape[0]
         return Gather(self.index(first, x.device, path), x.numel() // x.shape[-1] // first)
+
+
+class SealedPlan:
+    """The plan of a sealed runtime; there is one, for all threads. Rows of slot 0 go through the base alone."""
+
+    whole = None
+
+    def __init__(self, devices: Iterable[torch.device], max_batch: int, lanes: int) -> None:
+        self.max_batch = max_batch
+        where = tuple(devices)
+        self.lanes = tuple(SealedLane(where, max_batch) for _ in range(lanes))
+        self._shared: Lanes = ((0,),)
+        self._held: list[Lanes] = []
+
+    def share(self, slots: Sequence[int]) -> None:
+        """Let every row go through these slots, at most one per lane, wherever no batch is held."""
+        self._shared = tuple((slot,) for slot in slots)
+        if not self._held:
+            self._write(self._shared)
+
+    @contextmanager
+    def holding(self, rows: Sequence[int]) -> Iterator[None]:
+        """Within, row i goes through rows[i] alone; then each through what it would have without.
+
+        Raises BatchError for more rows than `seal` set aside.
+        """
+        if not 1 <= len(rows) <= self.max_batch:
+            raise BatchError(f"a batch of {len(rows)} rows; the runtime was sealed for {self.max_batch} (max_batch)")
+        self._held.append((tuple(rows),))
+        self._write(self._held[-1])
+        try:
+            yield
+        finally:
+            self._held.pop()
+            self._write(self._held[-1] if self._held else self._shared)
+
+    def _write(self, rows: Lanes) -> None:
+        for place, lane in enumerate(self.lanes):
+            lane.write(rows[place] if place < len(rows) else (0,))
 
 
 class SealedSwitch:

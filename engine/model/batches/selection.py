@@ -46,8 +46,8 @@ class Selection:
             raise OptionError(f"activate: expected names, found {names!r:.80}")
         if len(set(names)) != len(names):
             raise OptionError(f"activate: a name stands twice in {', '.join(names)}; use set_scale")
-        if self._sealed is not None and len(names) > 1:
-            raise SealedError(f"{len(names)} adapters at once ({', '.join(names)}), there is room for one per row")
+        if self._sealed is not None:
+            _refuse_over(len(self._sealed.lanes), names)
         refuse_clashes({name: self._residence.get(name).parts for name in names})
         self._residence.bring_all_in(names)
         self.active = tuple(names)
@@ -59,7 +59,7 @@ class Selection:
         slots = tuple(self._residence.bring_all_in(on))
         self._switch.shared = BatchPlan(whole=Whole(slots, (1.0,) * len(slots))) if slots else None
         if self._sealed is not None:
-            self._sealed.write(slots or (0,))
+            self._sealed.share(slots)
 
     def set_enabled(self, *, on: bool) -> Restored:
         """Let adapters act or not; the value puts back what was before."""
@@ -88,22 +88,22 @@ class Selection:
         with run:
             yield plan
 
-    def seal(self, max_batch: int) -> None:
+    def seal(self, max_batch: int, lanes: int) -> None:
         """Let every site take its slots from buffers. Raises RuntimeStateError where there is no site, SealedError for
-        kinds that cannot or where several adapters are active, OptionError.
+        kinds that cannot or where more adapters are active than there are lanes, OptionError.
         """
         residence = self._residence
-        if max_batch < 1:
-            raise OptionError(f"max_batch: expected a positive number of rows, found {max_batch}")
+        for name, number in {"max_batch": max_batch, "lanes": lanes}.items():
+            if number < 1:
+                raise OptionError(f"{name}: expected a positive number, found {number}")
         if not residence.sites:
             raise RuntimeStateError("nothing to seal: load an adapter of every module that will have one first")
-        if len(self.active) > 1:
-            raise SealedError(f"{', '.join(self.active)} are active, a sealed runtime has room for one per row")
+        _refuse_over(lanes, self.active)
         held_back = sorted(path for path, site in residence.sites.items() if not site.kind.seals)
         if held_back:
             kinds = sorted({residence.sites[path].kind.name for path in held_back})
             raise RuntimeStateError(f"cannot seal {', '.join(kinds)}, as {held_back[0]}; unload those adapters first")
-        self._sealed = SealedPlan([span.device for span in residence.the_arena.layout.spans], max_batch)
+        self._sealed = SealedPlan([span.device for span in residence.the_arena.layout.spans], max_batch, lanes)
         self._turn(SealedSwitch(self._sealed), sealed=True)
 
     def unseal(self) -> None:
@@ -133,3 +133,8 @@ class Selection:
         wanted = sorted(set(names) - {BASE})
         slots = {**dict(zip(wanted, self._residence.bring_all_in(wanted, self.active), strict=True)), BASE: 0}
         return BatchPlan(rows=tuple(slots[name] for name in names)) if wanted and self.enabled else None
+
+
+def _refuse_over(lanes: int, names: Sequence[str]) -> None:
+    if len(names) > lanes:
+        raise SealedError(f"{len(names)} adapters at once ({', '.join(names)}), there is room for {lanes} (lanes)")

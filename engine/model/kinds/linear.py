@@ -124,11 +124,14 @@ def forward(site: Site, x: Tensor) -> Tensor:
         return _forward_all(site, x, plan)
     y = site.original(x)
     factors = site.factors
-    tokens = plan.tokens(x, site.path)
     flat = (y if y.dtype is factors.dtype else y.to(factors.dtype)).view(-1, y.shape[-1])
-    x = x.reshape(-1, x.shape[-1])
+    wide_x = x.reshape(-1, x.shape[-1])
+    if wide_x.dtype is not factors.dtype:
+        wide_x = wide_x.to(factors.dtype)
+    out = flat
     with exact(x.device):
-        out = add_lora(flat, x if x.dtype is factors.dtype else x.to(factors.dtype), factors, tokens)
+        for lane in plan.lanes:
+            out = add_lora(out, wide_x, factors, lane.tokens(x, site.path))
     if y.dtype is not factors.dtype:
         return out.view_as(y).to(y.dtype)
     return y if out is flat else out.view_as(y)
@@ -146,18 +149,18 @@ def _forward_all(site: Site, x: Tensor, plan: BatchPlan) -> Tensor:
         for pick in steps:
             out = replaced_logits(out, wide_x, pick)
         for pick in steps:
-            out, bias = step(out, _low_rank(site, wide_x, pick, plan, out), pick, bias)
+            out, bias = step(out, _low_rank(site, wide_x, pick, out), pick, bias)
     return out.to(y.dtype)
 
 
-def _low_rank(site: Site, x: Tensor, pick: Pick, plan: BatchPlan, like: Tensor) -> Tensor | None:
+def _low_rank(site: Site, x: Tensor, pick: Pick, like: Tensor) -> Tensor | None:
     """scale·x·Aᵀ·Bᵀ in the shape of the output; None where no adapter has factors here."""
     if "B" not in pick.sections:
         return None
-    if pick.index is None:
+    if pick.lane is None:
         return linear(linear(x, pick.of("A")), pick.of("B")) * pick.scale
     nothing = torch.zeros(like.shape, dtype=like.dtype, device=like.device).view(-1, like.shape[-1])
-    return add_lora(nothing, x.reshape(-1, x.shape[-1]), site.factors, plan.tokens(x, site.path)).view_as(like)
+    return add_lora(nothing, x.reshape(-1, x.shape[-1]), site.factors, pick.lane.tokens(x, site.path)).view_as(like)
 
 
 def merged(

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from engine.model.batches.batch import BatchPlan
+    from engine.model.batches.sealed import SealedLane
     from engine.model.sites.site import Site
 
 
@@ -19,16 +20,27 @@ class Pick:
     """One slot's adapter on a module, or each row's own (`index` (rows,) int64, None for one slot).
 
     `sections` are (*shape), or (slots, *shape) of which the index takes each row's. `axis` is the output's dimension
-    along which vectors lie, from the end. `scale` multiplies the low-rank term; `factor`, a part of it, how much of
-    the adapter's whole change there shall be: a number, or one per row (rows,).
+    along which vectors lie, from the end. `lane` is the plan that gave the index. `scale` multiplies the low-rank
+    term; `factor`, a part of it, how much of the adapter's whole change there shall be: a number, or one per row
+    (rows,).
     """
 
-    __slots__ = ("axis", "dtype", "factor", "index", "scale", "sections", "slot")
+    __slots__ = ("axis", "dtype", "factor", "index", "lane", "scale", "sections", "slot")
 
-    def __init__(self, site: Site, axis: int, slot: int, factor: float, index: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        site: Site,
+        axis: int,
+        slot: int = 0,
+        factor: float = 1.0,
+        *,
+        index: Tensor | None = None,
+        lane: BatchPlan | SealedLane | None = None,
+    ) -> None:
         self.axis = axis
         self.slot = slot
         self.index = index
+        self.lane = lane
         self.dtype = site.dtype
         self.sections: Mapping[str, Tensor] = site.stacks if index is not None else site.sections(slot)
         self.factor: float | Tensor = site.factor_numbers[slot] * factor if index is None else site.factors_of[index]
@@ -67,9 +79,9 @@ class Pick:
 
 
 def picks(site: Site, plan: BatchPlan, x: Tensor, axis: int = -1) -> list[Pick]:
-    """The steps of a forward, in order: one per active slot, or one for all rows of the input x (rows, ...)."""
+    """The steps of a forward, in order: one per active slot, or one per lane for all rows of x (rows, ...)."""
     if plan.whole is None:
-        return [Pick(site, axis, 0, 1.0, plan.index(x.shape[0], x.device, site.path))]
+        return [Pick(site, axis, index=lane.index(x.shape[0], x.device, site.path), lane=lane) for lane in plan.lanes]
     return [Pick(site, axis, slot, factor) for slot, factor in zip(plan.whole.slots, plan.whole.factors, strict=True)]
 
 

@@ -33,6 +33,7 @@ def lora_folder(folder: Path, model: torch.nn.Module, *, seed: int = 1, **config
             if parameter.requires_grad:
                 with torch.no_grad():
                     parameter.normal_(0.0, 0.3, generator=generator)
-            assert "lora_" in name or parameter.requires_grad is False or "modules_to_save" in name or "bias" in name
+            meant = any(part in name for part in ("lora_", "modules_to_save", "bias", "trainable_tokens"))
+            assert meant or parameter.requires_grad is False
         wrapped.save_pretrained(folder)
     return folder

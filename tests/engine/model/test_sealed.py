@@ -60,13 +60,7 @@ def run_changes(model, tmp_path, *, count, backend):
     folders = [
         lora_folder(tmp_path / f"r{rank}", model, seed=rank, r=rank, target_modules=MODULES) for rank in (1, 5, 8)
     ]
-    runtime, plain = (
-        sealed_runtime(
-            model,
-            tmp_path,
-        ),
-        Runtime(reference, slots=4, target_rank=8),
-    )
+    runtime, plain = sealed_runtime(model, tmp_path), Runtime(reference, slots=4, target_rank=8)
     for name in "ab":
         plain.load(name, tmp_path / name)
     model.compile(fullgraph=True, backend=backend)
@@ -147,6 +141,7 @@ REFUSED = {
     ),
     "rows that do not divide": (lambda runtime, _: within(runtime, ["a"] * 2), BatchError, "got 3 rows"),
     "no rows": (lambda runtime, _: runtime.seal(max_batch=0), OptionError, "max_batch"),
+    "no lanes": (lambda runtime, _: runtime.seal(max_batch=1, lanes=0), OptionError, "lanes"),
 }
 
 
@@ -164,6 +159,59 @@ def test_what_a_sealed_runtime_has_no_room_for_is_refused_and_changes_nothing(ca
     assert same_state(state(runtime), before)
     assert runtime.status() == status
     assert torch.equal(logits(runtime), expected)
+
+
+SEVERAL = {
+    "linear layers": {},
+    "DoRA and an embedding": {"use_dora": True, "target_modules": ["q_proj", "down_proj", "embed_tokens"]},
+    "a bias and replaced tokens": {"lora_bias": True, "trainable_token_indices": {"embed_tokens": [1, 5]}},
+}
+
+
+@pytest.mark.parametrize("case", SEVERAL)
+def test_several_active_adapters_of_a_sealed_runtime_add_up_as_in_any_other(case, model, tmp_path):
+    tokens = SEVERAL[case].get("trainable_token_indices", {})
+    runtime = Runtime(model, slots=4)
+    for seed, name in enumerate("abc"):
+        config = SEVERAL[case] | ({"trainable_token_indices": {at: [seed] for at in tokens}} if tokens else {})
+        runtime.load(name, lora_folder(tmp_path / name, llama(num_hidden_layers=1), seed=seed, r=3 + seed, **config))
+    sums = (["a", "b"], ["c", "a", "b"], ["b"], [])
+    expected = []
+    for names in sums:
+        runtime.activate(names)
+        expected.append(logits(runtime))
+
+    runtime.seal(max_batch=3, lanes=3)
+
+    for names, wanted in zip(sums, expected, strict=True):
+        runtime.activate(names)
+        torch.testing.assert_close(logits(runtime), wanted, rtol=1e-5, atol=1e-5)
+    assert torch.equal(logits(runtime, adapter_names=["__base__"] * 3), expected[-1])
+
+
+def test_sums_of_adapters_compile_nothing_anew(model, tmp_path):
+    runtime, plain = sealed_runtime(model, tmp_path, lanes=2), Runtime(llama(num_hidden_layers=1), slots=4)
+    for name in "ab":
+        plain.load(name, tmp_path / name)
+    model.compile(fullgraph=True, backend="eager")
+    with torch._dynamo.config.patch(**STRICT):
+        for names in (["a", "b"], ["b"], [], ["b", "a"]):
+            runtime.activate(names)
+            plain.activate(names)
+            for inputs in ({}, {"adapter_names": ["b", "__base__", "a"]}):
+                torch.testing.assert_close(logits(runtime, **inputs), logits(plain, **inputs), rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_activated_within_a_batch_is_on_after_it(model, tmp_path):
+    runtime = sealed_runtime(model, tmp_path)
+    expected = {name: logits(runtime, adapter_names=[name] * 3) for name in "ab"}
+
+    with runtime.batch(["a"] * 3), torch.no_grad():
+        runtime.activate("b")
+        within = model(IDS, use_cache=False).logits
+
+    assert torch.equal(within, expected["a"])
+    assert torch.equal(logits(runtime), expected["b"])
 
 
 def test_an_empty_runtime_has_nothing_to_seal(model):
