@@ -49,6 +49,7 @@ class Selection:
         if self._sealed is not None:
             _refuse_over(len(self._sealed.lanes), names)
         refuse_clashes({name: self._residence.get(name).parts for name in names})
+        self._residence.refuse_replaced(names)
         self._residence.bring_all_in(names)
         self.active = tuple(names)
         self.apply()

@@ -1,4 +1,6 @@
-"""A model that was moved to another device after adapters were loaded: told by name, or followed."""
+"""A model that was moved to another device after adapters were loaded: told by name, or followed; or whose modules are
+others by now: told.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,14 @@ from engine.model.kinds import KINDS
 from engine.model.memory.arena import Arena
 from engine.model.memory.layout import make_layout
 from engine.model.memory.places import device_of
+from engine.model.sites.siting import holder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
+    from torch import nn
+
+    from engine.model.fitting.part import Part
     from engine.model.memory.residence import Residence
     from engine.model.sites.site import Site
 
@@ -25,6 +31,19 @@ def refuse_moved(arena: Arena | None, sites: Mapping[str, Site]) -> None:
         if found != span.device:
             told = f"{span.paths[0]}: its adapters lie on {span.device}, the module was moved to {found}"
             raise RuntimeStateError(f"{told}; call runtime.follow()")
+
+
+def refuse_replaced(model: nn.Module, parts: Iterable[Part]) -> None:
+    """Raises RuntimeStateError where the model has another module by now in the place of a part's, as it has after
+    `resize_token_embeddings`: what is put on the former one would act on nothing.
+    """
+    for part in parts:
+        held: object = model
+        for name in holder(part.path, part.leaf).split("."):
+            held = getattr(held, name, None)
+        if held is not part.module:
+            told = f"{part.path}: the model has another module there than when the runtime was made"
+            raise RuntimeStateError(f"{told}; detach() and make another runtime")
 
 
 def follow(residence: Residence) -> None:

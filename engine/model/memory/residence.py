@@ -14,6 +14,7 @@ from engine.model.memory.arena import Arena
 from engine.model.memory.hostcache import HostCache
 from engine.model.memory.image import build_image, empty_image, relaid
 from engine.model.memory.leaves import Leaves
+from engine.model.memory.moving import refuse_replaced
 from engine.model.memory.places import device_of
 from engine.model.memory.slots import Slots
 from engine.model.memory.source import Source, changed, read_again
@@ -23,7 +24,7 @@ from engine.model.sites.siting import make_site
 from engine.model.weights.merging import Addition
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from torch import nn
@@ -69,7 +70,7 @@ class Residence:
     def stage(self, path: Path) -> Staged:
         """Read the adapter in the folder and look at everything of it, without a change.
 
-        Raises RefusedError with all that does not fit, SealedError, UnreadableError, OutOfRoomError.
+        Raises RefusedError with all that does not fit, UnreadableError, OutOfRoomError, RuntimeStateError, SealedError.
         """
         alike = self._alike
         facts = read_adapter(path, alike=alike.facts if alike else None)
@@ -82,6 +83,8 @@ class Residence:
             parts = alike.parts
         else:
             parts = fit(facts, modules)
+        if replication is self.replication:
+            refuse_replaced(self._model, parts)
         refuse_ranks(parts, self._room.target_rank)
         before = self.arena.layout if self.arena and modules is self.modules else None
         layout = self._layout_with(parts, modules)
@@ -179,6 +182,11 @@ class Residence:
             self.bring_in(name, keep)
         self.loaded[name] = replace(self.get(name), pinned=pinned)
         self.images.shrink(self._undroppable())
+
+    def refuse_replaced(self, names: Iterable[str]) -> None:
+        """Raise RuntimeStateError where the model has other modules by now than those the adapters are on."""
+        for name in names:
+            refuse_replaced(self._model, self.get(name).parts)
 
     def refuse_full(self, name: str, *, pinned: bool, keep: Collection[str]) -> None:
         """Raise SlotsFullError where the adapter is to be pinned and finds no slot."""

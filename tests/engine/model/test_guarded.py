@@ -371,3 +371,16 @@ def test_checkpointed_layers_give_the_same_gradients(runtime):
 
     assert all(torch.allclose(one, other) for one, other in zip(*found, strict=True))
     assert any(one.any() for one in found[0])
+
+
+def test_modules_that_the_model_replaced_are_told_by_name(runtime, tmp_path):
+    head = lora_folder(tmp_path / "head", llama(), target_modules=["lm_head"])
+    runtime.load("head", head)
+    runtime.activate("head")
+
+    runtime.model.resize_token_embeddings(70, mean_resizing=False)
+
+    for call in (lambda: runtime.activate("head"), lambda: runtime.load("more", head)):
+        with pytest.raises(RuntimeStateError, match="lm_head: the model has another module there"):
+            call()
+    runtime.activate("a")
