@@ -213,10 +213,12 @@ class Runtime:
         They are its slot's own memory, padded to its rank: a step of an optimiser is seen by the next forward in which
         the adapter is active. Batches by row go through the same numbers without gradients. Until `settle` the adapter
         is not swapped and no adapter is loaded that needs more room. Raises UnknownAdapterError, SlotsFullError,
-        InUseError where they are parameters already.
+        SealedError, InUseError where they are parameters already.
         """
         with self._lock:
             self._refuse_merged(f"cannot train {name!r}")
+            if self._residence.sealed:
+                raise SealedError(f"{name!r} is to be trained, and code that is compiled takes no gradients' parameters")
             return self._residence.parameters(name, self.active)
 
     def settle(self, name: str) -> None:

@@ -20,11 +20,12 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from engine.compat.finding import Finding
 from engine.errors import BatchError, RefusedError
 from engine.model.kinds.exact import exact
+from engine.model.kinds.exchanged import begin
 from engine.model.kinds.into import merged_outputs, scaled_inputs
 from engine.model.kinds.kind import Kind
 from engine.model.kinds.pick import picks
 from engine.model.kinds.sections import cut, write
-from engine.model.kinds.vectors import bias_of, gain, raw_vectors, scaled_input, shift, step, vector_shapes
+from engine.model.kinds.vectors import gain, raw_vectors, scaled_input, shift, step, vector_shapes
 from engine.model.weights.codec import codec_of
 
 if TYPE_CHECKING:
@@ -148,14 +149,13 @@ def forward(site: Site, x: Tensor) -> Tensor:
         raise BatchError(f"{site.path}: a batch of several adapters needs inputs with a batch, found {x.dim()}-D")
     with exact(x.device):
         steps = picks(site, plan, x, -1 - spatial)
-    y = site.original(scaled_input(x, steps))
-    out = y.to(site.dtype)
-    wide_x = x.to(site.dtype)
-    bias = bias_of(conv, out, steps[0]) if steps else None
+    begun = begin(site, scaled_input(x, steps), steps)
     with exact(x.device):
+        out, bias = begun.y, begun.bias
+        wide_x = x.to(site.dtype)
         for pick in steps:
-            out, bias = step(out, _low_rank(conv, wide_x, pick), pick, bias)
-    return out.to(y.dtype)
+            out, bias = step(out, _low_rank(conv, wide_x, pick), pick, bias, moved=begun.exchanged)
+    return out.to(begun.dtype)
 
 
 def _low_rank(conv: _ConvNd, x: Tensor, pick: Pick) -> Tensor | None:

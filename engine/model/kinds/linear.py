@@ -11,12 +11,13 @@ from torch.nn.functional import linear
 
 from engine.kernels.lora import add_lora
 from engine.model.kinds.exact import exact
+from engine.model.kinds.exchanged import begin
 from engine.model.kinds.into import merged_outputs, scaled_inputs
 from engine.model.kinds.kind import Kind
 from engine.model.kinds.pick import picks
 from engine.model.kinds.sections import cut, write
 from engine.model.kinds.tokens import merged_rows, raw_rows, replaced_logits, row_shapes
-from engine.model.kinds.vectors import bias_of, gain, raw_vectors, scaled_input, shift, step, vector_shapes
+from engine.model.kinds.vectors import gain, raw_vectors, scaled_input, shift, step, vector_shapes
 from engine.model.weights.codec import codec_of
 
 if TYPE_CHECKING:
@@ -141,16 +142,15 @@ def _forward_all(site: Site, x: Tensor, plan: BatchPlan) -> Tensor:
     """The forward of a module on which some adapter has more than two factors."""
     with exact(x.device):
         steps = picks(site, plan, x)
-    y: Tensor = site.original(scaled_input(x, steps))
-    out = y.to(site.dtype)
-    wide_x = x.to(site.dtype)
-    bias = bias_of(site.module, out, steps[0]) if steps else None
+    begun = begin(site, scaled_input(x, steps), steps)
     with exact(x.device):
+        out, bias = begun.y, begun.bias
+        wide_x = x.to(site.dtype)
         for pick in steps:
             out = replaced_logits(out, wide_x, pick)
         for pick in steps:
-            out, bias = step(out, _low_rank(site, wide_x, pick, out), pick, bias)
-    return out.to(y.dtype)
+            out, bias = step(out, _low_rank(site, wide_x, pick, out), pick, bias, moved=begun.exchanged)
+    return out.to(begun.dtype)
 
 
 def _low_rank(site: Site, x: Tensor, pick: Pick, like: Tensor) -> Tensor | None:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from engine.model.kinds.exchanged import Begun, begin
 from engine.model.kinds.into import merged_outputs
 from engine.model.kinds.kind import Kind
 from engine.model.kinds.pick import picks
@@ -66,16 +67,19 @@ def stored(views: Mapping[str, Tensor], part: Part) -> dict[str, Tensor]:
 
 def forward(site: Site, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     plan = site.switch.plan
-    y: Tensor = site.original(x, *args, **kwargs)
+    if plan is None or args or kwargs:  # a size, or a second input
+        y: Tensor = site.original(x, *args, **kwargs)
+    by_channel = isinstance(site.module, _CHANNELS)
     if plan is None:
         return y
-    out = y.to(site.dtype)
-    by_channel = isinstance(site.module, _CHANNELS)
+    steps = picks(site, plan, x, 1 - x.dim() if by_channel else -1)
+    begun = begin(site, x, steps) if not (args or kwargs) else Begun(y.to(site.dtype), y.dtype, None)
+    out, shape = begun.y, begun.y.shape
     if not by_channel:  # several normalised dimensions lie flat in one section
-        out = out.flatten(y.dim() - site.module.bias.dim())  # type: ignore[operator]
-    for pick in picks(site, plan, x, 1 - y.dim() if by_channel else -1):
-        out, _ = step(out, None, pick, None)
-    return out.view(y.shape).to(y.dtype)
+        out = out.flatten(out.dim() - site.module.bias.dim())  # type: ignore[operator]
+    for pick in steps:
+        out, _ = step(out, None, pick, None, moved=begun.exchanged)
+    return out.view(shape).to(begun.dtype)
 
 
 def merged(

@@ -75,10 +75,13 @@ def bias_of(module: nn.Module, y: Tensor, pick: Pick) -> Tensor | None:
     return None if bias is None or "gain" not in pick.sections else spread(bias.to(y.dtype), y, pick.axis)
 
 
-def step(y: Tensor, added: Tensor | None, pick: Pick, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def step(
+    y: Tensor, added: Tensor | None, pick: Pick, bias: Tensor | None, *, moved: bool = False
+) -> tuple[Tensor, Tensor | None]:
     """One adapter's change of the output y so far, and the bias in what comes out, which DoRA leaves alone.
 
-    `added` is its low-rank term, scaled. In PEFT's order: DoRA's gain, the low-rank term, biases, IA3's scale.
+    `added` is its low-rank term, scaled; `moved`: y has the adapter's own bias already. In PEFT's order: DoRA's gain,
+    the low-rank term, biases, IA3's scale.
     """
     sections = pick.sections
     if "gain" in sections:
@@ -89,10 +92,10 @@ def step(y: Tensor, added: Tensor | None, pick: Pick, bias: Tensor | None) -> tu
         y = y + added
     if "lora_bias" in sections:
         y = y + pick.vector("lora_bias", y) * pick.number(pick.scale, y)
-    if "shift" in sections:
-        moved = pick.taken(pick.vector("shift", y))
-        y = y + moved
-        bias = None if bias is None else bias + moved
+    if "shift" in sections and not moved:
+        change = pick.taken(pick.vector("shift", y))
+        y = y + change
+        bias = None if bias is None else bias + change
     if "l_out" in sections:
         y = y * pick.scale_of("l_out", y, pick.axis)
     return y, bias

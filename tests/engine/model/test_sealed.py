@@ -140,6 +140,7 @@ REFUSED = {
         "batch of 5 rows",
     ),
     "rows that do not divide": (lambda runtime, _: within(runtime, ["a"] * 2), BatchError, "got 3 rows"),
+    "training": (lambda runtime, _: runtime.parameters("b"), SealedError, "'b' is to be trained"),
     "no rows": (lambda runtime, _: runtime.seal(max_batch=0), OptionError, "max_batch"),
     "no lanes": (lambda runtime, _: runtime.seal(max_batch=1, lanes=0), OptionError, "lanes"),
 }

@@ -25,6 +25,11 @@ _PLAIN = [
     "linear rslora",
     "linear lora_bias",
     "linear dora",
+    "linear bias lora_only",
+    "linear bias all",
+    "linear dora and bias",
+    "conv1d bias all",
+    "conv2d dora",
     "embedding",
     "embedding dora",
     "conv1d",
@@ -53,6 +58,27 @@ def test_a_bfloat16_base_is_no_further_from_float64_than_pefts(name, tmp_path):
     assert (alone.double() - exact).norm() <= (peft - exact).norm() * 1.01
     assert (mixed.double() - exact)[rows].norm() <= (peft - exact)[rows].norm() * 1.01
     assert torch.equal(mixed[1], base[1])
+
+
+@pytest.mark.parametrize("name", ["linear bias all", "linear dora and bias", "conv2d dora"])
+@torch.no_grad()
+def test_own_biases_on_a_bfloat16_base_are_traced_as_one_graph(name, tmp_path):
+    kind, configs = CASES[name]
+    model = oracle.seeded(kind).bfloat16()
+    x = INPUTS[kind].bfloat16()
+    runtime = Runtime(model)
+    runtime.load("a", oracle.saved(tmp_path / "a", oracle.seeded(kind), configs[0]))
+    base = model(x)
+    expected = runtime(x, adapter_names=["a", "__base__", "a", "a"])
+    torch._dynamo.reset()
+    runtime.seal(max_batch=4)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+
+    with runtime.batch(["a", "__base__", "a", "a"]):
+        found = compiled(x)
+
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
+    assert torch.equal(found[1], base[1])
 
 
 class Quantised(nn.Module):
