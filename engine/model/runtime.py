@@ -218,7 +218,7 @@ class Runtime:
         with self._lock:
             self._refuse_merged(f"cannot train {name!r}")
             if self._residence.sealed:
-                raise SealedError(f"{name!r} is to be trained, and code that is compiled takes no gradients' parameters")
+                raise SealedError(f"{name!r} is to be trained, which is compiled anew")
             return self._residence.parameters(name, self.active)
 
     def settle(self, name: str) -> None:
