@@ -58,7 +58,10 @@ def begin(site: Site, x: Tensor, steps: Sequence[Pick]) -> Begun:
     own = site.original(x)
     y = own.to(site.dtype)
     bias = _spread(bias, y, steps[0])
-    by_rows = index.view(-1, *([1] * (y.dim() - 1))) > 0
+    most = index
+    for pick in steps[1:]:
+        most = most if pick.index is None else torch.maximum(most, pick.index)
+    by_rows = most.view(-1, *([1] * (y.dim() - 1))) > 0
     return Begun(torch.where(by_rows, _rows(site, code, x, bias), y), own.dtype, bias, exchanged=True)
 
 
