@@ -46,8 +46,7 @@ def replaced(site: Site, slots: Sequence[int], factors: Sequence[float]) -> Tens
 def merged(
     _site: Site, values: Mapping[str, Tensor], views: Mapping[str, Tensor], part: Part, factor: float
 ) -> dict[str, Tensor]:
-    W, copy = values[part.leaf], views["copy"].float()
-    return {part.leaf: copy.clone() if factor == 1 else W + factor * (copy - W)}
+    return {part.leaf: views["copy"].float().clone() if factor else values[part.leaf]}  # whole, as in a forward
 
 
 def refuse_clashes(parts: Mapping[str, Sequence[Part]]) -> None:

@@ -384,3 +384,15 @@ def test_modules_that_the_model_replaced_are_told_by_name(runtime, tmp_path):
         with pytest.raises(RuntimeStateError, match="lm_head: the model has another module there"):
             call()
     runtime.activate("a")
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.5, -2.0])
+@pytest.mark.parametrize("name", ["dora", "saved", "table"])
+def test_a_merge_takes_an_adapter_as_often_as_a_forward_does(runtime, folders, name, factor):
+    runtime.load(name, folders[name])
+    runtime.set_scale(name, factor)
+    expected = alone(runtime, name)
+
+    runtime.merge(name)
+
+    torch.testing.assert_close(logits(runtime), expected, rtol=1e-4, atol=1e-4)
