@@ -12,6 +12,7 @@ from engine.format.dtypes import READABLE
 from engine.model.fitting.claims import claims_of, completed
 from engine.model.fitting.fit_tensors import callable_part, claim_tensors
 from engine.model.fitting.part import Part
+from engine.model.fitting.shortcut import passed_over
 from engine.model.fitting.unsupported import unsupported
 from engine.model.kinds import KINDS
 from engine.model.kinds.saved import SAVED
@@ -49,6 +50,7 @@ def fit(facts: AdapterFacts, modules: Mapping[str, nn.Module]) -> tuple[Part, ..
             parts.append(part)
             findings += _misfits(part, facts)
     findings += [_too_large(part) for part in parts if not abs(part.scaling) <= LARGEST]
+    findings += passed_over(parts, modules)
     if findings:
         raise RefusedError(findings)
     return tuple(parts)
