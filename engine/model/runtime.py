@@ -320,6 +320,8 @@ class Runtime:
             factors = tuple(weights) if weights is not None else (1.0,) * len(wanted)
             if len(factors) != len(wanted) or not wanted:
                 raise OptionError(f"expected a weight for each of {len(wanted)} adapters, found {len(factors)}")
+            if len(set(wanted)) != len(wanted):
+                raise OptionError(f"merge: a name stands twice in {', '.join(wanted)}; give it the sum of its weights")
             refuse_clashes({name: self._residence.get(name).parts for name in wanted})
             merge = Merge([self._residence.addition(*one) for one in zip(wanted, factors, strict=True)])
             report = merge.apply(self.model, self._residence.sites, unshare=unshare, lossy=lossy)

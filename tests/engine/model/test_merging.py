@@ -134,6 +134,15 @@ def test_a_weight_for_each_adapter_is_asked_for(runtime):
         runtime.merge(["a", "b"], [1.0])
 
 
+def test_an_adapter_is_not_merged_twice(model, runtime):
+    before = _state(model)
+
+    with pytest.raises(OptionError, match="a name stands twice in a, a; give it the sum of its weights"):
+        runtime.merge(["a", "a"])
+
+    assert _same(model, before)
+
+
 def test_numbers_that_do_not_fit_leave_every_weight(model, runtime):
     model.to(torch.float16)
     before = _state(model)
