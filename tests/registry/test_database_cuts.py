@@ -18,7 +18,10 @@ def push(home, url, source, name):
         registry.close()
 
 
-def messages_of_a_push(home, url, source):
+def messages_of_a_push(home, url, folder):
+    """Of a later push: the first one into a database says more."""
+    push(home, url, make_adapter(folder / "first", 0), "team/first")
+    source = make_adapter(folder / "whole", 1)
     with wire(url) as (whole, through):
         push(home, through, source, "team/whole")
     return whole.messages
@@ -38,7 +41,7 @@ def is_there(home, url, name):
 @pytest.mark.parametrize("step", [6, pytest.param(1, marks=LONG)])
 def test_a_push_whose_connection_breaks_at_any_message(postgres_url, tmp_path, answered, step):
     home = tmp_path / "home"
-    count = messages_of_a_push(home, postgres_url, make_adapter(tmp_path / "whole", 1))
+    count = messages_of_a_push(home, postgres_url, tmp_path)
     broke = unknown = 0
     for at in range(1 + answered, count + 1, step):
         name, source = f"team/cut-{at}", make_adapter(tmp_path / f"source{at}", at + 10)
@@ -57,7 +60,7 @@ def test_a_push_whose_connection_breaks_at_any_message(postgres_url, tmp_path, a
             broke += through.broke
         again = push(home, postgres_url, source, name)
         assert (again.version, again.created) == (1, not there), at
-    assert broke >= (count - 2) // step
+    assert broke >= 0.85 * (count // step)  # a push may end some messages earlier than the one counted
     assert count > 20
     assert unknown >= 1 or step > 1
     print(f"{count} messages, {broke} breaks, {unknown} unknown")

@@ -258,7 +258,7 @@ def test_a_given_base_goes_before_that_of_the_version_and_of_the_config(registry
     registry.push(rslora, "team/a")
 
     for source in (rslora, "team/a"):
-        with pytest.raises(FindingsError, match="fit a weight of shape"):
+        with pytest.raises(FindingsError, match="refused by base-shape"):
             registry.convert(source, for_engine="llamacpp", base="team/wrong", to=tmp_path / "new")
     with pytest.raises(NotFoundError, match="team/none"):
         registry.convert(rslora, for_engine="llamacpp", base="team/none", to=tmp_path / "new")
