@@ -25,7 +25,7 @@ from engine.model.kinds.into import merged_outputs, scaled_inputs
 from engine.model.kinds.kind import Kind
 from engine.model.kinds.pick import picks
 from engine.model.kinds.sections import cut, write
-from engine.model.kinds.vectors import gain, raw_vectors, scaled_input, shift, step, vector_shapes
+from engine.model.kinds.vectors import derived_vectors, raw_vectors, scaled_input, step, vector_shapes
 from engine.model.weights.codec import codec_of
 
 if TYPE_CHECKING:
@@ -104,11 +104,7 @@ def derived(part: Part, sections: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if "E" in part.tensors:
         A = sections["stored_A"]
         found["A"] = A * sections["E"].view(*A.shape[:2], *([1] * (A.dim() - 2)))
-    if "bias" in part.tensors:
-        found["shift"] = shift(part.module, sections["bias"])
-    if "magnitude" in part.tensors:
-        found["gain"] = gain(sections["magnitude"], _moved_weight(part, sections))
-    return found
+    return found | derived_vectors(part, sections, _moved_weight)
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from engine.model.kinds.kind import Kind
 from engine.model.kinds.pick import picks
 from engine.model.kinds.sections import cut, write
 from engine.model.kinds.tokens import merged_rows, raw_rows, replaced_logits, row_shapes
-from engine.model.kinds.vectors import gain, raw_vectors, scaled_input, shift, step, vector_shapes
+from engine.model.kinds.vectors import derived_vectors, raw_vectors, scaled_input, step, vector_shapes
 from engine.model.weights.codec import codec_of
 
 if TYPE_CHECKING:
@@ -86,11 +86,7 @@ def derived(part: Part, sections: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found = {}
     if "E" in part.tensors:
         found["A"] = sections["stored_A"] * sections["E"]
-    if "bias" in part.tensors:
-        found["shift"] = shift(part.module, sections["bias"])
-    if "magnitude" in part.tensors:
-        found["gain"] = gain(sections["magnitude"], _moved_weight(part, sections))
-    return found
+    return found | derived_vectors(part, sections, _moved_weight)
 
 
 @torch.no_grad()

@@ -76,7 +76,7 @@ def forward(site: Site, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     begun = begin(site, x, steps) if not (args or kwargs) else Begun(y.to(site.dtype), y.dtype, None)
     out, shape = begun.y, begun.y.shape
     if not by_channel:  # several normalised dimensions lie flat in one section
-        out = out.flatten(out.dim() - site.module.bias.dim())  # type: ignore[operator]
+        out = out.flatten(out.dim() - site.module.bias.dim())  # type: ignore[operator]  # `holds` saw a tensor
     for pick in steps:
         out, _ = step(out, None, pick, None, moved=begun.exchanged)
     return out.view(shape).to(begun.dtype)

@@ -13,10 +13,11 @@ from engine.model.kinds.pick import spread
 from engine.model.weights.codec import codec_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor, nn
 
+    from engine.model.fitting.part import Part
     from engine.model.kinds.kind import Shape
     from engine.model.kinds.pick import Pick
     from engine.model.memory.layout import Want
@@ -57,6 +58,18 @@ def gain(magnitude: Tensor, weight: Tensor) -> Tensor:
     norm: Tensor = torch.linalg.vector_norm(weight.detach().flatten(1), dim=1, dtype=torch.float64)
     grown: Tensor = magnitude.double() / norm.to(magnitude.device) - 1
     return grown.float()
+
+
+def derived_vectors(
+    part: Part, sections: Mapping[str, Tensor], moved_weight: Callable[[Part, Mapping[str, Tensor]], Tensor]
+) -> dict[str, Tensor]:
+    """An own bias as its shift, a magnitude as its gain over the rows of W + sBA, which `moved_weight` gives."""
+    found = {}
+    if "bias" in part.tensors:
+        found["shift"] = shift(part.module, sections["bias"])
+    if "magnitude" in part.tensors:
+        found["gain"] = gain(sections["magnitude"], moved_weight(part, sections))
+    return found
 
 
 def scaled_input(x: Tensor, steps: list[Pick]) -> Tensor:
