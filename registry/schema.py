@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 # The ordinal of the newest migration and its revision. A migration that only adds leaves `oldest_client` in the
 # catalog alone, so that older clients keep working; one that takes something away raises it.
-SCHEMA = 3
-HEAD = "0003"
+SCHEMA = 4
+HEAD = "0004"
 APPLICATION_ID = 0x41447074  # "ADpt", in the header of the SQLite file; the first migration writes it
 WAL_IS_SAFE_FROM = (3, 51, 3)  # before it, concurrent writers can corrupt a write-ahead log (sqlite.org, 2026-03)
 

@@ -24,10 +24,17 @@ class Recipe(Table):
 
 
 class Artifact(Table):
-    """A materialised result of a recipe: where it lies and what it holds."""
+    """A materialised result of a recipe: where it lies and what it holds.
+
+    `lease_id` is the lease, without end, that keeps its tensors in the store; null where they are not kept there.
+    """
 
     __tablename__ = "artifacts"
-    __table_args__ = (Index("ix_artifacts_recipe_id", "recipe_id"), digest_check("digest"))
+    __table_args__ = (
+        Index("ix_artifacts_recipe_id", "recipe_id", unique=True),
+        Index("ix_artifacts_lease_id", "lease_id"),
+        digest_check("digest"),
+    )
 
     id: Mapped[Identity]
     recipe_id: Mapped[Number] = mapped_column(ForeignKey("recipes.id"))
@@ -38,6 +45,8 @@ class Artifact(Table):
     body: Mapped[LongText] = mapped_column(comment="JSON: per-tensor digests and report")
     created_at: Mapped[CreatedAt]
     removed_at: Mapped[datetime | None] = mapped_column(UtcTime)
+    actor: Mapped[str | None] = mapped_column(String(256))
+    lease_id: Mapped[str | None] = mapped_column(String(32))
 
 
 class CheckResult(Table):

@@ -73,20 +73,20 @@ def empty(empty_database_url):
 def test_an_empty_database_gets_the_whole_schema(empty):
     state = schema.prepare(empty)
 
-    assert (state.created, state.revision, state.ordinal, state.upgraded_from) == (True, "0003", 3, None)
+    assert (state.created, state.revision, state.ordinal, state.upgraded_from) == (True, "0004", 4, None)
     assert publish(empty).number == 1
 
 
 def test_a_second_start_changes_nothing(empty):
     schema.prepare(empty)
 
-    assert schema.prepare(empty) == schema.SchemaState(revision="0003", ordinal=3)
+    assert schema.prepare(empty) == schema.SchemaState(revision="0004", ordinal=4)
 
 
 def test_the_catalog_says_which_clients_may_use_it(database):
     with database.reading() as session:
         rows = session.execute(select(CatalogMeta.key, CatalogMeta.value)).all()
-    assert sorted(map(tuple, rows)) == [("oldest_client", "1"), ("schema", "3")]
+    assert sorted(map(tuple, rows)) == [("oldest_client", "1"), ("schema", "4")]
 
 
 def test_the_file_carries_the_application_id(sqlite_template):
@@ -174,7 +174,7 @@ def test_this_client_works_on_the_next_additive_schema(database, tmp_path, monke
 
     state = schema.prepare(database)
 
-    assert (state.revision, state.ordinal, state.created) == ("9999", 4, False)
+    assert (state.revision, state.ordinal, state.created) == ("9999", 5, False)
     assert publish(database, seed="after", aliases=("prod",), tags={"task": "sql"}).number == 2
     with database.reading() as session:
         assert resolve(session, parse_ref("team/sql@prod")).number == 2
@@ -187,7 +187,7 @@ def test_this_client_refuses_the_next_contracting_schema(database, tmp_path, mon
         pretend_next(patch)
         schema.migrate(database)
 
-    with pytest.raises(SchemaError, match=r"has schema 9999 \(4\), this client knows up to 0003 \(3\)") as caught:
+    with pytest.raises(SchemaError, match=r"has schema 9999 \(5\), this client knows up to 0004 \(4\)") as caught:
         schema.prepare(database)
     assert caught.value.hint == "pip install --upgrade adapter-registry"
 
@@ -199,12 +199,12 @@ def test_the_next_client_upgrades_this_schema_and_keeps_the_rows(database, tmp_p
     pretend_next(monkeypatch)
 
     if not database.is_sqlite:
-        with pytest.raises(SchemaError, match="has schema 0003, this client needs 9999") as caught:
+        with pytest.raises(SchemaError, match="has schema 0004, this client needs 9999") as caught:
             schema.prepare(database)
         assert caught.value.hint == "adapters migrate"
     state = schema.prepare(database) if database.is_sqlite else schema.migrate(database)
 
-    assert (state.revision, state.upgraded_from, state.created) == ("9999", "0003", False)
+    assert (state.revision, state.upgraded_from, state.created) == ("9999", "0004", False)
     with database.reading() as session:
         assert resolve(session, parse_ref("team/sql@prod")).number == 1
         assert session.scalar(text("SELECT count(region) FROM versions")) == 0
@@ -222,9 +222,9 @@ def test_the_copy_made_before_an_upgrade_is_the_catalog_as_it_was(database, tmp_
         pretend_next(patch)
         state = schema.prepare(database)
 
-    assert state.backup == Path(f"{database.file}.bak-0003")
+    assert state.backup == Path(f"{database.file}.bak-0004")
     copy = Database(f"sqlite:///{state.backup}")
-    assert schema.prepare(copy) == schema.SchemaState(revision="0003", ordinal=3)
+    assert schema.prepare(copy) == schema.SchemaState(revision="0004", ordinal=4)
     with copy.reading() as session:
         assert session.scalars(select(Version.number)).all() == [1]
 
@@ -240,7 +240,7 @@ def test_a_migration_that_fails_changes_nothing(database, tmp_path, monkeypatch)
         with pytest.raises(KeyError):
             schema.migrate(database)
 
-    assert schema.prepare(database).revision == "0003"
+    assert schema.prepare(database).revision == "0004"
     with database.reading() as session:
         assert session.scalars(select(Adapter.name)).all() == ["sql"]
 
@@ -305,7 +305,7 @@ def usable(home):
 def test_threads_that_start_together_agree(empty):
     with ThreadPoolExecutor(4) as pool:
         states = list(pool.map(lambda _: schema.prepare(empty), range(4)))
-    assert [state.revision for state in states] == ["0003"] * 4
+    assert [state.revision for state in states] == ["0004"] * 4
 
 
 def test_a_state_can_be_told_in_json():
