@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from engine.format.tensors import TensorInfo
+    from engine.format.tensors import Header, TensorInfo
 
 # transformers' and diffusers' names, in the order in which their loaders look.
 _STEMS = ("model", "diffusion_pytorch_model")
@@ -52,6 +52,14 @@ def read_base(path: Path) -> BaseFacts:
     config = read_model_config(config_path) if config_path.is_file() else {}
     stored = _read_tensors(files)
     return _facts(config, stored)
+
+
+def read_headers(path: Path) -> tuple[tuple[Path, Header], ...]:
+    """Read the header of every file that holds weights, held against the index where there is one.
+
+    A file is named by where its bytes are: links are followed. Raises as `read_base`.
+    """
+    return tuple(_read_header(file, promised) for file, promised in weight_files(path))
 
 
 def weight_files(path: Path) -> tuple[tuple[Path, frozenset[str] | None], ...]:
@@ -137,11 +145,7 @@ def _read_tensors(files: tuple[tuple[Path, frozenset[str] | None], ...]) -> tupl
 
 
 def _read_file(file: Path, promised: frozenset[str] | None) -> list[_Stored]:
-    # A hub cache holds its files as links into a blob folder, and the header reader opens no link.
-    real = file.resolve()
-    header = read_header(real)
-    if promised is not None:
-        _compare_with_index(file, promised, frozenset(header.tensors))
+    real, header = _read_header(file, promised)
     descriptor = os.open(real, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return [_sampled(descriptor, header.data_offset, tensor) for tensor in header.tensors.values()]
@@ -149,6 +153,15 @@ def _read_file(file: Path, promised: frozenset[str] | None) -> list[_Stored]:
         raise BaseError(file, f"changed or became unreadable while it was read: {error}") from error
     finally:
         os.close(descriptor)
+
+
+def _read_header(file: Path, promised: frozenset[str] | None) -> tuple[Path, Header]:
+    # A hub cache holds its files as links into a blob folder, and the header reader opens no link.
+    real = file.resolve()
+    header = read_header(real)
+    if promised is not None:
+        _compare_with_index(file, promised, frozenset(header.tensors))
+    return real, header
 
 
 def _sampled(descriptor: int, offset: int, tensor: TensorInfo) -> _Stored:

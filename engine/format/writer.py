@@ -26,7 +26,7 @@ class TensorWriter:
 
     def __init__(self, path: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
         """`tensors` maps names to safetensors dtype and shape; `path` must not exist."""
-        header, self._places = _layout(tensors)
+        header, self._places = laid_out(tensors)
         self._start = len(header)
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         _write(self._descriptor, header, 0)
@@ -59,10 +59,11 @@ class TensorWriter:
 
 def header_size(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> int:
     """Bytes before the first tensor of such a file."""
-    return len(_layout(tensors)[0])
+    return len(laid_out(tensors)[0])
 
 
-def _layout(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> tuple[bytes, dict[str, TensorInfo]]:
+def laid_out(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> tuple[bytes, dict[str, TensorInfo]]:
+    """The bytes before the first tensor of such a file, and each tensor's place behind them."""
     places: dict[str, TensorInfo] = {}
     position = 0
     for name, (dtype, shape) in sorted(tensors.items(), key=lambda item: (ORDER[item[1][0]], item[0])):

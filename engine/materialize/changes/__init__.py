@@ -1,0 +1,1 @@
+"""What one adapter does to one stored tensor."""

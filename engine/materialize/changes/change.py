@@ -1,0 +1,23 @@
+"""What every change must offer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    Rows = Callable[[int, int, Tensor], Tensor]
+    """Δ of the rows from the first number up to the second, given W's: (rows, columns) float32, for the caller."""
+
+
+class Change(Protocol):
+    """A frozen value: what one adapter does to one stored weight, seen as (rows, columns) = (shape[0], the rest).
+
+    `opened(shape, weight)` reads the factors and gives the function of rows; `weight(start, stop)` reads W's own rows,
+    for changes that depend on all of W. All float32.
+    """
+
+    def opened(self, shape: tuple[int, ...], weight: Callable[[int, int], Tensor]) -> Rows: ...

@@ -1,0 +1,41 @@
+"""A base checkpoint by its headers: every stored tensor with its place, nothing decoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from engine.format.base import read_headers, read_model_config
+from engine.format.canonical import canonical_names
+from engine.materialize.place import Place
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The tensors of the folder `path`, in the order of its files, and its config.json (empty where there is none)."""
+
+    path: Path
+    tensors: Mapping[str, Place]
+    config: Mapping[str, Any]
+
+    @cached_property
+    def by_canonical(self) -> Mapping[str, str]:
+        """Stored name by canonical parameter path."""
+        return {path: name for name, path in canonical_names(self.tensors).items()}
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Raises BaseError for a missing, lying or pickled checkpoint, and HeaderError for a file that is none."""
+    tensors: dict[str, Place] = {}
+    for file, header in read_headers(path):
+        for info in header.tensors.values():
+            tensors[info.name] = Place(file, header.data_offset + info.start, info.dtype, info.shape)
+    config = path / CONFIG
+    return Checkpoint(path, tensors, read_model_config(config) if config.is_file() else {})

@@ -1,0 +1,89 @@
+"""A weight whose bytes are its numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.format.header import open_regular
+from engine.materialize.encodings.encoding import Encoding
+from engine.materialize.files import opened, write
+from engine.materialize.numbers import DTYPES, fill
+from engine.materialize.place import PLAIN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from engine.materialize.encodings.encoding import Rounded
+    from engine.materialize.place import Place, Stored
+
+
+class PlainReader:
+    """Rows of an open file, through one buffer."""
+
+    def __init__(self, descriptor: int, place: Place) -> None:
+        self._descriptor = descriptor
+        self._place = place
+        self._dtype = DTYPES[place.dtype]
+        self._line = place.size // max(place.shape[0] if place.shape else 1, 1)
+        self._bytes = torch.empty(0, dtype=torch.uint8)
+        self._floats = torch.empty(0)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        size = (stop - start) * self._line
+        if len(self._bytes) != size:
+            self._bytes = torch.empty(size, dtype=torch.uint8)
+            self._floats = torch.empty(self._bytes.view(self._dtype).shape)
+        fill(self._descriptor, self._place.file, self._bytes, self._place.offset + start * self._line)
+        return self._floats.copy_(self._bytes.view(self._dtype)).view(stop - start, -1)
+
+
+class PlainWriter:
+    """Rows into an open file, each rounded once."""
+
+    def __init__(self, descriptor: int, place: Place, rounded: Rounded) -> None:
+        self._descriptor = descriptor
+        self._place = place
+        self._rounded = rounded
+        self._line = place.size // max(place.shape[0] if place.shape else 1, 1)
+        self._sum = hashlib.sha256()
+
+    def put(self, start: int, numbers: Tensor) -> Tensor:
+        stored = self._rounded(numbers, start, DTYPES[self._place.dtype])
+        data = stored.view(torch.uint8).numpy().data.cast("B")
+        self._sum.update(data)
+        write(self._descriptor, data, self._place.offset + start * self._line)
+        return stored
+
+    def digests(self) -> dict[str, str]:
+        return {"": self._sum.hexdigest()}
+
+
+@contextmanager
+def _reading(stored: Stored) -> Iterator[PlainReader]:
+    place = stored.parts[""]
+    descriptor = open_regular(place.file)
+    try:
+        yield PlainReader(descriptor, place)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _writing(stored: Stored, rounded: Rounded) -> Iterator[PlainWriter]:
+    place = stored.parts[""]
+    with opened(place.file, os.O_WRONLY) as descriptor:
+        yield PlainWriter(descriptor, place, rounded)
+
+
+def _parts(name: str, dtype: str, shape: tuple[int, ...]) -> dict[str, tuple[str, str, tuple[int, ...]]]:
+    return {"": (name, dtype, shape)}
+
+
+ENCODING = Encoding(PLAIN, _parts, _reading, _writing)

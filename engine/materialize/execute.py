@@ -1,0 +1,124 @@
+"""Carries out one task: by row blocks, float32 in between, rounded once, summed on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.compat.finding import Finding
+from engine.errors import RefusedError
+from engine.format.header import open_regular
+from engine.materialize.copying import copy_range
+from engine.materialize.encodings import ENCODINGS
+from engine.materialize.files import opened
+from engine.materialize.numbers import fill
+from engine.materialize.rounding import nearest, random_of, stochastic
+from engine.materialize.sums import NOTHING, Sums, measured
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from torch import Tensor
+
+    from engine.materialize.changes.change import Rows
+    from engine.materialize.encodings.encoding import Rounded
+    from engine.materialize.place import Place
+    from engine.materialize.task import Task
+
+BLOCK = 1 << 18
+"""Elements of a block: one MiB of float32, so that a block's few tensors stay in a core's cache."""
+_STEP = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A finished tensor: the sha256 of each part's bytes (hex, by role), and what its changes came to."""
+
+    name: str
+    module: str
+    digests: Mapping[str, str]
+    sums: Sums
+
+
+def execute(task: Task) -> Written:
+    """Write the task's target, whose files exist at their full size. Safe to repeat.
+
+    Raises RefusedError for a result that is not finite, HeaderError for a source that changed.
+    """
+    with torch.no_grad():
+        return _copied(task) if task.copies else _changed(task)
+
+
+def _copied(task: Task) -> Written:
+    digests = {role: _copy(part, task.target.parts[role]) for role, part in task.source.parts.items()}
+    return Written(task.name, task.module, digests, NOTHING)
+
+
+def _copy(source: Place, target: Place) -> str:
+    digest = hashlib.sha256()
+    reading = open_regular(source.file)
+    try:
+        with opened(target.file, os.O_WRONLY) as writing:
+            copy_range(reading, source.offset, writing, target.offset, source.size, file=source.file)
+        data = torch.empty(min(source.size, _STEP), dtype=torch.uint8)
+        for start in range(0, source.size, _STEP):
+            block = data[: source.size - start]
+            fill(reading, source.file, block, source.offset + start)
+            digest.update(block.numpy().data)
+    finally:
+        os.close(reading)
+    return digest.hexdigest()
+
+
+def _changed(task: Task) -> Written:
+    sums = NOTHING
+    with ExitStack() as stack:
+        reader = stack.enter_context(ENCODINGS[task.source.encoding].reading(task.source))
+        writer = stack.enter_context(ENCODINGS[task.target.encoding].writing(task.target, _rounded(task)))
+        changes = [change.opened(task.source.shape, reader.rows) for change in task.changes]
+        for start, stop in row_blocks(task.source.shape):
+            W = reader.rows(start, stop)
+            D = _together(changes, start, stop, W)
+            total = W.clone() if D is None else W + D
+            stored = writer.put(start, total)
+            if not torch.isfinite(stored).all():
+                raise RefusedError([_not_finite(task)])
+            if D is not None:
+                sums += measured(W, D, total, stored)
+        return Written(task.name, task.module, writer.digests(), sums)
+
+
+def _together(changes: Sequence[Rows], start: int, stop: int, W: Tensor) -> Tensor | None:
+    """The sum of all changes of these rows."""
+    if not changes:
+        return None
+    D = changes[0](start, stop, W)
+    for change in changes[1:]:
+        D += change(start, stop, W)
+    return D
+
+
+def row_blocks(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """First row and the row after the last of each block, of about BLOCK elements and one row at least."""
+    rows = shape[0] if shape else 1
+    step = max(1, BLOCK // max(prod(shape[1:]), 1))
+    for start in range(0, rows, step):
+        yield start, min(start + step, rows)
+
+
+def _rounded(task: Task) -> Rounded:
+    seed, name = task.seed, task.name
+    if seed is None:
+        return lambda numbers, _, dtype: nearest(numbers, dtype)
+    return lambda numbers, start, dtype: stochastic(numbers, dtype, random_of(seed, name, start))
+
+
+def _not_finite(task: Task) -> Finding:
+    message = f"{task.name}: the merged weight holds NaN or infinite numbers, or more than its dtype does"
+    return Finding("merge-nonfinite", "error", message, where=task.name)

@@ -1,0 +1,52 @@
+"""Where a tensor's bytes lie, and what encodes a weight there: plain values that travel as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+from engine.format.header import BITS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+PLAIN = "plain"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A tensor's bytes: `offset` counts from the start of `file`, `dtype` is safetensors' name."""
+
+    file: Path
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return prod(self.shape) * BITS[self.dtype] // 8
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A weight of `shape` as files hold it: the places of the tensors that `encoding` makes of it, by their role.
+
+    A plain weight has one part, under the empty role.
+    """
+
+    encoding: str
+    shape: tuple[int, ...]
+    parts: Mapping[str, Place]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all parts."""
+        return sum(part.size for part in self.parts.values())
+
+
+def plain(place: Place) -> Stored:
+    """A weight whose bytes are its numbers."""
+    return Stored(PLAIN, place.shape, {"": place})

@@ -1,0 +1,60 @@
+"""Which file holds which tensor, and where: fixed before the first byte is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+from engine.format.header import BITS
+from engine.format.writer import laid_out
+from engine.materialize.place import Place
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+Shape = tuple[int, ...]
+Described = tuple[str, str, Shape]
+"""Name, safetensors dtype, shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A file of the result: its header, its whole size, its tensors' places."""
+
+    file: Path
+    header: bytes
+    size: int
+    places: Mapping[str, Place]
+
+
+def shards(folder: Path, groups: Sequence[Sequence[Described]], limit: int) -> tuple[Shard, ...]:
+    """The files of `folder` for tensors in their order; those of one group share a file.
+
+    A file takes groups as long as their bytes stay within `limit`, and one group at least: huggingface_hub's rule.
+    """
+    files: list[list[Described]] = []
+    room = 0
+    for group in groups:
+        size = sum(_size(dtype, shape) for _, dtype, shape in group)
+        if not files or size > room:
+            files.append([])
+            room = limit
+        files[-1] += group
+        room -= size
+    return tuple(_shard(folder / _file_name(number, len(files)), held) for number, held in enumerate(files, 1))
+
+
+def _file_name(number: int, count: int) -> str:
+    return "model.safetensors" if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
+
+
+def _shard(file: Path, held: Sequence[Described]) -> Shard:
+    header, infos = laid_out({name: (dtype, shape) for name, dtype, shape in held})
+    places = {name: Place(file, len(header) + info.start, info.dtype, info.shape) for name, info in infos.items()}
+    return Shard(file, header, len(header) + sum(info.size for info in infos.values()), places)
+
+
+def _size(dtype: str, shape: Shape) -> int:
+    return prod(shape) * BITS[dtype] // 8
