@@ -13,7 +13,7 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("artifacts", sa.Column("actor", sa.String(256), nullable=True))
-    # No foreign key: SQLite would copy the table, and fsck looks at it. A lease that never ends is what every client's gc heeds.
+    # A lease without end is what the gc of every older client heeds too. No foreign key: SQLite would copy the table.
     op.add_column("artifacts", sa.Column("lease_id", sa.String(32), nullable=True))
     op.create_index(op.f("ix_artifacts_lease_id"), "artifacts", ["lease_id"])
     op.drop_index(op.f("ix_artifacts_recipe_id"), table_name="artifacts")
