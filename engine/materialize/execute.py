@@ -6,7 +6,7 @@ import hashlib
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass
-from math import prod
+from math import isfinite
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from engine.materialize.place import Place
     from engine.materialize.task import Task
 
-BLOCK = 1 << 18
-"""Elements of a block: one MiB of float32, so that a block's few tensors stay in a core's cache."""
+BLOCK = 1 << 17
+"""Elements of a block: half a MiB of float32, so that a block's few tensors stay in a core's cache."""
 _STEP = 1 << 20
 
 
@@ -82,16 +82,31 @@ def _changed(task: Task) -> Written:
         reader = stack.enter_context(ENCODINGS[task.source.encoding].reading(task.source))
         writer = stack.enter_context(ENCODINGS[task.target.encoding].writing(task.target, _rounded(task)))
         changes = [change.opened(task.source.shape, reader.rows) for change in task.changes]
-        for start, stop in row_blocks(task.source.shape):
+        for start, stop in row_blocks(*task.source.matrix):
             W = reader.rows(start, stop)
             D = _together(changes, start, stop, W)
-            total = W.clone() if D is None else W + D
+            total = W if D is None else W + D
             stored = writer.put(start, total)
-            if not torch.isfinite(stored).all():
-                raise RefusedError([_not_finite(task)])
-            if D is not None:
-                sums += measured(W, D, total, stored)
+            if D is None:
+                _hold_range(task, W, stored)
+            else:
+                sums += _block(task, W, D, total, stored)
         return Written(task.name, task.module, writer.digests(), sums)
+
+
+def _block(task: Task, W: Tensor, D: Tensor, total: Tensor, stored: Tensor) -> Sums:
+    sums = measured(W, D, total, stored)
+    # Looking at every number costs more than all the rest; sums are at hand, and tell where to look.
+    if not sums.finite and not torch.isfinite(stored.float()).all():
+        raise RefusedError([_not_finite(task)])
+    return sums
+
+
+def _hold_range(task: Task, W: Tensor, stored: Tensor) -> None:
+    """Refuse a cast that makes a finite number infinite."""
+    numbers = stored.float()
+    if not isfinite(float(numbers.sum())) and (torch.isfinite(W) & ~torch.isfinite(numbers)).any():
+        raise RefusedError([_not_finite(task)])
 
 
 def _together(changes: Sequence[Rows], start: int, stop: int, W: Tensor) -> Tensor | None:
@@ -104,10 +119,9 @@ def _together(changes: Sequence[Rows], start: int, stop: int, W: Tensor) -> Tens
     return D
 
 
-def row_blocks(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+def row_blocks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
     """First row and the row after the last of each block, of about BLOCK elements and one row at least."""
-    rows = shape[0] if shape else 1
-    step = max(1, BLOCK // max(prod(shape[1:]), 1))
+    step = max(1, BLOCK // max(columns, 1))
     for start in range(0, rows, step):
         yield start, min(start + step, rows)
 
@@ -120,5 +134,5 @@ def _rounded(task: Task) -> Rounded:
 
 
 def _not_finite(task: Task) -> Finding:
-    message = f"{task.name}: the merged weight holds NaN or infinite numbers, or more than its dtype does"
+    message = f"{task.name}: the result holds NaN, infinite numbers, or more than its dtype does"
     return Finding("merge-nonfinite", "error", message, where=task.name)

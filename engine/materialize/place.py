@@ -34,12 +34,19 @@ class Place:
 class Stored:
     """A weight of `shape` as files hold it: the places of the tensors that `encoding` makes of it, by their role.
 
-    A plain weight has one part, under the empty role.
+    A plain weight has one part, under the empty role. Work goes through it as a matrix whose rows are the first `fold`
+    dimensions: 1, or 2 for a stack of experts, so that no block is a whole expert.
     """
 
     encoding: str
     shape: tuple[int, ...]
     parts: Mapping[str, Place]
+    fold: int = 1
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return prod(self.shape[: self.fold]), prod(self.shape[self.fold :])
 
     @property
     def size(self) -> int:

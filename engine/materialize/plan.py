@@ -65,6 +65,7 @@ def _task(
     places: Mapping[str, Place],
     request: Request,
 ) -> Task:
-    target = Stored(PLAIN, output.source.shape, {role: places[name] for role, (name, _, _) in parts.items()})
+    held = {role: places[name] for role, (name, _, _) in parts.items()}
+    target = Stored(PLAIN, output.source.shape, held, output.source.fold)
     seed = request.seed if request.rounding == "stochastic" else None
     return Task(output.name, output.source, target, output.changes, seed, output.module)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
-from typing import TYPE_CHECKING
+from math import isfinite, sqrt
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
+
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,11 @@ class Sums:
             self.swallowed + other.swallowed,
             self.elements + other.elements,
         )
+
+    @property
+    def finite(self) -> bool:
+        """Whether no sum says that a number was not, or was too large to square."""
+        return isfinite(self.intended + self.error + self.cross)
 
     @property
     def cosine(self) -> float:
@@ -65,10 +74,11 @@ NOTHING = Sums()
 
 
 def measured(W: Tensor, D: Tensor, total: Tensor, stored: Tensor) -> Sums:
-    """The sums of a block: W and D float32, `total` = W + D, `stored` in the dtype written. Overwrites `total`."""
-    unmoved = int(torch.eq(stored, W.to(stored.dtype)).sum())
-    moved = int(torch.count_nonzero(D))
-    error = torch.sub(stored, total, out=total).flatten()
+    """The sums of a block: W and D float32, `total` = W + D, `stored` in the dtype written. Overwrites W."""
+    # Counting by numpy: torch's comparisons of narrow dtypes and its counts take ten times as long (torch 2.13).
+    unmoved = int(np.count_nonzero(np.equal(_bits(stored), _bits(W.to(stored.dtype)))))
+    moved = D.numel() - int(np.count_nonzero(np.equal(D.numpy(), 0)))
+    error = W.copy_(stored).sub_(total).flatten()
     change = D.flatten()
     return Sums(
         intended=float(torch.dot(change, change)),
@@ -78,3 +88,8 @@ def measured(W: Tensor, D: Tensor, total: Tensor, stored: Tensor) -> Sums:
         swallowed=max(unmoved - (D.numel() - moved), 0),
         elements=D.numel(),
     )
+
+
+def _bits(numbers: Tensor) -> NDArray[Any]:
+    """The numbers' patterns: equal where the numbers are, NaN included."""
+    return numbers.view(_BITS[numbers.element_size()]).numpy()

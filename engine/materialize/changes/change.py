@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 class Change(Protocol):
-    """A frozen value: what one adapter does to one stored weight, seen as (rows, columns) = (shape[0], the rest).
+    """A frozen value: what one adapter does to one stored weight, seen as the matrix that
+    `Stored.matrix` says.
 
     `opened(shape, weight)` reads the factors and gives the function of rows; `weight(start, stop)` reads W's own rows,
     for changes that depend on all of W. All float32.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Reader(Protocol):
-    """An open weight, seen as (rows, columns) = (shape[0], the rest)."""
+    """An open weight, seen as the matrix that `Stored.matrix` says."""
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Float32 numbers of these rows; overwritten by the next call of the same length."""

@@ -21,17 +21,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from engine.materialize.encodings.encoding import Rounded
-    from engine.materialize.place import Place, Stored
+    from engine.materialize.place import Stored
 
 
 class PlainReader:
     """Rows of an open file, through one buffer."""
 
-    def __init__(self, descriptor: int, place: Place) -> None:
+    def __init__(self, descriptor: int, stored: Stored) -> None:
+        place = stored.parts[""]
         self._descriptor = descriptor
         self._place = place
         self._dtype = DTYPES[place.dtype]
-        self._line = place.size // max(place.shape[0] if place.shape else 1, 1)
+        self._line = place.size // max(stored.matrix[0], 1)
         self._bytes = torch.empty(0, dtype=torch.uint8)
         self._floats = torch.empty(0)
 
@@ -47,11 +48,12 @@ class PlainReader:
 class PlainWriter:
     """Rows into an open file, each rounded once."""
 
-    def __init__(self, descriptor: int, place: Place, rounded: Rounded) -> None:
+    def __init__(self, descriptor: int, stored: Stored, rounded: Rounded) -> None:
+        place = stored.parts[""]
         self._descriptor = descriptor
         self._place = place
         self._rounded = rounded
-        self._line = place.size // max(place.shape[0] if place.shape else 1, 1)
+        self._line = place.size // max(stored.matrix[0], 1)
         self._sum = hashlib.sha256()
 
     def put(self, start: int, numbers: Tensor) -> Tensor:
@@ -70,7 +72,7 @@ def _reading(stored: Stored) -> Iterator[PlainReader]:
     place = stored.parts[""]
     descriptor = open_regular(place.file)
     try:
-        yield PlainReader(descriptor, place)
+        yield PlainReader(descriptor, stored)
     finally:
         os.close(descriptor)
 
@@ -79,7 +81,7 @@ def _reading(stored: Stored) -> Iterator[PlainReader]:
 def _writing(stored: Stored, rounded: Rounded) -> Iterator[PlainWriter]:
     place = stored.parts[""]
     with opened(place.file, os.O_WRONLY) as descriptor:
-        yield PlainWriter(descriptor, place, rounded)
+        yield PlainWriter(descriptor, stored, rounded)
 
 
 def _parts(name: str, dtype: str, shape: tuple[int, ...]) -> dict[str, tuple[str, str, tuple[int, ...]]]:
