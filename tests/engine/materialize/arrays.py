@@ -1,0 +1,23 @@
+"""Small checkpoints and adapters of plain tensors, as places that a task can name."""
+
+from safetensors.torch import save_file
+
+from engine.format.header import read_header
+from engine.materialize.place import Place, plain
+
+
+def saved(file, tensors):
+    """The places of `tensors` in a new safetensors file."""
+    save_file(tensors, file, metadata={"format": "pt"})
+    header = read_header(file)
+    return {
+        name: Place(file, header.data_offset + info.start, info.dtype, info.shape)
+        for name, info in header.tensors.items()
+    }
+
+
+def room(file, dtype, shape):
+    """A plain weight in a new file that has just its size."""
+    place = Place(file, 0, dtype, shape)
+    file.write_bytes(bytes(place.size))
+    return plain(place)
