@@ -6,23 +6,27 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from engine.format.base import read_headers, read_model_config
+from engine.format.base import config_facts, read_headers, read_model_config
 from engine.format.canonical import canonical_names
+from engine.materialize.numbers import NAMES
+from engine.materialize.packed import packed
 from engine.materialize.place import Place
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from engine.materialize.place import Stored
+
 CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The tensors of the folder `path`, in the order of its files, and its config.json (empty where there is none)."""
+    """The weights of the folder `path`, in the order of its files, and its config.json (empty where there is none)."""
 
     path: Path
-    tensors: Mapping[str, Place]
+    tensors: Mapping[str, Stored]
     config: Mapping[str, Any]
 
     @cached_property
@@ -32,10 +36,13 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Raises BaseError for a missing, lying or pickled checkpoint, and HeaderError for a file that is none."""
-    tensors: dict[str, Place] = {}
+    """Raises BaseError for a missing, lying or pickled checkpoint, HeaderError for a file that is none, and
+    RefusedError for one in an encoding that is not read.
+    """
+    places: dict[str, Place] = {}
     for file, header in read_headers(path):
         for info in header.tensors.values():
-            tensors[info.name] = Place(file, header.data_offset + info.start, info.dtype, info.shape)
-    config = path / CONFIG
-    return Checkpoint(path, tensors, read_model_config(config) if config.is_file() else {})
+            places[info.name] = Place(file, header.data_offset + info.start, info.dtype, info.shape)
+    config_file = path / CONFIG
+    config = read_model_config(config_file) if config_file.is_file() else {}
+    return Checkpoint(path, packed(places, NAMES.get(config_facts(config)["dtype"] or "", "F16")), config)

@@ -11,7 +11,7 @@ from engine.format.adapter import read_adapter
 from engine.format.canonical import canonical
 from engine.materialize.changes.lowrank import LowRank
 from engine.materialize.outputs import Output, Outputs
-from engine.materialize.place import Place, plain
+from engine.materialize.place import Place
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,8 +41,8 @@ def outputs(checkpoint: Checkpoint, sources: Sequence[Source]) -> Outputs:
         raise RefusedError(findings)
     return Outputs(
         tuple(
-            Output(name, plain(place), tuple(changes.get(name, ())), modules.get(name, ""))
-            for name, place in checkpoint.tensors.items()
+            Output(name, weight, tuple(changes.get(name, ())), modules.get(name, ""))
+            for name, weight in checkpoint.tensors.items()
         )
     )
 

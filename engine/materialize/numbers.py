@@ -32,6 +32,9 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 
+NAMES = {str(dtype).removeprefix("torch."): name for name, dtype in DTYPES.items()}
+"""safetensors' name by torch's, as configs spell it."""
+
 
 def floats(place: Place) -> Tensor:
     """All numbers of the tensor, float32 in its shape."""

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PLAIN = "plain"
+BESIDE = frozenset({"SCB", "weight_format"})
+"""Roles of 8 bits: named beside the weight, not below it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +38,17 @@ class Stored:
 
     A plain weight has one part, under the empty role. Work goes through it as a matrix whose rows are the first `fold`
     dimensions: 1, or 2 for a stack of experts, so that no block is a whole expert.
+
+    Of a packed weight, `dtype` is what its numbers were before (empty for a plain one), and 4 bits have one scale for
+    every `blocksize` numbers. Packed weights are (out, in), also where the model's own are (in, out).
     """
 
     encoding: str
     shape: tuple[int, ...]
     parts: Mapping[str, Place]
     fold: int = 1
+    dtype: str = ""
+    blocksize: int = 0
 
     @property
     def matrix(self) -> tuple[int, int]:
@@ -49,9 +56,21 @@ class Stored:
         return prod(self.shape[: self.fold]), prod(self.shape[self.fold :])
 
     @property
+    def numbers(self) -> str:
+        """Safetensors' name of the dtype of its numbers, as a model has them."""
+        return self.dtype or self.parts[""].dtype
+
+    @property
     def size(self) -> int:
         """Bytes of all parts."""
         return sum(part.size for part in self.parts.values())
+
+
+def part_name(weight: str, role: str) -> str:
+    """The tensor that holds a part of the weight of that name."""
+    if role in BESIDE:
+        return weight.removesuffix("weight") + role
+    return f"{weight}.{role}" if role else weight
 
 
 def plain(place: Place) -> Stored:

@@ -55,8 +55,7 @@ def plan(request: Request, folder: Path) -> Plan:
 def _described(output: Output, request: Request) -> Mapping[str, tuple[str, str, tuple[int, ...]]]:
     """The tensors that store an output: role → (name, dtype, shape)."""
     source = output.source
-    dtype = source.parts[""].dtype
-    return ENCODINGS[PLAIN].parts(output.name, request.dtype or dtype, source.shape)
+    return ENCODINGS[PLAIN].parts(output.name, request.dtype or source.numbers, source.shape)
 
 
 def _task(
