@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-_DROPPED = {torch.bfloat16: 16}
-"""Bits of a float32 behind the last that the dtype keeps; the exponent's range is the same."""
+
+@dataclass(frozen=True, slots=True)
+class _Narrow:
+    """A dtype whose normal numbers are float32's without the last `dropped` bits; below `normal`, steps are equal."""
+
+    dropped: int
+    normal: float
+    step: float
+
+
+_NARROW = {
+    torch.bfloat16: _Narrow(16, 2.0**-126, 2.0**-133),
+    torch.float16: _Narrow(13, 2.0**-14, 2.0**-24),
+}
+_EXACT = frozenset({torch.float32, torch.float64})
 
 
 def nearest(numbers: Tensor, dtype: torch.dtype) -> Tensor:
@@ -17,16 +31,23 @@ def nearest(numbers: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def stochastic(numbers: Tensor, dtype: torch.dtype, random: torch.Generator) -> Tensor:
-    """Up with the probability of how far the number lies above the lower neighbour: right on average.
+    """One of the two neighbours, each with the probability of how near it is: right on average.
 
-    Source: Gupta et al. 2015 (arXiv 1502.02551).
+    Numbers that the dtype holds stay. Raises KeyError for a dtype that is not known here. Source: Gupta et al. 2015
+    (arXiv 1502.02551).
     """
-    bits = _DROPPED[dtype]
-    # In two's complement of the pattern, adding to the magnitude moves away from zero on both sides alike.
+    if dtype in _EXACT:
+        return numbers.to(dtype)
+    narrow = _NARROW[dtype]
+    draws = torch.randint(0, 1 << narrow.dropped, numbers.shape, dtype=torch.int32, generator=random)
+    # A pattern's magnitude grows with its number on both sides of zero, so adding draws moves away from zero.
     pattern = numbers.contiguous().view(torch.int32)
-    noise = torch.randint(0, 1 << bits, pattern.shape, dtype=torch.int32, generator=random)
-    rounded = ((pattern + noise) & -(1 << bits)).view(torch.float32)
-    return torch.where(torch.isfinite(rounded), rounded, numbers).to(dtype)
+    rounded = ((pattern + draws) & -(1 << narrow.dropped)).view(torch.float32)
+    small = numbers.abs() < narrow.normal
+    if small.any():
+        steps = torch.floor(numbers / narrow.step + draws / (1 << narrow.dropped)) * narrow.step
+        rounded = torch.where(small, steps, rounded)
+    return torch.where(torch.isfinite(numbers), rounded, numbers).to(dtype)
 
 
 def random_of(seed: int, name: str, start: int) -> torch.Generator:
