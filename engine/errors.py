@@ -14,6 +14,7 @@ EngineError
 ├── OutdatedError            a dependency is older than a verb needs; names the command (exit 2)
 ├── ConfinementError         this machine cannot lock in the process that opens a pickle (exit 2)
 ├── DestinationError         the output place cannot be used (exit 2)
+│   └── NoSpaceError         its file system has less room than the output needs
 └── RuntimeStateError        a live model is not in the state that a call needs (exit 5)
     ├── UnknownAdapterError  no adapter of that name is loaded (exit 4)
     ├── AlreadyLoadedError   another adapter has that name
@@ -180,6 +181,15 @@ class DestinationError(EngineError):
     def __init__(self, path: Path | str, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
         self.path = path
+
+
+class NoSpaceError(DestinationError):
+    """The output's file system has less room than it needs, in bytes; nothing was written."""
+
+    def __init__(self, path: Path | str, *, needed: int, free: int) -> None:
+        super().__init__(path, f"needs {needed} bytes, {free} are free there; give a place with more room")
+        self.needed = needed
+        self.free = free
 
 
 class RuntimeStateError(EngineError):

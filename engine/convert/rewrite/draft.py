@@ -35,7 +35,8 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A tensor of the result: `parts` side by side along `axis` (0 rows, 1 columns), zeros behind them.
+    """A tensor of the result: `parts` side by side along `axis` (0 rows, 1 columns), zeros behind them; all zeros
+    without a part.
 
     Along the rows parts and zeros alternate `blocks` times, each time with the next of as many equal slices: so lie
     the ranks of a grouped convolution's groups, and those of a parameter's experts.
@@ -50,9 +51,10 @@ class Made:
     @property
     def untouched(self) -> bool:
         """Whether its bytes are those of its one part."""
+        if len(self.parts) != 1:
+            return False
         part = self.parts[0]
-        whole = (part.info.shape, part.info.dtype) == (self.shape, self.dtype)
-        return whole and len(self.parts) == 1 and part.factor == 1
+        return (part.info.shape, part.info.dtype) == (self.shape, self.dtype) and part.factor == 1
 
 
 @dataclass(frozen=True, slots=True)
