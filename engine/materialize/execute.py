@@ -14,6 +14,7 @@ import torch
 from engine.compat.finding import Finding
 from engine.errors import RefusedError
 from engine.format.header import open_regular
+from engine.materialize.blocks import row_blocks
 from engine.materialize.copying import copy_range
 from engine.materialize.encodings import ENCODINGS
 from engine.materialize.files import opened
@@ -22,7 +23,7 @@ from engine.materialize.rounding import nearest, random_of, stochastic
 from engine.materialize.sums import NOTHING, Sums, measured
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from engine.materialize.place import Place
     from engine.materialize.task import Task
 
-BLOCK = 1 << 17
-"""Elements of a block: half a MiB of float32, so that a block's few tensors stay in a core's cache."""
 _STEP = 1 << 20
 
 
@@ -110,20 +109,13 @@ def _hold_range(task: Task, W: Tensor, stored: Tensor) -> None:
 
 
 def _together(changes: Sequence[Rows], start: int, stop: int, W: Tensor) -> Tensor | None:
-    """The sum of all changes of these rows."""
+    """The sum of all changes of these rows, each on top of those before it."""
     if not changes:
         return None
     D = changes[0](start, stop, W)
     for change in changes[1:]:
-        D += change(start, stop, W)
+        D += change(start, stop, W + D)
     return D
-
-
-def row_blocks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
-    """First row and the row after the last of each block, of about BLOCK elements and one row at least."""
-    step = max(1, BLOCK // max(columns, 1))
-    for start in range(0, rows, step):
-        yield start, min(start + step, rows)
 
 
 def _rounded(task: Task) -> Rounded:

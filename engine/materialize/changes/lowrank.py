@@ -10,25 +10,39 @@ import torch
 from engine.materialize.numbers import floats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor
 
-    from engine.materialize.changes.change import Rows
+    from engine.materialize.changes.change import Rows, Weight
     from engine.materialize.place import Place
 
 
 @dataclass(frozen=True, slots=True)
 class LowRank:
-    """A (r, in) and B (out, r), `factor` times; `transposed` for a weight stored (in, out)."""
+    """A (r, in, …) and B (out, r, …), `factor` times; `transposed` for a weight stored (in, out), or a table (in, out).
+
+    `E` are AdaLoRA's numbers, one per rank. With `experts` A and B are those of all experts of a mixture, of which
+    `expert` is the one meant: A has its ranks one after another, B every experts-th of its columns.
+    """
 
     A: Place
     B: Place
     factor: float
     transposed: bool = False
+    E: Place | None = None
+    expert: int = 0
+    experts: int = 1
 
-    def opened(self, shape: tuple[int, ...], weight: Callable[[int, int], Tensor]) -> Rows:  # noqa: ARG002 (W is not needed)
-        A, B = floats(self.A).flatten(1), floats(self.B).flatten(1)
-        left, right = (A.T, B.T) if self.transposed else (B, A)
-        left = left * self.factor
+    def opened(self, shape: tuple[int, ...], weight: Weight) -> Rows:  # noqa: ARG002 (W is not needed)
+        left, right = self.sides()
         return lambda start, stop, _: torch.mm(left[start:stop], right)
+
+    def sides(self) -> tuple[Tensor, Tensor]:
+        """The two matrices whose product is ΔW as it is stored, the factor in the left one."""
+        A, B = floats(self.A).flatten(1), floats(self.B).flatten(1)
+        if self.experts > 1:
+            rank = A.shape[0] // self.experts
+            A, B = A[self.expert * rank :][:rank], B[:, self.expert :: self.experts]
+        if self.E is not None:
+            A = A * floats(self.E).view(-1, 1)
+        left, right = (A.T, B.T) if self.transposed else (B, A)
+        return left * self.factor, right
