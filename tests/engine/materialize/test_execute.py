@@ -7,9 +7,10 @@ import torch
 from safetensors.torch import load_file
 
 from engine.errors import HeaderError, RefusedError
-from engine.materialize import execute as module
+from engine.materialize import blocks as module
+from engine.materialize.blocks import row_blocks
 from engine.materialize.changes.lowrank import LowRank
-from engine.materialize.execute import execute, row_blocks
+from engine.materialize.execute import execute
 from engine.materialize.place import Stored, plain
 from engine.materialize.pool import threads
 from engine.materialize.task import Task
