@@ -24,7 +24,7 @@ from engine.model.kinds.exchanged import begin
 from engine.model.kinds.into import merged_outputs, scaled_inputs
 from engine.model.kinds.kind import Kind
 from engine.model.kinds.pick import picks
-from engine.model.kinds.sections import cut, write
+from engine.model.kinds.sections import cut
 from engine.model.kinds.vectors import derived_vectors, raw_vectors, scaled_input, step, vector_shapes
 from engine.model.weights.codec import codec_of
 
@@ -116,11 +116,6 @@ def _moved_weight(part: Part, sections: Mapping[str, Tensor]) -> Tensor:
     return W + part.scaling * (B.reshape(-1, part.rank) @ A.reshape(part.rank, -1)).view(W.shape)
 
 
-def fill(views: Mapping[str, Tensor], tensors: Mapping[str, Tensor], part: Part) -> None:
-    sections = raw(part, tensors)
-    write(views, sections | derived(part, sections))
-
-
 def stored(views: Mapping[str, Tensor], part: Part) -> dict[str, Tensor]:
     groups = _conv(part.module).groups
     each = part.rank // groups
@@ -198,4 +193,4 @@ def _delta(conv: _ConvNd, views: Mapping[str, Tensor], part: Part) -> Tensor:
     return (B @ A.flatten(1)).view(conv.out_channels, *A.shape[1:])
 
 
-CONV = Kind("conv", holds, shapes, fill, stored, forward, merged, expects=expects, derived=derived)
+CONV = Kind("conv", holds, shapes, raw, stored, forward, merged, expects=expects, derived=derived)

@@ -12,7 +12,7 @@ from engine.model.kinds.exact import exact
 from engine.model.kinds.into import merged_outputs
 from engine.model.kinds.kind import Kind
 from engine.model.kinds.pick import picks
-from engine.model.kinds.sections import cut, write
+from engine.model.kinds.sections import cut
 from engine.model.kinds.tokens import merged_rows, raw_rows, replaced_rows, row_shapes
 from engine.model.kinds.vectors import gain, raw_vectors, step, vector_shapes
 from engine.model.weights.codec import codec_of
@@ -74,11 +74,10 @@ def derived(part: Part, sections: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {"gain": gain(sections["magnitude"], moved)}
 
 
-def fill(views: Mapping[str, Tensor], tensors: Mapping[str, Tensor], part: Part) -> None:
-    sections = raw_vectors(tensors) | raw_rows(part, tensors)
-    if "A" in tensors:
-        sections |= {"table": tensors["A"].t(), "B": tensors["B"]}
-    write(views, sections | derived(part, sections))
+def raw(part: Part, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The adapter's tensors by section."""
+    found = raw_vectors(tensors) | raw_rows(part, tensors)
+    return found | ({"table": tensors["A"].t(), "B": tensors["B"]} if "A" in tensors else {})
 
 
 def stored(views: Mapping[str, Tensor], part: Part) -> dict[str, Tensor]:
@@ -130,4 +129,4 @@ def merged(
     return found | {name: value.t() for name, value in turned.items()}
 
 
-EMBEDDING = Kind("embedding", holds, shapes, fill, stored, forward, merged, expects=expects, derived=derived)
+EMBEDDING = Kind("embedding", holds, shapes, raw, stored, forward, merged, expects=expects, derived=derived)

@@ -15,7 +15,7 @@ from engine.model.kinds.exchanged import begin
 from engine.model.kinds.into import merged_outputs, scaled_inputs
 from engine.model.kinds.kind import Kind
 from engine.model.kinds.pick import picks
-from engine.model.kinds.sections import cut, write
+from engine.model.kinds.sections import cut
 from engine.model.kinds.tokens import merged_rows, raw_rows, replaced_logits, row_shapes
 from engine.model.kinds.vectors import derived_vectors, raw_vectors, scaled_input, step, vector_shapes
 from engine.model.weights.codec import codec_of
@@ -75,6 +75,8 @@ def shapes(module: nn.Module, want: Want) -> dict[str, Shape]:
 
 def raw(part: Part, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The adapter's tensors by section."""
+    if tensors.keys() == {"A", "B"}:
+        return dict(tensors)
     found = raw_vectors(tensors) | raw_rows(part, tensors)
     if "A" in tensors:
         found |= {"stored_A" if "E" in tensors else "A": tensors["A"], "B": tensors["B"]}
@@ -95,15 +97,6 @@ def _moved_weight(part: Part, sections: Mapping[str, Tensor]) -> Tensor:
     W = codec_of(part.module, "weight").read(part.module, "weight")
     A, B = (sections[name].to(W.device).float() for name in ("A", "B"))
     return torch.addmm(W.t() if is_transposed(part.module) else W, B, A, alpha=part.scaling)
-
-
-def fill(views: Mapping[str, Tensor], tensors: Mapping[str, Tensor], part: Part) -> None:
-    if tensors.keys() == {"A", "B"}:
-        views["A"][: part.rank].copy_(tensors["A"])
-        views["B"][:, : part.rank].copy_(tensors["B"])
-        return
-    sections = raw(part, tensors)
-    write(views, sections | derived(part, sections))
 
 
 def stored(views: Mapping[str, Tensor], part: Part) -> dict[str, Tensor]:
@@ -176,5 +169,5 @@ def merged(
 
 
 LINEAR = Kind(
-    "linear", holds, shapes, fill, stored, forward, merged, expects=expects, derived=derived, verbatim=frozenset("AB")
+    "linear", holds, shapes, raw, stored, forward, merged, expects=expects, derived=derived, verbatim=frozenset("AB")
 )

@@ -15,7 +15,7 @@ from engine.model.kinds.exchanged import Begun, begin
 from engine.model.kinds.into import merged_outputs
 from engine.model.kinds.kind import Kind
 from engine.model.kinds.pick import picks
-from engine.model.kinds.sections import cut, write
+from engine.model.kinds.sections import cut
 from engine.model.kinds.vectors import raw_vectors, shift, step, vector_shapes
 
 if TYPE_CHECKING:
@@ -56,9 +56,9 @@ def derived(part: Part, sections: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {"shift": shift(part.module, sections["bias"].view(bias.shape)).flatten()}
 
 
-def fill(views: Mapping[str, Tensor], tensors: Mapping[str, Tensor], part: Part) -> None:
-    sections = raw_vectors(tensors)
-    write(views, sections | derived(part, sections))
+def raw(_part: Part, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The adapter's tensors by section."""
+    return raw_vectors(tensors)
 
 
 def stored(views: Mapping[str, Tensor], part: Part) -> dict[str, Tensor]:
@@ -89,5 +89,5 @@ def merged(
     return {"bias": merged_outputs(flat, views, part, factor, None)["bias"].view(values["bias"].shape)}
 
 
-NORM = Kind("norm", holds, shapes, fill, stored, forward, merged, expects=expects, derived=derived)
+NORM = Kind("norm", holds, shapes, raw, stored, forward, merged, expects=expects, derived=derived)
 """After the kinds with factors, in the table of kinds."""

@@ -47,14 +47,14 @@ def shapes(module: nn.Module, want: Want) -> dict[str, Shape]:
     return {"A": (*many, want.rank, fan_in), "B": (*many, fan_out, want.rank)}
 
 
-def fill(views: Mapping[str, Tensor], tensors: Mapping[str, Tensor], part: Part) -> None:
+def raw(part: Part, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The adapter's tensors by section."""
     A, B = tensors["A"], tensors["B"]
-    if views["A"].dim() == 3:
-        experts = views["A"].shape[0]
+    experts, _, _ = widths(part.module, part.leaf)
+    if experts:
         A = A.view(experts, part.rank, -1)
         B = B.view(-1, part.rank, experts).permute(2, 0, 1)
-    views["A"][..., : part.rank, :].copy_(A)
-    views["B"][..., : part.rank].copy_(B)
+    return {"A": A, "B": B}
 
 
 def stored(views: Mapping[str, Tensor], part: Part) -> dict[str, Tensor]:
@@ -106,4 +106,4 @@ def holds(_module: nn.Module) -> bool:
     return False
 
 
-PARAMETER = Kind("parameter", holds, shapes, fill, stored, forward, merged, replaced, seals=False)
+PARAMETER = Kind("parameter", holds, shapes, raw, stored, forward, merged, replaced, seals=False)

@@ -24,8 +24,9 @@ def shapes(module: nn.Module, want: Want) -> dict[str, Shape]:
     return {"copy": tuple(getattr(module, want.leaf).shape)}
 
 
-def fill(views: Mapping[str, Tensor], tensors: Mapping[str, Tensor], _part: Part) -> None:
-    views["copy"].copy_(tensors["copy"])
+def raw(_part: Part, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The adapter's tensors by section."""
+    return dict(tensors)
 
 
 def stored(views: Mapping[str, Tensor], _part: Part) -> dict[str, Tensor]:
@@ -81,5 +82,5 @@ def expects(part: Part) -> dict[str, Shape]:
 
 
 SAVED = Kind(
-    "saved", holds, shapes, fill, stored, forward, merged, replaced, expects, verbatim=frozenset({"copy"}), seals=False
+    "saved", holds, shapes, raw, stored, forward, merged, replaced, expects, verbatim=frozenset({"copy"}), seals=False
 )

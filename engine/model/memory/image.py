@@ -11,6 +11,7 @@ import torch
 from engine.compat.finding import Finding
 from engine.errors import RefusedError
 from engine.model.kinds import KINDS
+from engine.model.kinds.sections import write
 from engine.model.memory.room import allocating
 from engine.model.memory.source import mark_of
 from engine.model.memory.tensordata import TensorData
@@ -75,7 +76,9 @@ def _filled(image: Image, facts: AdapterFacts, parts: Sequence[Part]) -> int:
     data = TensorData(facts.weights, facts.header)
     for part in parts:
         tensors = {role: data.tensor(name) for role, name in part.tensors.items()}
-        KINDS[part.kind].fill(image.views(part.path), tensors, part)
+        kind = KINDS[part.kind]
+        sections = kind.raw(part, tensors)
+        write(image.views(part.path), sections | kind.derived(part, sections))
     return data.mark()
 
 
