@@ -36,6 +36,12 @@ INSIDE = {"leasing", "publishing", "condemning", "claiming", "adopting"}
 # Where one must wait for the other, this is how long it is given before the other goes on.
 BLOCKED_S = 0.2
 LONG = [pytest.mark.slow, pytest.mark.timeout(3600)]
+# All of them in one case would take a quarter of an hour, so the long run goes by the moments of the push.
+MOMENTS = {
+    "before-its-lease": ("staged", "leasing"),
+    "under-its-lease": ("leased", "placed"),
+    "at-its-end": ("publishing", "recorded"),
+}
 
 
 def deleted(registry, source, name):
@@ -57,10 +63,16 @@ def orphaned(registry, source, name):
 PREPARATIONS = (deleted, deleted_elsewhere, orphaned)
 
 
-def cases(crash, every):
+def runs(short, long):
+    """The short run takes each `short`-th of all pairs, the long ones each `long`-th of those at two push steps."""
+    slices = [pytest.param(steps, long, marks=LONG, id=name) for name, steps in MOMENTS.items()]
+    return pytest.mark.parametrize(("steps", "every"), [pytest.param(tuple(PUSH_STEPS), short, id="some"), *slices])
+
+
+def cases(crash, steps, every):
     """Push step, gc step, what was there before, and who goes on first; each `every`-th."""
     firsts = ("push", "gc") if crash == "none" else ("push",)
-    return list(itertools.product(PUSH_STEPS, GC_STEPS, PREPARATIONS, firsts))[every // 2 :: every]
+    return list(itertools.product(steps, GC_STEPS, PREPARATIONS, firsts))[every // 2 :: every]
 
 
 def set_up(place, registry, tmp_path, index, case):
@@ -100,27 +112,27 @@ def place(database_url, tmp_path):
     return Place(tmp_path / "home", database_url)
 
 
-@pytest.mark.parametrize("every", [37, pytest.param(1, marks=LONG)])
+@runs(37, 1)
 @pytest.mark.parametrize("crash", ["none", "push", "gc"])
-def test_every_pair_of_steps(place, tmp_path, crash, every):
-    together = check_pairs(place, tmp_path, crash, every)
+def test_every_pair_of_steps(place, tmp_path, crash, steps, every):
+    together = check_pairs(place, tmp_path, cases(crash, steps, every), crash)
 
     # On SQLite only one of them is inside a transaction; all other pairs stood side by side.
     assert together > 0
 
 
-@pytest.mark.parametrize("every", [61, pytest.param(4, marks=LONG)])
+@runs(61, 4)
 @pytest.mark.parametrize("crash", ["none", "push", "gc"])
-def test_pairs_of_steps_with_an_object_store(database_url, s3_url, tmp_path, crash, every):
+def test_pairs_of_steps_with_an_object_store(database_url, s3_url, tmp_path, crash, steps, every):  # noqa: PLR0917 (fixtures)
     """A claim of a dead gc is waited out, so it is short here."""
     place = Place(tmp_path / "home", database_url, s3_url, claim_s=3, margin_s=1)
 
-    assert check_pairs(place, tmp_path, crash, every) > 0
+    assert check_pairs(place, tmp_path, cases(crash, steps, every), crash) > 0
 
 
-def check_pairs(place, tmp_path, crash, every):
+def check_pairs(place, tmp_path, chosen, crash):
     """How many pairs stood at their steps at the same time."""
-    registry, together, chosen = place.open(), 0, cases(crash, every)
+    registry, together = place.open(), 0
     for index, case in enumerate(chosen):
         push, gc, source, name = set_up(place, registry, tmp_path, index, case)
         together += gc.stopped
