@@ -6,6 +6,7 @@ EngineError
 │   ├── ConfigError          an adapter_config.json is broken or is no PEFT config
 │   ├── BaseError            a base model's folder cannot be read
 │   ├── SourceGoneError      the files of a loaded adapter vanished or changed
+│   ├── ChangedError         a given file changed while something was made of it
 │   └── NotLoadableError     a pickle asks for more than tensors, or its loading was stopped
 ├── PatternError             a stored regular expression is invalid or too slow (exit 2)
 ├── OptionError              an argument is out of range or names nothing known (exit 2)
@@ -77,6 +78,13 @@ class BaseError(UnreadableError):
 
 class SourceGoneError(UnreadableError):
     """The files of a loaded adapter vanished or changed, so that it cannot be brought back from them."""
+
+
+class ChangedError(UnreadableError):
+    """A given file changed while something was made of it; the result was thrown away."""
+
+    def __init__(self, path: Path | str) -> None:
+        super().__init__(path, "changed while it was read; run it again when nothing writes to it")
 
 
 class Spot(TypedDict, total=False):

@@ -26,3 +26,9 @@ def write(descriptor: int, data: memoryview, offset: int) -> None:
     while data:
         written = os.pwrite(descriptor, data, offset)
         data, offset = data[written:], offset + written
+
+
+def sync(path: Path) -> None:
+    """Make the bytes of a file, or the names in a folder, survive power loss."""
+    with opened(path, os.O_RDONLY) as descriptor:
+        os.fsync(descriptor)

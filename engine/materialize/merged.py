@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 from typing import TYPE_CHECKING
 
-from engine.format.folder import fresh_folder
+from engine.errors import NoSpaceError
+from engine.materialize.durable import sync_tree, syncing
 from engine.materialize.files import opened, write
+from engine.materialize.identity import check_unchanged
+from engine.materialize.journal import begin, finished, note
 from engine.materialize.plan import plan
 from engine.materialize.pool import threads
 from engine.materialize.report import Materialized, told
+from engine.materialize.staging import claimed, emptied, publish, staging
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     from engine.materialize.plan import Plan
     from engine.materialize.request import Request
     from engine.materialize.shards import Shard
+    from engine.materialize.staging import Staging
 
     Progress = Callable[[int, int, str], None]
 
@@ -32,50 +37,79 @@ def materialize(
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Materialized:
-    """Write the checkpoint that `request` describes to the new folder `to`."""
-    del resume
-    planned = plan(request, to)
-    with fresh_folder(to):
-        for shard in planned.shards:
-            _reserve(shard)
-        done = _run(planned, jobs, progress)
+    """Write the checkpoint that `request` describes to the new folder `to`, which is there whole or not at all.
+
+    `resume` goes on where a killed run of the same plan stopped, if there is one. `progress` is called in this thread
+    with tensors done, tensors in all, and the last one's name.
+
+    Raises RefusedError with everything that does not fit, UnreadableError for a file that is wrong or changes
+    meanwhile, DestinationError (NoSpaceError) where `to` is taken, is being written, or cannot be.
+    """
+    place = staging(to)
+    planned = plan(request, place.files)
+    with claimed(place):
+        done = _begun(planned, place, jobs, resume=resume)
+        done += _run(planned, place, done, jobs, progress)
         _finish(planned)
-    return Materialized(to, _tensors(planned, done), told(done))
+        check_unchanged(planned.identities)
+        sync_tree(place.files)
+        publish(place)
+    return Materialized(place.to, _tensors(planned, done), told(done))
+
+
+def _begun(planned: Plan, place: Staging, jobs: int | None, *, resume: bool) -> list[Written]:
+    """What is finished already. Afterwards every file has its header and its whole size."""
+    done = finished(place.journal, planned.key, planned.tasks, jobs=jobs) if resume else None
+    if done is None:
+        emptied(place)
+        place.files.mkdir()
+    _check_room(planned, place)
+    for shard in planned.shards:
+        _reserve(shard)
+    if done is None:
+        begin(place.journal, planned.key)
+    return done or []
+
+
+def _check_room(planned: Plan, place: Staging) -> None:
+    there = sum(file.stat().st_blocks * 512 for file in place.files.iterdir())
+    free, needed = shutil.disk_usage(place.home).free, planned.size - there
+    if needed > free:
+        raise NoSpaceError(place.to, needed=needed, free=free)
 
 
 def _reserve(shard: Shard) -> None:
-    with opened(shard.file, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor:
+    with opened(shard.file, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW) as descriptor:
         write(descriptor, memoryview(shard.header), 0)
         os.ftruncate(descriptor, shard.size)
 
 
-def _run(planned: Plan, jobs: int | None, progress: Progress | None) -> list[Written]:
-    done: list[Written] = []
-    for one in threads(planned.tasks, jobs=jobs):
-        done.append(one)
-        if progress is not None:
-            progress(len(done), len(planned.tasks), one.name)
-    return done
+def _run(
+    planned: Plan, place: Staging, done: Sequence[Written], jobs: int | None, progress: Progress | None
+) -> list[Written]:
+    names = {one.name for one in done}
+    tasks = {task.name: task for task in planned.tasks if task.name not in names}
+    made: list[Written] = []
+    with opened(place.journal, os.O_WRONLY | os.O_APPEND) as journal, syncing() as wrote:
+        for one in threads(list(tasks.values()), jobs=jobs):
+            note(journal, one)
+            made.append(one)
+            for part in tasks[one.name].target.parts.values():
+                wrote(part.file, part.size)
+            if progress is not None:
+                progress(len(done) + len(made), len(planned.tasks), one.name)
+    return made
 
 
 def _finish(planned: Plan) -> None:
-    if len(planned.shards) > 1:
-        weight_map = {name: shard.file.name for shard in planned.shards for name in shard.places}
-        size = sum(place.size for shard in planned.shards for place in shard.places.values())
-        index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
-        _write_json(planned.folder / "model.safetensors.index.json", index)
-    config = {key: value for key, value in {**planned.checkpoint.config, **planned.config}.items() if value is not None}
-    _write_json(planned.folder / "config.json", config)
-
-
-def _write_json(file: Path, value: object) -> None:
-    file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    for name, content in planned.documents.items():
+        (planned.folder / name).write_bytes(content)
 
 
 def _tensors(planned: Plan, done: Sequence[Written]) -> dict[str, dict[str, object]]:
     digests = {one.name: one.digests for one in done}
     return {
-        place_name: {
+        planned.names[task.name][role]: {
             "file": place.file.name,
             "dtype": place.dtype,
             "shape": list(place.shape),
@@ -83,5 +117,4 @@ def _tensors(planned: Plan, done: Sequence[Written]) -> dict[str, dict[str, obje
         }
         for task in planned.tasks
         for role, place in task.target.parts.items()
-        for place_name in [task.name if not role else f"{task.name}.{role}"]
     }

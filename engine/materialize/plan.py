@@ -2,60 +2,106 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from math import prod
 from typing import TYPE_CHECKING
 
-from engine.materialize.checkpoint import read_checkpoint
+from engine.errors import BaseError
+from engine.materialize.checkpoint import CONFIG, read_checkpoint
+from engine.materialize.config import as_json, index_of, result_config
 from engine.materialize.encodings import ENCODINGS
+from engine.materialize.identity import source_identities
 from engine.materialize.matching import outputs
 from engine.materialize.place import PLAIN, Stored
+from engine.materialize.recipe import canonical_digest, recipe_of
+from engine.materialize.request import checked
 from engine.materialize.shards import shards
 from engine.materialize.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from typing import Any
 
-    from engine.materialize.checkpoint import Checkpoint
+    from engine.materialize.identity import Identity
     from engine.materialize.outputs import Output
     from engine.materialize.place import Place
     from engine.materialize.request import Request
     from engine.materialize.shards import Shard
 
+_FLOATS = ("F64", "F32", "F16", "BF16")
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Plan:
-    """What will be written into `folder`: `shards` with their offsets, `tasks` that fill them, config.json's keys."""
+    """What will be written into `folder`: `shards` with their offsets, `tasks` that fill them, whole `documents`.
+
+    `names` are those of the tensors that a task writes, by their role.
+    """
 
     request: Request
     folder: Path
-    checkpoint: Checkpoint
     shards: tuple[Shard, ...]
     tasks: tuple[Task, ...]
-    config: Mapping[str, Any]
+    names: Mapping[str, Mapping[str, str]]
+    documents: Mapping[str, bytes]
+    recipe: Mapping[str, Any]
+    identities: Mapping[Path, Identity]
 
     @property
     def size(self) -> int:
-        """Bytes of all weight files."""
-        return sum(shard.size for shard in self.shards)
+        """Bytes of all files."""
+        return sum(shard.size for shard in self.shards) + sum(map(len, self.documents.values()))
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all that decides the result's bytes."""
+        headers = {shard.file.name: shard.header.decode("latin-1") for shard in self.shards}
+        texts = {name: content.decode("latin-1") for name, content in self.documents.items()}
+        return canonical_digest({"recipe": self.recipe, "headers": headers, "documents": texts})
+
+    @property
+    def key(self) -> str:
+        """Of the digest and the very files that are read: what a run must share with one that it continues."""
+        read = {str(file): asdict(identity) for file, identity in self.identities.items()}
+        return canonical_digest({"plan": self.digest, "read": read})
 
 
 def plan(request: Request, folder: Path) -> Plan:
     """Reads headers only. Raises RefusedError with everything that does not fit, and the errors of unreadable files."""
+    request = checked(request)
+    identities = source_identities(request)
     checkpoint = read_checkpoint(request.base)
+    if not checkpoint.tensors:
+        raise BaseError(request.base, "holds no tensor")
     found = outputs(checkpoint, request.sources)
     described = [_described(output, request) for output in found.tensors]
     files = shards(folder, [list(parts.values()) for parts in described], request.shard_size)
     places = {name: place for shard in files for name, place in shard.places.items()}
     tasks = tuple(_task(output, parts, places, request) for output, parts in zip(found.tensors, described, strict=True))
-    return Plan(request, folder, checkpoint, files, tasks, found.config)
+    config = result_config(checkpoint.config, found, tasks, request.dtype)
+    documents = {CONFIG: as_json(config)} if config else {}
+    if len(files) > 1:
+        documents["model.safetensors.index.json"] = as_json(index_of(files, _parameters(found.tensors)))
+    names = {
+        output.name: {role: name for role, (name, _, _) in parts.items()}
+        for output, parts in zip(found.tensors, described, strict=True)
+    }
+    return Plan(request, folder, files, tasks, names, documents, recipe_of(request), identities)
+
+
+def _parameters(tensors: Sequence[Output]) -> int:
+    """How many numbers the model has; integers are counters and tables, not parameters."""
+    stored = [output.source for output in tensors]
+    return sum(prod(one.shape) for one in stored if one.numbers in _FLOATS)
 
 
 def _described(output: Output, request: Request) -> Mapping[str, tuple[str, str, tuple[int, ...]]]:
     """The tensors that store an output: role → (name, dtype, shape)."""
     source = output.source
-    return ENCODINGS[PLAIN].parts(output.name, request.dtype or source.numbers, source.shape)
+    dtype = request.dtype if request.dtype and source.numbers in _FLOATS else source.numbers
+    return ENCODINGS[PLAIN].parts(output.name, dtype, source.shape)
 
 
 def _task(

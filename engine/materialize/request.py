@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import isfinite
 from typing import TYPE_CHECKING
+
+from engine.errors import OptionError
+from engine.merge.dtypes import parse_dtype
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 SHARD_SIZE = 5_000_000_000
 """Bytes; the default of huggingface_hub's own writer."""
+ROUNDINGS = ("nearest", "stochastic")
+QUANTIZED = ("nf4", "int8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +45,17 @@ class Request:
     seed: int = 0
     shard_size: int = SHARD_SIZE
     lossy: bool = False
+
+
+def checked(request: Request) -> Request:
+    """The request with safetensors' name of its dtype. Raises OptionError for a value that names nothing known."""
+    if request.rounding not in ROUNDINGS:
+        raise OptionError(f"rounding {request.rounding!r}: expected one of {', '.join(ROUNDINGS)}")
+    if request.quantize not in (None, *QUANTIZED):
+        raise OptionError(f"quantize {request.quantize!r}: expected one of {', '.join(QUANTIZED)}")
+    if request.shard_size < 1:
+        raise OptionError(f"shard size {request.shard_size}: expected a positive number of bytes")
+    for source in request.sources:
+        if not isfinite(source.weight):
+            raise OptionError(f"weight {source.weight} of {source.name or source.path}: expected a finite number")
+    return request if request.dtype is None else replace(request, dtype=parse_dtype(request.dtype))

@@ -32,17 +32,24 @@ class Shard:
 def shards(folder: Path, groups: Sequence[Sequence[Described]], limit: int) -> tuple[Shard, ...]:
     """The files of `folder` for tensors in their order; those of one group share a file.
 
-    A file takes groups as long as their bytes stay within `limit`, and one group at least: huggingface_hub's rule.
+    Huggingface_hub's rule: a file takes groups as long as their bytes stay within `limit`; a larger group has a file of
+    its own, before the one that is being filled.
     """
     files: list[list[Described]] = []
-    room = 0
+    filling: list[Described] = []
+    room = limit
     for group in groups:
         size = sum(_size(dtype, shape) for _, dtype, shape in group)
-        if not files or size > room:
-            files.append([])
-            room = limit
-        files[-1] += group
+        if size > limit:
+            files.append(list(group))
+            continue
+        if size > room:
+            files.append(filling)
+            filling, room = [], limit
+        filling += group
         room -= size
+    if filling:
+        files.append(filling)
     return tuple(_shard(folder / _file_name(number, len(files)), held) for number, held in enumerate(files, 1))
 
 

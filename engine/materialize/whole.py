@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from engine.errors import DestinationError, NoSpaceError
-from engine.materialize.files import opened
+from engine.materialize.files import sync
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,10 +28,10 @@ def whole_folder(out: Path, needed: int) -> Iterator[Path]:
         yield temporary
         for folder, _, names in os.walk(temporary):
             for name in (*names, "."):
-                _sync(temporary / folder / name)
+                sync(temporary / folder / name)
         _refuse_taken(out)  # the rename itself would replace an empty folder
         temporary.rename(out)
-        _sync(out.parent)
+        sync(out.parent)
 
 
 @contextmanager
@@ -39,10 +39,10 @@ def whole_file(out: Path, needed: int) -> Iterator[Path]:
     """The path beside `out` of a file to make; at the end it is on the disk under the name `out`. As `whole_folder`."""
     with _beside(out, needed) as temporary:
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         os.link(temporary, out)  # a rename would replace what came there meanwhile
         temporary.unlink()
-        _sync(out.parent)
+        sync(out.parent)
 
 
 @contextmanager
@@ -70,8 +70,3 @@ _TAKEN = "exists; give a name that is free"
 def _refuse_taken(out: Path) -> None:
     if out.exists() or out.is_symlink():
         raise DestinationError(out, _TAKEN)
-
-
-def _sync(path: Path) -> None:
-    with opened(path, os.O_RDONLY) as descriptor:
-        os.fsync(descriptor)
