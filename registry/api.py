@@ -14,6 +14,7 @@ from registry.filters import list_query, parse_duration
 from registry.handle import Handle
 from registry.hub.verbs import HubVerbs
 from registry.lookverbs import LookVerbs
+from registry.materialverbs import MaterialVerbs
 from registry.progress import silent, unheard
 from registry.pullverbs import PullVerbs
 from registry.refs import Ref, parse_alias
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from registry.watch import Watch
 
 
-class Registry(LookVerbs, PullVerbs, CheckVerbs, HubVerbs, ConvertVerbs):
+class Registry(LookVerbs, PullVerbs, CheckVerbs, HubVerbs, ConvertVerbs, MaterialVerbs):
     """A catalog and its blobs. A class because it holds the connection pool; use `Registry.open`.
 
     References are texts as on the command line (`team/sql@prod`). Every method is one transaction, or one use case

@@ -1,9 +1,11 @@
-"""Which digests a running push protects. A lease is taken before the first blob is placed and ends with the publish."""
+"""Which digests gc spares. A push takes a lease before it places the first blob, and it ends with the publish; an
+artifact that is kept in the store holds one without end.
+"""
 
 from __future__ import annotations
 
 import secrets
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, exists, func, select, text, update
@@ -27,6 +29,9 @@ _PUBLISH_LOCK = 7_235_441_002
 # How long a push waits for the deletion of a blob that it wants: longer than any gc run may claim it.
 PATIENCE = timedelta(seconds=90)
 
+NEVER = datetime(9999, 12, 31, tzinfo=UTC)
+"""When a lease ends that lasts until it is released."""
+
 
 def acquire(session: Session, digests: Iterable[str], ttl: timedelta, *, owner: str | None = None) -> str | None:
     """Protect digests from gc for `ttl` of the database's clock, whether or not they are known yet; the lease's id.
@@ -42,6 +47,18 @@ def acquire(session: Session, digests: Iterable[str], ttl: timedelta, *, owner: 
     session.execute(insert_into(session, Lease).values(id=lease, owner=owner, expires_at=now(session) + ttl))
     if wanted:
         session.execute(insert_into(session, LeaseBlob), [{"lease_id": lease, "digest": digest} for digest in wanted])
+    return lease
+
+
+def hold(session: Session, digests: Iterable[str], *, owner: str) -> str:
+    """A lease without end on digests whose blobs are known; its id. `release` ends it.
+
+    No client's gc takes what it names, older ones included. The caller has marked the blobs live in this transaction.
+    """
+    lease = secrets.token_hex(16)
+    session.execute(insert_into(session, Lease).values(id=lease, owner=owner[:256], expires_at=NEVER))
+    rows = [{"lease_id": lease, "digest": digest} for digest in sorted(set(digests))]
+    session.execute(insert_into(session, LeaseBlob), rows)
     return lease
 
 

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from engine.compat.engines.table import EngineTarget
     from engine.compat.finding import Finding
     from engine.convert.pickled import Converted
     from engine.format.facts import BaseFacts
+    from engine.materialize import Request
     from engine.merge import WeightRule
     from registry.combination import Combination
     from registry.weighting import Weighting
@@ -126,6 +127,79 @@ def rewrite_versions() -> dict[str, str]:
     from importlib.metadata import version
 
     return {name: version(name) for name in ("adapter-registry", "numpy")}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """An adapter of a materialisation: its folder, its weight, its digest, and what reports call it."""
+
+    path: Path
+    weight: float
+    digest: str | None
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class MadeFiles:
+    """What a materialisation wrote: sha256, dtype, shape and file of each tensor, and the report as plain data."""
+
+    tensors: Mapping[str, Mapping[str, Any]]
+    report: Mapping[str, Any]
+
+
+def materialize_merged(
+    parts: Sequence[Part],
+    base: Path,
+    to: Path,
+    *,
+    options: Mapping[str, Any],
+    jobs: int | None = None,
+    resume: bool = False,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> MadeFiles:
+    """Write the checkpoint `base` with the adapters in its weights to the new folder `to`. `options` are those of
+    engine.materialize.Request.
+    """
+    try:
+        from engine.materialize import materialize
+    except ModuleNotFoundError as error:
+        raise _missing("materialize", error) from None
+    done = materialize(_request(parts, base, options), to, jobs=jobs, resume=resume, progress=progress)
+    return MadeFiles(done.tensors, done.report)
+
+
+def plan_merged(parts: Sequence[Part], base: Path, to: Path, *, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What `materialize_merged` would write, from headers alone: files, bytes, and how many tensors change."""
+    try:
+        from engine.materialize.plan import plan
+    except ModuleNotFoundError as error:
+        raise _missing("materialize", error) from None
+    planned = plan(_request(parts, base, options), to)
+    changed = sum(1 for task in planned.tasks if task.changes)
+    return {
+        "size": planned.size,
+        "files": [{"name": shard.file.name, "size": shard.size} for shard in planned.shards],
+        "modules": changed,
+        "copied": len(planned.tasks) - changed,
+    }
+
+
+def _request(parts: Sequence[Part], base: Path, options: Mapping[str, Any]) -> Request:
+    from engine.materialize import Request, Source
+
+    sources = tuple(Source(one.path, one.weight, one.digest, one.name) for one in parts)
+    return Request(base=base, sources=sources, **options)
+
+
+def materialize_versions(quantize: str | None) -> dict[str, str]:
+    """The versions that a materialisation's bytes depend on."""
+    from importlib.metadata import version
+
+    names = ("adapter-registry", "numpy", "torch", *(("bitsandbytes",) if quantize else ()))
+    try:
+        return {name: version(name) for name in names}
+    except ModuleNotFoundError as error:
+        raise _missing("materialize", error) from None
 
 
 def tool_versions() -> dict[str, str]:

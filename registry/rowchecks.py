@@ -9,7 +9,19 @@ from sqlalchemy import String, and_, cast, exists, func, literal, or_, select
 from sqlalchemy.orm import aliased
 
 from registry.clock import now
-from registry.models import Adapter, Alias, Blob, Document, File, Lease, LineageEdge, Version
+from registry.leases import NEVER
+from registry.models import (
+    Adapter,
+    Alias,
+    Artifact,
+    Blob,
+    Document,
+    File,
+    Lease,
+    LeaseBlob,
+    LineageEdge,
+    Version,
+)
 from registry.results import StoreFinding
 
 if TYPE_CHECKING:
@@ -124,7 +136,28 @@ def _spent_lease(moment: datetime) -> Select[str, str]:
 
 
 def _running_lease(moment: datetime) -> Select[str, str]:
-    return select(Lease.id, cast(Lease.expires_at, String)).where(Lease.expires_at > moment)
+    ends = (Lease.expires_at > moment, Lease.expires_at < NEVER)
+    return select(Lease.id, cast(Lease.expires_at, String)).where(*ends)
+
+
+def _artifact_text() -> ColumnElement[str]:
+    return literal("artifact ") + cast(Artifact.id, String)
+
+
+def _unheld_artifact(_: datetime) -> Select[str, str]:
+    held = exists().where(Lease.id == Artifact.lease_id)
+    return select(_artifact_text(), Artifact.lease_id).where(Artifact.lease_id.is_not(None), ~held)
+
+
+def _artifact_without_blob(_: datetime) -> Select[str, str]:
+    known = exists().where(Blob.digest == LeaseBlob.digest, Blob.state != "deleting")
+    joined = select(_artifact_text(), LeaseBlob.digest).join(LeaseBlob, LeaseBlob.lease_id == Artifact.lease_id)
+    return joined.where(~known)
+
+
+def _endless_lease(_: datetime) -> Select[str, str]:
+    named = exists().where(Artifact.lease_id == Lease.id, Artifact.removed_at.is_(None))
+    return select(Lease.id, func.coalesce(Lease.owner, "")).where(Lease.expires_at >= NEVER, ~named)
 
 
 ROW_RULES: tuple[RowRule, ...] = (
@@ -141,6 +174,9 @@ ROW_RULES: tuple[RowRule, ...] = (
     RowRule("wrong-version-size", "error", "size differs from that of the files together", _wrong_size),
     RowRule("unknown-parent", "info", "a parent is known by its digest alone", _unknown_parent),
     RowRule("spent-lease", "info", "a push ended without dropping its lease, which expired", _spent_lease),
+    RowRule("unheld-artifact", "error", "no lease keeps what it has in the store", _unheld_artifact),
+    RowRule("artifact-without-blob", "error", "no blob is known for what it keeps", _artifact_without_blob),
+    RowRule("endless-lease", "warning", "it keeps blobs for ever, and no artifact has it", _endless_lease),
     RowRule("running-lease", "info", "a push is running, or died; the lease expires", _running_lease),
 )
 

@@ -46,6 +46,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "impact": ("capacity:impact", "Show what breaks when a base or a serving engine is replaced."),
         "merge": ("merge:merge", "Merge versions into a new one, with a report of what was kept."),
         "convert": ("convert:convert", "Write an adapter anew: pickled weights as safetensors, or for an engine."),
+        "materialize": ("materialize:materialize", "Write adapters into a base's weights, or as images to swap in."),
+        "artifacts": ("artifacts:artifacts", "Materialised results: what they were made from, and where they lie."),
     },
     "Keep": {
         "rm": ("removal:rm", "Delete a version; undelete brings it back until gc."),

@@ -1,0 +1,1 @@
+"""Materialised artifacts: recipes, contents, places, and what the store keeps of them."""

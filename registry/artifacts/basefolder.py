@@ -1,0 +1,154 @@
+"""The checkpoint that a name of a base means: a folder whose weights are those that the catalog knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+
+from engine.compat.finding import Finding
+from engine.errors import EngineError
+from engine.format.base import has_weights, read_base
+from registry import bases
+from registry.artifacts.request import as_place
+from registry.digests import digest_of
+from registry.disk import reaching, reading
+from registry.errors import NotFoundError, UsageError
+from registry.models import Base, BaseName
+from registry.refs import is_path
+from registry.strictjson import canonical_json
+from registry.transfer import hash_file
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy.orm import Session
+
+    from registry.artifacts.sources import Adapter
+    from registry.handle import Handle
+
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx")
+
+
+@dataclass(frozen=True, slots=True)
+class BaseFolder:
+    """A base's checkpoint. `fingerprint` is of its tensors, `files` a digest of the other files and of the names and
+    sizes of the weight files, which a result takes over.
+    """
+
+    name: str
+    path: Path
+    fingerprint: str
+    files: str
+
+
+def base_folder(handle: Handle, text: str | None, adapters: Sequence[Adapter]) -> BaseFolder:
+    """The base by any of its names or at a path, None for the one that all adapters were pushed for.
+
+    NotFoundError where no folder is known that still holds it; the engine's errors for one that cannot be read.
+    """
+    place = None if text is None else as_place(text)
+    if text is not None and place is not None:
+        return _read(place.absolute(), str(place.absolute()))
+    with handle.database.reading() as session:
+        base = bases.get(session, text) if text is not None else _common(session, adapters)
+        name, fingerprint = text or _name(session, base), base.fingerprint
+        places = [Path(one) for one in _names(session, base) if is_path(one)]
+    for one in places:
+        found = _same(one, name, fingerprint)
+        if found is not None:
+            return found
+    looked = f"; looked in {', '.join(map(str, places))}" if places else ""
+    raise NotFoundError(
+        f"base {name}: no folder with its weights is known here{looked}", hint="--base PATH, or adapters base add PATH"
+    )
+
+
+def folder_of(handle: Handle, fingerprint: str, files: str, place: str) -> BaseFolder | None:
+    """A folder that holds the base of this fingerprint with these files: `place`, or one that the catalog knows."""
+    with handle.database.reading() as session:
+        base = bases.find(session, fingerprint)
+        known = [] if base is None else [name for name in _names(session, base) if is_path(name)]
+    for one in dict.fromkeys((place, *known)):
+        found = _same(Path(one), one, fingerprint)
+        if found is not None and found.files == files:
+            return found
+    return None
+
+
+def base_doubts(handle: Handle, base: BaseFolder, adapters: Sequence[Adapter]) -> tuple[Finding, ...]:
+    """A warning for each version that was pushed for a base of another content, unless a twin of it."""
+    found = []
+    with handle.database.reading() as session:
+        for adapter in adapters:
+            known = None if adapter.base is None else _known(session, adapter)
+            if known is not None and known.fingerprint not in (None, base.fingerprint):
+                found.append(
+                    Finding(
+                        "base-differs",
+                        "warning",
+                        f"was pushed for base {_name(session, known)}, and {base.path} does not hold the same weights",
+                        target=adapter.name,
+                        where="base",
+                    )
+                )
+    return tuple(found)
+
+
+def _read(place: Path, name: str) -> BaseFolder:
+    facts = read_base(place)
+    if facts.fingerprint is None:
+        raise UsageError(f"{place}: holds no weights")
+    return BaseFolder(name, place, facts.fingerprint, _files_digest(place))
+
+
+def _same(place: Path, name: str, fingerprint: str | None) -> BaseFolder | None:
+    """None where the folder is gone, is a config alone, cannot be read, or holds something else by now."""
+    try:
+        if fingerprint is None or not has_weights(place):
+            return None
+        found = _read(place, name)
+    except (EngineError, UsageError):
+        return None
+    return found if found.fingerprint == fingerprint else None
+
+
+def _common(session: Session, adapters: Sequence[Adapter]) -> Base:
+    known = {one.id: one for adapter in adapters if (one := _known(session, adapter)) is not None}
+    if len(known) != 1:
+        what = "none is known for these adapters" if not known else "these adapters were pushed for several"
+        raise UsageError(f"which base: {what}", hint="--base PATH, or a name that `adapters base list` shows")
+    return next(iter(known.values()))
+
+
+def _known(session: Session, adapter: Adapter) -> Base | None:
+    if adapter.base is None:
+        return None
+    if adapter.base.base_id is not None:
+        return session.get_one(Base, adapter.base.base_id)
+    return bases.find(session, adapter.base.name) if adapter.base.name else None
+
+
+def _names(session: Session, base: Base) -> list[str]:
+    return list(session.scalars(select(BaseName.name).where(BaseName.base_id == base.id).order_by(BaseName.id.desc())))
+
+
+def _name(session: Session, base: Base) -> str:
+    names = [name for name in _names(session, base) if not is_path(name)] or _names(session, base)
+    return names[-1] if names else base.fingerprint or base.layout
+
+
+def _files_digest(place: Path) -> str:
+    """Links are followed: in the Hub's cache every file is one."""
+    folder = place if place.is_dir() else place.parent
+    rows: list[list[object]] = []
+    with reaching(folder):
+        for file in sorted(one for one in folder.iterdir() if one.is_file() and not one.name.startswith(".")):
+            if file.name.endswith(_WEIGHTS):
+                rows.append([file.name, file.stat().st_size])
+            else:
+                with reading(file.resolve()) as descriptor:
+                    rows.append([file.name, hash_file(descriptor).digest])
+    return digest_of(canonical_json(rows))

@@ -1,0 +1,139 @@
+"""Rebuild: the recipe of an artifact carried out again, which gives the same digests or is told."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+
+from registry.artifacts import rows
+from registry.artifacts.basefolder import folder_of
+from registry.artifacts.build import build
+from registry.artifacts.contents import difference
+from registry.artifacts.places import place_of
+from registry.artifacts.recipe import METHOD, request_of
+from registry.artifacts.results import RebuildResult
+from registry.artifacts.reuse import move_aside
+from registry.artifacts.sources import Adapter, folder_digest
+from registry.artifacts.turn import building
+from registry.artifacts.upkeep import agree
+from registry.checkout import put
+from registry.convert import require_free
+from registry.draft import RecipeDraft
+from registry.errors import NotFoundError, RegistryError
+from registry.models import Adapter as AdapterRow
+from registry.models import Version
+from registry.pull import pull
+from registry.refs import is_path
+from registry.scratch import scratch_beside
+
+if TYPE_CHECKING:
+    from registry.artifacts.basefolder import BaseFolder
+    from registry.artifacts.rows import Known
+    from registry.handle import Handle
+    from registry.progress import Notice, Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Repetition:
+    """An artifact with all that it was made from; `to` is where the build goes, None where it is only compared."""
+
+    known: Known
+    base: BaseFolder | None
+    adapters: tuple[Adapter, ...]
+    to: Path | None
+
+
+def rebuild(handle: Handle, text: str, *, to: str | Path | None, progress: Progress, notice: Notice) -> RebuildResult:
+    """Build it anew to `to`, or to a known place that is missing or changed, or only to compare.
+
+    NotFoundError names the adapters and the base that are gone, CorruptError the tensor that came out otherwise.
+    """
+    with handle.database.reading() as session:
+        known = rows.get(session, text, path=rows.path_of(text))
+    wanted = None if to is None else Path(os.path.abspath(Path(to).expanduser()))  # noqa: PTH100 (keeps no `..`)
+    if wanted is not None:
+        require_free(wanted)
+    base, adapters = _base(handle, known), _adapters(handle, known)
+    with building(handle.settings.home / "artifacts", known.recipe_digest, notice=notice):
+        job = Repetition(known, base, adapters, wanted or _lost_place(known))
+        notes = _repeat(handle, job, progress)
+    return RebuildResult(known.id, known.recipe_digest, known.digest, job.to, notes)
+
+
+def _repeat(handle: Handle, job: Repetition, progress: Progress) -> tuple[str, ...]:
+    known = job.known
+    notes: tuple[str, ...] = ()
+    beside = job.to or handle.settings.home / "artifacts" / "rebuilt"
+    with scratch_beside(beside, mode=0o777) as scratch:
+        request = request_of(known.recipe, [one.name for one in job.adapters], to=beside)
+        recipe, place = RecipeDraft(METHOD, known.recipe), scratch / beside.name
+        made = build(request, job.adapters, job.base, recipe, to=place, progress=progress)
+        agree(known, made, place)
+        if job.to is None:
+            return ()
+        if os.path.lexists(job.to):
+            notes = (f"{job.to} was changed: it is {move_aside(job.to)} now",)
+        put(place, job.to)
+    there = place_of(job.to, made.contents)
+    handle.database.write(
+        lambda session: rows.change(session, known.recipe_digest, lambda one: rows.with_place_of(one, there))
+    )
+    return notes
+
+
+def _lost_place(known: Known) -> Path | None:
+    """The first place of this host that does not hold the artifact; None where one does, or there is none."""
+    here = [Path(place.path) for place in known.places if place.here]
+    lost = [place for place in here if difference(place, known.contents) is not None]
+    return lost[0] if len(lost) == len(here) and lost else None
+
+
+def _base(handle: Handle, known: Known) -> BaseFolder | None:
+    wanted, origin = known.recipe.get("base"), known.origins.get("base")
+    if wanted is None or origin is None:
+        return None
+    found = folder_of(handle, wanted["fingerprint"], wanted["files"], origin["path"])
+    if found is None:
+        raise NotFoundError(
+            f"artifact {known.id}: its base {origin['name']} is gone: no folder holds {wanted['fingerprint']} as then, "
+            f"not even {origin['path']}",
+            hint="adapters base add PATH",
+        )
+    return found
+
+
+def _adapters(handle: Handle, known: Known) -> tuple[Adapter, ...]:
+    """Every adapter, or NotFoundError that names all that are missing."""
+    named = zip(known.recipe["parents"], known.origins["parents"], strict=True)
+    found = [(parent, name, _path(handle, parent["digest"], name)) for parent, name in named]
+    missing = [f"{name} ({parent['digest']})" for parent, name, path in found if path is None]
+    if missing:
+        raise NotFoundError(
+            f"artifact {known.id}: made from what is gone: {', '.join(missing)}",
+            hint="adapters undelete REF, or push the same files again",
+        )
+    return tuple(Adapter(name, path, parent["digest"], parent["weight"]) for parent, name, path in found if path)
+
+
+def _path(handle: Handle, digest: str, name: str) -> Path | None:
+    """A folder with the version of this digest, whatever it is called by now; None where there is none."""
+    if is_path(name) and _holds(Path(name), digest):
+        return Path(name)
+    with handle.database.reading() as session:
+        alive = select(AdapterRow.namespace, AdapterRow.name, Version.number).join(Version)
+        query = alive.where(Version.digest == digest, Version.deleted_at.is_(None)).order_by(Version.id)
+        version = session.execute(query).first()
+    if version is None:
+        return None
+    return pull(handle, handle.ref(f"{version.namespace}/{version.name}@{version.number}")).path
+
+
+def _holds(folder: Path, digest: str) -> bool:
+    try:
+        return folder_digest(folder) == digest
+    except RegistryError:
+        return False

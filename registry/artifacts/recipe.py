@@ -1,0 +1,62 @@
+"""The recipe of an artifact: everything that determines its bytes, as canonical JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from registry.artifacts.request import SHARD_SIZE, MaterializeRequest
+from registry.draft import RecipeDraft
+from registry.operations import materialize_versions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from registry.artifacts.basefolder import BaseFolder
+    from registry.artifacts.sources import Adapter
+
+METHOD = "materialize"
+SCHEMA = 1
+
+
+def recipe_of(request: MaterializeRequest, adapters: Sequence[Adapter], base: BaseFolder | None) -> RecipeDraft:
+    """Where nothing is left to chance there is no seed; places, names and how many workers there were are not in it."""
+    merged = request.kind == "merged"
+    body: dict[str, Any] = {
+        "schema": SCHEMA,
+        "kind": request.kind,
+        "base": None if base is None else {"fingerprint": base.fingerprint, "files": base.files},
+        "parents": [{"digest": one.digest, "weight": one.weight} for one in adapters],
+        "dtype": request.dtype,
+        "quantize": request.quantize,
+        "rounding": request.rounding if merged else None,
+        "seed": request.seed if request.rounding == "stochastic" else None,
+        "shard_size": request.shard_size if merged else None,
+        "rank": request.rank,
+        "engine": None if request.target is None else str(request.target),
+        "tool": materialize_versions(request.quantize),
+    }
+    if request.kind == "hotswap":  # the images carry the adapters' names
+        body["names"] = [one.name for one in adapters]
+    return RecipeDraft(METHOD, body)
+
+
+def request_of(recipe: Mapping[str, Any], names: Sequence[str], *, to: Path) -> MaterializeRequest:
+    """The request that had this recipe, for the adapters of these names."""
+    from engine.compat.engines.target import parse_target
+
+    engine = recipe["engine"]
+    return MaterializeRequest(
+        adapters=tuple(names),
+        kind=recipe["kind"],
+        to=to,
+        weights=tuple(parent["weight"] for parent in recipe["parents"]),
+        target=None if engine is None else parse_target(engine),
+        dtype=recipe["dtype"],
+        quantize=recipe["quantize"],
+        rounding=recipe["rounding"] or "nearest",
+        seed=recipe["seed"] or 0,
+        shard_size=recipe["shard_size"] or SHARD_SIZE,
+        rank=recipe["rank"],
+        lossy=True,
+    )

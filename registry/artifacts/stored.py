@@ -1,0 +1,200 @@
+"""Artifacts in the blob store: a blob per tensor, so that merges of one base share what they did not change.
+
+Tensors smaller than SMALL that lie beside each other share a blob, up to RUN bytes: a bucket should not hold ten
+thousand objects of a few bytes. Headers are blobs of their own, every other file is one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import TYPE_CHECKING
+
+from registry import leases
+from registry.artifacts.contents import difference, ranges
+from registry.artifacts.reuse import sync
+from registry.artifacts.rows import change
+from registry.blobrows import know_blobs
+from registry.checkout import put
+from registry.disk import CREATE, opened, reaching, reading_beneath
+from registry.errors import CorruptError, MissingBlobError
+from registry.protection import protected
+from registry.results import FileEntry
+from registry.scratch import scratch_beside
+from registry.staging import StagedFile
+from registry.transfer import write_all
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from sqlalchemy.orm import Session
+
+    from registry.artifacts.contents import Content
+    from registry.artifacts.rows import Known, Layout
+    from registry.blobs import BlobStore
+    from registry.handle import Handle
+    from registry.progress import Progress
+    from registry.staging import Staging
+
+SMALL = 64 << 10
+RUN = 1 << 20
+BATCH = 256 << 20
+_CHUNK = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """The bytes of a file that become one blob."""
+
+    path: str
+    start: int
+    size: int
+    digest: str
+
+
+def keep(handle: Handle, known: Known, folder: Path, *, progress: Progress) -> Known:
+    """Puts the artifact, which lies in `folder` as recorded, into the store; the row then names its blobs, and a lease
+    without end keeps gc from them. CorruptError where the folder is not as recorded.
+    """
+    stretches = [one for content in known.contents for one in _stretches(folder, content)]
+    entries = {one.digest: FileEntry(one.path, one.digest, one.size) for one in stretches}
+    with handle.store.staging() as staging, protected(handle, staging.folder, sorted(entries)) as lease:
+        _place(handle, staging, folder, stretches, progress)
+
+        def finish(session: Session) -> Known:
+            leases.share_publishing(session)
+            leases.require(session, lease)
+            know_blobs(session, entries.values())
+            held = leases.hold(session, entries, owner=f"artifact:{known.recipe_digest}")
+            leases.release(session, lease)
+
+            def stored(one: Known) -> Known:
+                let_go(session, one)
+                return replace(one, stored=_layout(stretches), lease_id=held)
+
+            return change(session, known.recipe_digest, stored)
+
+        return handle.database.write(finish)
+
+
+def restore(store: BlobStore, known: Known, to: Path) -> None:
+    """Makes the new folder `to` from the store, with the bytes and files that were kept. CorruptError where the store's
+    are wrong or missing; then `to` is as it was.
+    """
+    assert known.stored is not None
+    with scratch_beside(to, mode=0o777) as scratch, reaching(to):
+        for path, blobs in known.stored.items():
+            target = scratch / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with opened(target, CREATE, mode=0o666) as descriptor:
+                for digest, _ in blobs:
+                    _append(store, digest, descriptor)
+                os.fsync(descriptor)
+        if wrong := difference(scratch, known.contents):
+            raise wrong
+        sync(scratch, known.contents)
+        put(scratch, to)
+
+
+def let_go(session: Session, known: Known) -> None:
+    """Ends the lease that keeps the artifact's blobs, so that the next gc takes those that nothing else names."""
+    if known.lease_id is not None:
+        leases.release(session, known.lease_id)
+
+
+def _stretches(folder: Path, content: Content) -> Iterator[Stretch]:
+    if not content.size:
+        yield Stretch(content.path, 0, 0, content.pieces[0].sha256)
+        return
+    for start, size, digests in _runs(content):
+        digest = digests[0] if len(digests) == 1 else _hash(folder, content.path, start, size)
+        yield Stretch(content.path, start, size, digest)
+
+
+def _runs(content: Content) -> list[tuple[int, int, list[str]]]:
+    """Start, bytes and digests of pieces that share a blob; a header, which is first, shares with nothing."""
+    runs: list[tuple[int, int, list[str]]] = []
+    small = False
+    for piece, start in ranges(content):
+        joins = small and 0 <= piece.size < SMALL and runs[-1][1] + piece.size <= RUN
+        if joins:
+            before = runs.pop()
+            runs.append((before[0], before[1] + piece.size, [*before[2], piece.sha256]))
+        elif piece.size:
+            runs.append((start, piece.size, [piece.sha256]))
+            small = bool(piece.name) and piece.size < SMALL
+    return runs
+
+
+def _layout(stretches: Sequence[Stretch]) -> Layout:
+    layout: Layout = {}
+    for one in stretches:
+        layout.setdefault(one.path, []).extend([[one.digest, one.size]])
+    return layout
+
+
+def _place(handle: Handle, staging: Staging, folder: Path, stretches: Sequence[Stretch], progress: Progress) -> None:
+    """What the store has already, in the right size, is not sent again: its bytes are hashed whenever they are read."""
+    waiting: list[StagedFile] = []
+    names, done, total = count(), 0, sum(one.size for one in stretches)
+    for one in {one.digest: one for one in stretches}.values():
+        if not _there(handle.store, one):
+            waiting.append(_staged(staging, folder, one, f"{next(names)}"))
+        done += one.size
+        progress("storing tensors", done, total)
+        if sum(file.size for file in waiting) >= BATCH:
+            handle.store.place(*waiting)
+            waiting = []
+    if waiting:
+        handle.store.place(*waiting)
+
+
+def _there(store: BlobStore, stretch: Stretch) -> bool:
+    with suppress(MissingBlobError):
+        return store.size(stretch.digest) == stretch.size
+    return False
+
+
+def _staged(staging: Staging, folder: Path, stretch: Stretch, name: str) -> StagedFile:
+    target = staging.folder / name
+    with reaching(target), reading_beneath(folder, stretch.path) as source, opened(target, CREATE) as descriptor:
+        os.fchmod(descriptor, 0o444)
+        digest = hashlib.sha256()
+        for chunk in _chunks(source, stretch.start, stretch.size):
+            digest.update(chunk)
+            write_all(descriptor, memoryview(chunk))
+        os.fsync(descriptor)
+    actual = f"sha256:{digest.hexdigest()}"
+    if actual != stretch.digest:
+        raise CorruptError(str(folder / stretch.path), expected=stretch.digest, actual=actual)
+    return StagedFile(target, actual, stretch.size)
+
+
+def _hash(folder: Path, path: str, start: int, size: int) -> str:
+    digest = hashlib.sha256()
+    with reaching(folder / path), reading_beneath(folder, path) as source:
+        for chunk in _chunks(source, start, size):
+            digest.update(chunk)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _chunks(source: int, start: int, size: int) -> Iterator[bytes]:
+    end = start + size
+    while start < end and (chunk := os.pread(source, min(_CHUNK, end - start), start)):
+        yield chunk
+        start += len(chunk)
+
+
+def _append(store: BlobStore, digest: str, target: int) -> None:
+    found = hashlib.sha256()
+    with store.open(digest) as file:
+        while chunk := file.read(_CHUNK):
+            found.update(chunk)
+            write_all(target, memoryview(chunk))
+    actual = f"sha256:{found.hexdigest()}"
+    if actual != digest:
+        raise CorruptError(f"blob {digest}", expected=digest, actual=actual)
