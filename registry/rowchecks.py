@@ -146,7 +146,7 @@ def _artifact_text() -> ColumnElement[str]:
 
 def _unheld_artifact(_: datetime) -> Select[str, str]:
     held = exists().where(Lease.id == Artifact.lease_id)
-    return select(_artifact_text(), Artifact.lease_id).where(Artifact.lease_id.is_not(None), ~held)
+    return select(_artifact_text(), func.coalesce(Artifact.lease_id, "")).where(Artifact.lease_id.is_not(None), ~held)
 
 
 def _artifact_without_blob(_: datetime) -> Select[str, str]:
