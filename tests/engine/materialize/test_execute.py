@@ -1,6 +1,7 @@
 """One tensor of the result: added in float32, rounded once, copied where nothing changes it."""
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -190,12 +191,21 @@ def test_any_number_of_threads_writes_the_same_bytes(files, tmp_path):
         tasks = [
             Task(f"w{n}", plain(files["bf16"]), room(folder / f"w{n}", "BF16", (700, 400)), change) for n in range(5)
         ]
-        before = torch.get_num_threads()
         done = {one.name: one for one in threads(tasks, jobs=jobs)}
-        assert torch.get_num_threads() == before
         return done, [(folder / f"w{n}").read_bytes() for n in range(5)]
 
     assert made(tmp_path / "one", 1) == made(tmp_path / "four", 4)
+
+
+def test_threads_begun_afterwards_compute_with_as_many_cores_as_before(files, tmp_path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        list(threads([Task("w", plain(files["bf16"]), room(tmp_path / "w", "BF16", (700, 400)))], jobs=1))
+        with ThreadPoolExecutor(1) as later:
+            assert (torch.get_num_threads(), later.submit(torch.get_num_threads).result()) == (2, 2)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_first_error_of_a_thread_is_raised(files, tmp_path):
