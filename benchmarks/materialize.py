@@ -101,7 +101,7 @@ def measured(name, folder, given):
         recipe = folder / "recipe.yml"
         recipe.write_text(MERGEKIT.format(base=folder / "base", adapter=folder / "adapter"))
         tool = Path(given.mergekit).parent / "mergekit-yaml"
-        command = [tool, recipe, folder / "out", "--lora-merge-cache", folder / "out-cache"]
+        command = [tool, recipe, folder / "out", "--no-copy-tokenizer", "--lora-merge-cache", folder / "out-cache"]
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
     output = process.stdout.read()
