@@ -191,6 +191,15 @@ def _request(parts: Sequence[Part], base: Path, options: Mapping[str, Any]) -> R
     return Request(base=base, sources=sources, **options)
 
 
+def dtype_name(text: str) -> str:
+    """Safetensors' name of a dtype that a person wrote; OptionError for one that no result can have."""
+    try:
+        from engine.merge.dtypes import parse_dtype
+    except ModuleNotFoundError as error:
+        raise _missing("materialize", error) from None
+    return parse_dtype(text)
+
+
 def materialize_versions(quantize: str | None) -> dict[str, str]:
     """The versions that a materialisation's bytes depend on."""
     from importlib.metadata import version

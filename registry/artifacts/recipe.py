@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from registry.artifacts.request import SHARD_SIZE, MaterializeRequest
 from registry.draft import RecipeDraft
-from registry.operations import materialize_versions
+from registry.operations import dtype_name, materialize_versions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ def recipe_of(request: MaterializeRequest, adapters: Sequence[Adapter], base: Ba
         "kind": request.kind,
         "base": None if base is None else {"fingerprint": base.fingerprint, "files": base.files},
         "parents": [{"digest": one.digest, "weight": one.weight} for one in adapters],
-        "dtype": request.dtype,
+        "dtype": None if request.dtype is None else dtype_name(request.dtype),
         "quantize": request.quantize,
         "rounding": request.rounding if merged else None,
         "seed": request.seed if request.rounding == "stochastic" else None,

@@ -33,9 +33,7 @@ _HOW = {
     examples=[
         "adapters materialize team/sql@prod --base llama-3-8b --as merged --to ./llama-3-8b-sql",
         "adapters materialize team/sql team/chat --weights 0.7,0.3 --as merged --dtype float32 --to ./both --store",
-        "adapters materialize team/sql --as merged --quantize nf4 --to ./llama-3-8b-sql-nf4",
         "adapters materialize team/sql team/chat --as hotswap --rank 32 --to ./fleet",
-        "adapters materialize ./out/sql-lora --as peft --rank 32 --to ./sql-r32",
     ],
 )
 @click.argument("adapters", type=Reference(), nargs=-1, required=True, metavar="REF-or-PATH...")

@@ -44,6 +44,13 @@ def flip(file: Path, offset: int = -1) -> None:
     file.write_bytes(content)
 
 
+def delete(folder: Path) -> None:
+    """Removes a folder of plain files."""
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+
+
 def bytes_of(folder: Path) -> dict[str, bytes]:
     """Every file of a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -303,7 +303,8 @@ def test_the_verbs_of_this_release_are_all_there():
         *("tag", "tag set", "tag rm", "metric", "metric set"),
         *("base", "base add", "base list", "base show", "check", "lock", "plan", "impact", "merge"),
         *("rm", "undelete", "verify", "fsck", "gc", "cache", "cache ls", "cache prune", "backup"),
-        *("export", "import", "convert"),
+        *("export", "import", "convert", "materialize"),
+        *("artifacts", "artifacts list", "artifacts show", "artifacts verify", "artifacts rebuild", "artifacts rm"),
         *("context", "context list", "context show"),
     }
 
