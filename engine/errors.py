@@ -14,6 +14,7 @@ EngineError
 ├── MissingExtraError        torch or transformers is not installed; names the command (exit 2)
 ├── OutdatedError            a dependency is older than a verb needs; names the command (exit 2)
 ├── ConfinementError         this machine cannot lock in the process that opens a pickle (exit 2)
+├── WrongBytesError          finished files are no longer what was written (exit 6)
 ├── DestinationError         the output place cannot be used (exit 2)
 │   └── NoSpaceError         its file system has less room than the output needs
 └── RuntimeStateError        a live model is not in the state that a call needs (exit 5)
@@ -179,6 +180,19 @@ class ConfinementError(EngineError):
 
     exit_code = 2
     hint = "run adapters convert on Linux on x86-64 or ARM64, in a container that allows seccomp, and push its folder"
+
+
+class WrongBytesError(EngineError):
+    """Finished files are no longer what was written; `wrong` holds all: subject, expected, found."""
+
+    exit_code = 6
+    told: ClassVar[int] = 3
+
+    def __init__(self, wrong: Sequence[tuple[str, str, str]]) -> None:
+        more = len(wrong) - self.told
+        first = [f"{what}: wrong bytes: expected {expected}, found {found}" for what, expected, found in wrong]
+        super().__init__("; ".join(first[: self.told]) + (f"; and {more} more" if more > 0 else ""))
+        self.wrong = tuple(wrong)
 
 
 class DestinationError(EngineError):

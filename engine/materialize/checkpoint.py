@@ -23,7 +23,9 @@ CONFIG = "config.json"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The weights of the folder `path`, in the order of its files, and its config.json (empty where there is none)."""
+    """The weights of the folder or file `path`, in the order of its files, and its config.json (empty where there is
+    none).
+    """
 
     path: Path
     tensors: Mapping[str, Stored]
@@ -43,6 +45,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
     for file, header in read_headers(path):
         for info in header.tensors.values():
             places[info.name] = Place(file, header.data_offset + info.start, info.dtype, info.shape)
-    config_file = path / CONFIG
+    config_file = (path if path.is_dir() else path.parent) / CONFIG
     config = read_model_config(config_file) if config_file.is_file() else {}
     return Checkpoint(path, packed(places, NAMES.get(config_facts(config)["dtype"] or "", "F16")), config)

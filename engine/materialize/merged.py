@@ -7,10 +7,12 @@ import shutil
 from typing import TYPE_CHECKING
 
 from engine.errors import NoSpaceError
+from engine.materialize.companions import copy_companion
 from engine.materialize.durable import sync_tree, syncing
 from engine.materialize.files import opened, write
 from engine.materialize.identity import check_unchanged
 from engine.materialize.journal import begin, finished, note
+from engine.materialize.manifest import MANIFEST, manifest_of, rendered
 from engine.materialize.plan import plan
 from engine.materialize.pool import threads
 from engine.materialize.report import Materialized, told
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from engine.materialize.execute import Written
+    from engine.materialize.manifest import Manifest
     from engine.materialize.plan import Plan
     from engine.materialize.request import Request
     from engine.materialize.shards import Shard
@@ -50,11 +53,12 @@ def materialize(
     with claimed(place):
         done = _begun(planned, place, jobs, resume=resume)
         done += _run(planned, place, done, jobs, progress)
-        _finish(planned)
+        manifest = manifest_of(planned, done)
+        _finish(planned, manifest)
         check_unchanged(planned.identities)
         sync_tree(place.files)
         publish(place)
-    return Materialized(place.to, _tensors(planned, done), told(done))
+    return Materialized(place.to, manifest.tensors, told(done))
 
 
 def _begun(planned: Plan, place: Staging, jobs: int | None, *, resume: bool) -> list[Written]:
@@ -72,7 +76,7 @@ def _begun(planned: Plan, place: Staging, jobs: int | None, *, resume: bool) -> 
 
 
 def _check_room(planned: Plan, place: Staging) -> None:
-    there = sum(file.stat().st_blocks * 512 for file in place.files.iterdir())
+    there = sum(shard.file.stat().st_blocks * 512 for shard in planned.shards if shard.file.exists())
     free, needed = shutil.disk_usage(place.home).free, planned.size - there
     if needed > free:
         raise NoSpaceError(place.to, needed=needed, free=free)
@@ -101,20 +105,8 @@ def _run(
     return made
 
 
-def _finish(planned: Plan) -> None:
-    for name, content in planned.documents.items():
+def _finish(planned: Plan, manifest: Manifest) -> None:
+    for name, content in {**planned.documents, MANIFEST: rendered(manifest)}.items():
         (planned.folder / name).write_bytes(content)
-
-
-def _tensors(planned: Plan, done: Sequence[Written]) -> dict[str, dict[str, object]]:
-    digests = {one.name: one.digests for one in done}
-    return {
-        planned.names[task.name][role]: {
-            "file": place.file.name,
-            "dtype": place.dtype,
-            "shape": list(place.shape),
-            "sha256": digests[task.name][role],
-        }
-        for task in planned.tasks
-        for role, place in task.target.parts.items()
-    }
+    for one in planned.companions:
+        copy_companion(one, planned.folder)

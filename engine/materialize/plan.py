@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from math import prod
 from typing import TYPE_CHECKING
 
 from engine.errors import BaseError
-from engine.materialize.checkpoint import CONFIG, read_checkpoint
-from engine.materialize.config import as_json, index_of, result_config
+from engine.materialize.checkpoint import read_checkpoint
+from engine.materialize.companions import companions
+from engine.materialize.documents import FLOATS, documents_of, model_folder, resized, stem
 from engine.materialize.encodings import ENCODINGS
 from engine.materialize.identity import source_identities
 from engine.materialize.matching import outputs
@@ -20,22 +20,22 @@ from engine.materialize.shards import shards
 from engine.materialize.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
     from typing import Any
 
+    from engine.materialize.companions import Companion
     from engine.materialize.identity import Identity
     from engine.materialize.outputs import Output
     from engine.materialize.place import Place
     from engine.materialize.request import Request
     from engine.materialize.shards import Shard
 
-_FLOATS = ("F64", "F32", "F16", "BF16")
-
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be written into `folder`: `shards` with their offsets, `tasks` that fill them, whole `documents`.
+    """What will be written into `folder`: `shards` with their offsets, `tasks` that fill them, whole `documents`
+    and `companions` copied.
 
     `names` are those of the tensors that a task writes, by their role.
     """
@@ -46,20 +46,23 @@ class Plan:
     tasks: tuple[Task, ...]
     names: Mapping[str, Mapping[str, str]]
     documents: Mapping[str, bytes]
+    companions: tuple[Companion, ...]
     recipe: Mapping[str, Any]
     identities: Mapping[Path, Identity]
 
     @property
     def size(self) -> int:
         """Bytes of all files."""
-        return sum(shard.size for shard in self.shards) + sum(map(len, self.documents.values()))
+        small = sum(map(len, self.documents.values())) + sum(one.size for one in self.companions)
+        return sum(shard.size for shard in self.shards) + small
 
     @cached_property
     def digest(self) -> str:
         """Of all that decides the result's bytes."""
         headers = {shard.file.name: shard.header.decode("latin-1") for shard in self.shards}
         texts = {name: content.decode("latin-1") for name, content in self.documents.items()}
-        return canonical_digest({"recipe": self.recipe, "headers": headers, "documents": texts})
+        copied = {one.name: one.sha256 for one in self.companions}
+        return canonical_digest({"recipe": self.recipe, "headers": headers, "documents": texts, "companions": copied})
 
     @property
     def key(self) -> str:
@@ -77,30 +80,23 @@ def plan(request: Request, folder: Path) -> Plan:
         raise BaseError(request.base, "holds no tensor")
     found = outputs(checkpoint, request.sources)
     described = [_described(output, request) for output in found.tensors]
-    files = shards(folder, [list(parts.values()) for parts in described], request.shard_size)
+    files = shards(folder, stem(request.base), [list(parts.values()) for parts in described], request.shard_size)
     places = {name: place for shard in files for name, place in shard.places.items()}
     tasks = tuple(_task(output, parts, places, request) for output, parts in zip(found.tensors, described, strict=True))
-    config = result_config(checkpoint.config, found, tasks, request.dtype)
-    documents = {CONFIG: as_json(config)} if config else {}
-    if len(files) > 1:
-        documents["model.safetensors.index.json"] = as_json(index_of(files, _parameters(found.tensors)))
+    recipe = recipe_of(request)
+    documents = documents_of(checkpoint, found, tasks, files, recipe=recipe, request=request)
+    beside = companions(model_folder(request.base), request.sources, resized=resized(found.config))
     names = {
         output.name: {role: name for role, (name, _, _) in parts.items()}
         for output, parts in zip(found.tensors, described, strict=True)
     }
-    return Plan(request, folder, files, tasks, names, documents, recipe_of(request), identities)
-
-
-def _parameters(tensors: Sequence[Output]) -> int:
-    """How many numbers the model has; integers are counters and tables, not parameters."""
-    stored = [output.source for output in tensors]
-    return sum(prod(one.shape) for one in stored if one.numbers in _FLOATS)
+    return Plan(request, folder, files, tasks, names, documents, beside, recipe, identities)
 
 
 def _described(output: Output, request: Request) -> Mapping[str, tuple[str, str, tuple[int, ...]]]:
     """The tensors that store an output: role → (name, dtype, shape)."""
     source = output.source
-    dtype = request.dtype if request.dtype and source.numbers in _FLOATS else source.numbers
+    dtype = request.dtype if request.dtype and source.numbers in FLOATS else source.numbers
     return ENCODINGS[PLAIN].parts(output.name, dtype, source.shape)
 
 

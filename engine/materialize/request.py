@@ -34,7 +34,7 @@ class Request:
 
     `dtype` None keeps that of every tensor. `rounding` is `nearest` or `stochastic`, which `seed` decides. `quantize`
     is `nf4` or `int8`; `lossy` takes a result in which less than 0.9 of ΔW survives. A tensor larger than `shard_size`
-    bytes has a file of its own.
+    bytes has a file of its own. `base_name` is what the model card calls the base.
     """
 
     base: Path
@@ -45,6 +45,7 @@ class Request:
     seed: int = 0
     shard_size: int = SHARD_SIZE
     lossy: bool = False
+    base_name: str = ""
 
 
 def checked(request: Request) -> Request:

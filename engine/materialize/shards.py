@@ -29,8 +29,8 @@ class Shard:
     places: Mapping[str, Place]
 
 
-def shards(folder: Path, groups: Sequence[Sequence[Described]], limit: int) -> tuple[Shard, ...]:
-    """The files of `folder` for tensors in their order; those of one group share a file.
+def shards(folder: Path, stem: str, groups: Sequence[Sequence[Described]], limit: int) -> tuple[Shard, ...]:
+    """The files of `folder` for tensors in their order; those of one group share a file. `stem` begins their names.
 
     Huggingface_hub's rule: a file takes groups as long as their bytes stay within `limit`; a larger group has a file of
     its own, before the one that is being filled.
@@ -50,11 +50,11 @@ def shards(folder: Path, groups: Sequence[Sequence[Described]], limit: int) -> t
         room -= size
     if filling:
         files.append(filling)
-    return tuple(_shard(folder / _file_name(number, len(files)), held) for number, held in enumerate(files, 1))
+    return tuple(_shard(folder / _file_name(stem, number, len(files)), held) for number, held in enumerate(files, 1))
 
 
-def _file_name(number: int, count: int) -> str:
-    return "model.safetensors" if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
+def _file_name(stem: str, number: int, count: int) -> str:
+    return f"{stem}.safetensors" if count == 1 else f"{stem}-{number:05d}-of-{count:05d}.safetensors"
 
 
 def _shard(file: Path, held: Sequence[Described]) -> Shard:
