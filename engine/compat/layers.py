@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 
 # transformers models built from its Conv1D, whose weight is stored (in, out).
-_TRANSPOSED_TYPES = frozenset({"gpt2", "gpt-sw3", "openai-gpt", "imagegpt", "decision_transformer", "clvp"})
-_INPUT_NAMES = frozenset(
+TRANSPOSED_TYPES = frozenset({"gpt2", "gpt-sw3", "openai-gpt", "imagegpt", "decision_transformer", "clvp"})
+INPUT_NAMES = frozenset(
     {"embed_tokens.weight", "wte.weight", "word_embeddings.weight", "shared.weight", "embed_in.weight",
      "tokens_embed.weight", "tok_embeddings.weight", "embeddings.weight", "word_embedding.weight"}
 )  # fmt: skip
@@ -70,7 +70,7 @@ class BaseIndex:
         self.base = base
         self.parameters = base.parameters
         self.quantized = base.quantization is not None
-        self._transposed = base.model_type in _TRANSPOSED_TYPES
+        self._transposed = base.model_type in TRANSPOSED_TYPES
         self._untyped = base.model_type is None
         self._modules = frozenset(_ancestors(base.parameters))
         self._mixture = any("experts" in path.split(".") for path in base.parameters)
@@ -81,7 +81,7 @@ class BaseIndex:
             if name in self.parameters:
                 return self.parameters[name]
         if is_tied_name(path):
-            sources = [name for name in self.parameters if ends_with_any(name, _INPUT_NAMES)]
+            sources = [name for name in self.parameters if ends_with_any(name, INPUT_NAMES)]
             return self.parameters[min(sources, key=len)] if sources else None
         return None
 
@@ -162,7 +162,7 @@ def _linear_modules(base: BaseFacts) -> Iterator[str]:
 
 def is_transposed_type(base: BaseFacts) -> bool:
     """Whether the base's family stores linear weights (in, out)."""
-    return base.model_type in _TRANSPOSED_TYPES
+    return base.model_type in TRANSPOSED_TYPES
 
 
 def _ancestors(paths: Iterable[str]) -> set[str]:

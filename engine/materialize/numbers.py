@@ -36,11 +36,11 @@ NAMES = {str(dtype).removeprefix("torch."): name for name, dtype in DTYPES.items
 """safetensors' name by torch's, as configs spell it."""
 
 
-def floats(place: Place) -> Tensor:
-    """All numbers of the tensor, float32 in its shape."""
+def floats(place: Place, columns: slice = slice(None)) -> Tensor:
+    """The numbers of the tensor, float32 in its shape: all, or those `columns` of its last dimension."""
     descriptor = open_regular(place.file)
     try:
-        return raw(descriptor, place).to(torch.float32)
+        return raw(descriptor, place)[..., columns].to(torch.float32)
     finally:
         os.close(descriptor)
 

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Output:
     """A tensor of the result: the bytes of `source`, or its numbers with all `changes` added; `module` is what an
-    adapter calls the place.
+    adapter calls the place, `dtype` what the numbers are stored in (safetensors' name; empty for the source's).
     """
 
     name: str
     source: Stored
     changes: tuple[Change, ...] = ()
     module: str = ""
+    dtype: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,11 @@ class Place:
         """Bytes."""
         return prod(self.shape) * BITS[self.dtype] // 8
 
+    def rows(self, first: int, count: int) -> Place:
+        """Where `count` entries of the first dimension lie, from `first` on."""
+        line = self.size // max(self.shape[0], 1)
+        return Place(self.file, self.offset + first * line, self.dtype, (count, *self.shape[1:]))
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:

@@ -96,7 +96,8 @@ def plan(request: Request, folder: Path) -> Plan:
 def _described(output: Output, request: Request) -> Mapping[str, tuple[str, str, tuple[int, ...]]]:
     """The tensors that store an output: role → (name, dtype, shape)."""
     source = output.source
-    dtype = request.dtype if request.dtype and source.numbers in FLOATS else source.numbers
+    own = output.dtype or source.numbers
+    dtype = request.dtype if request.dtype and own in FLOATS else own
     return ENCODINGS[PLAIN].parts(output.name, dtype, source.shape)
 
 

@@ -88,19 +88,34 @@ def _refuse_bombs(path: Path, section: Mapping[str, Any]) -> None:
 
 
 def _parameters(path: Path, config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    with _quiet():
+        return _named_shapes(_built(path, config))
+
+
+def model_from_config(path: Path, config: Mapping[str, Any]) -> Any:
+    """The transformers model that a config.json at `path` describes, on the meta device.
+
+    Raises BaseError and MissingExtraError as `layout_from_config`.
+    """
+    held = dict(config)
+    _refuse_code(path, held)
+    _refuse_bombs(path, held)
+    with _quiet():
+        return _built(path, held)
+
+
+def _built(path: Path, config: dict[str, Any]) -> Any:
     import torch
     import transformers
 
-    with _quiet():
-        model_class = _model_class(path, config)
-        try:
-            settings = model_class.config_class.from_dict(_plain(config))
-            with torch.device("meta"):
-                model = model_class._from_config(settings)  # noqa: SLF001 - from_config of the auto classes asks the hub
-        except Exception as error:  # a config's values reach any line of any model's constructor
-            reason = f"{type(error).__name__}: {str(error)[:300]}"
-            raise BaseError(path, f"transformers {transformers.__version__} cannot build it: {reason}") from error
-        return _named_shapes(model)
+    model_class = _model_class(path, config)
+    try:
+        settings = model_class.config_class.from_dict(_plain(config))
+        with torch.device("meta"):
+            return model_class._from_config(settings)  # noqa: SLF001 - from_config of the auto classes asks the hub
+    except Exception as error:  # a config's values reach any line of any model's constructor
+        reason = f"{type(error).__name__}: {str(error)[:300]}"
+        raise BaseError(path, f"transformers {transformers.__version__} cannot build it: {reason}") from error
 
 
 def _named_shapes(model: Any) -> dict[str, tuple[int, ...]]:

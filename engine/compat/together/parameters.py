@@ -102,7 +102,7 @@ def disagreements(parents: Sequence[AdapterFacts]) -> Iterator[Finding]:
     if len(named) > 1:
         told = " and ".join(str(list(names)) for names in sorted(named))
         yield refusal(RULE, f"parents adapt different parameters, whose places are not in the files: {told}")
-    old = {since for facts in having if (since := _before_swap(facts.config.peft_version)) is not None}
+    old = {since for facts in having if (since := before_swap(facts.config.peft_version)) is not None}
     square = sorted({module.name for facts in having for module in facts.modules if _square(module)})
     if len(old) > 1 and square:
         message = (
@@ -115,7 +115,7 @@ def _square(module: ModuleFacts) -> bool:
     return module.kind == "parameter" and experts(module) > 1 and module.a_shape[1:] == module.b_shape[:1]
 
 
-def _before_swap(version: str | None) -> bool | None:
+def before_swap(version: str | None) -> bool | None:
     """Whether this peft is older than the change of layout; None where no version is given."""
     found = re.match(r"(\d+)\.(\d+)", version or "")
     return None if found is None else (int(found[1]), int(found[2])) < SWAPPED_SINCE

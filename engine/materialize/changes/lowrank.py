@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class LowRank:
     """A (r, in, …) and B (out, r, …), `factor` times; `transposed` for a weight stored (in, out), or a table (in, out).
 
-    `E` are AdaLoRA's numbers, one per rank. With `experts` A and B are those of all experts of a mixture, of which
-    `expert` is the one meant: A has its ranks one after another, B every experts-th of its columns.
+    `E` are AdaLoRA's numbers, one per rank. Of a B of several `experts`, which has them innermost, `expert` is meant; A
+    is that one's alone.
     """
 
     A: Place
@@ -38,10 +38,7 @@ class LowRank:
 
     def sides(self) -> tuple[Tensor, Tensor]:
         """The two matrices whose product is ΔW as it is stored, the factor in the left one."""
-        A, B = floats(self.A).flatten(1), floats(self.B).flatten(1)
-        if self.experts > 1:
-            rank = A.shape[0] // self.experts
-            A, B = A[self.expert * rank :][:rank], B[:, self.expert :: self.experts]
+        A, B = floats(self.A).flatten(1), floats(self.B, slice(self.expert, None, self.experts)).flatten(1)
         if self.E is not None:
             A = A * floats(self.E).view(-1, 1)
         left, right = (A.T, B.T) if self.transposed else (B, A)

@@ -1,8 +1,9 @@
-"""A change of some rows alone: of a layer that is stored in one tensor with others."""
+"""Changes of some rows alone: of layers, or experts, that are stored in one tensor with others."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,23 +16,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Within:
-    """`change` is of the `count` rows from `first` on, which are a weight (count, …) to it."""
+    """Each of `changes` is of its own `rows` (first, count), which are a weight (count, …) to it; no row is in two.
 
-    change: Change
-    first: int
-    count: int
+    The weight's first `fold` dimensions are its rows.
+    """
+
+    changes: tuple[Change, ...]
+    rows: tuple[tuple[int, int], ...]
+    fold: int = 1
 
     def opened(self, shape: tuple[int, ...], weight: Weight) -> Rows:
-        inner = self.change.opened(
-            (self.count, *shape[1:]), lambda start, stop: weight(start + self.first, stop + self.first)
-        )
+        parts = [
+            (first, first + count, change.opened((count, *shape[self.fold :]), partial(_from, weight, first)))
+            for change, (first, count) in zip(self.changes, self.rows, strict=True)
+        ]
 
         def moved(start: int, stop: int, W: Tensor) -> Tensor:
             D = torch.zeros_like(W)
-            here, there = max(start, self.first), min(stop, self.first + self.count)
-            if here < there:
-                own = slice(here - start, there - start)
-                D[own] = inner(here - self.first, there - self.first, W[own])
+            for first, last, change in parts:
+                here, there = max(start, first), min(stop, last)
+                if here < there:
+                    own = slice(here - start, there - start)
+                    D[own] = change(here - first, there - first, W[own])
             return D
 
         return moved
+
+
+def _from(weight: Weight, first: int, start: int, stop: int) -> Tensor:
+    """The weight's rows, counted from `first`."""
+    return weight(start + first, stop + first)

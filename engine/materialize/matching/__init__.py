@@ -5,48 +5,49 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.compat.finding import Finding
-from engine.compat.layers import base_name
 from engine.errors import RefusedError
 from engine.format.adapter import read_adapter
-from engine.format.canonical import canonical
-from engine.materialize.changes.lowrank import LowRank
-from engine.materialize.outputs import Output, Outputs
-from engine.materialize.place import Place
+from engine.materialize.matching.adapters import effects_of
+from engine.materialize.matching.assembled import assembled
+from engine.materialize.matching.effect import Effect
+from engine.materialize.matching.frame import framed
+from engine.materialize.matching.seats import Seats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.format.facts import AdapterFacts
-    from engine.materialize.changes.change import Change
     from engine.materialize.checkpoint import Checkpoint
+    from engine.materialize.matching.frame import Ranges
+    from engine.materialize.outputs import Outputs
     from engine.materialize.request import Source
+
+__all__ = ["outputs"]
 
 
 def outputs(checkpoint: Checkpoint, sources: Sequence[Source]) -> Outputs:
-    """Raises RefusedError with a finding for everything that has no place in the checkpoint."""
-    changes: dict[str, list[Change]] = {}
-    modules: dict[str, str] = {}
+    """Every tensor of the base with the adapters in it.
+
+    Raises RefusedError with a finding for everything that has no place, and the errors of unreadable adapters.
+    """
+    adapters = [read_adapter(source.path) for source in sources]
+    seats = Seats(framed(checkpoint, _ranges(adapters)))
     findings: list[Finding] = []
-    for source in sources:
-        facts = read_adapter(source.path)
-        for module in facts.modules:
-            stored = checkpoint.by_canonical.get(canonical(f"{base_name(module.name, facts.config.raw)}.weight"))
-            if stored is None:
-                findings.append(Finding("tensor-unmatched", "error", f"{module.name}: the base has no such weight"))
-                continue
-            modules[stored] = module.base_name
-            pair = _place(facts, module.a_key), _place(facts, module.b_key)
-            changes.setdefault(stored, []).append(LowRank(*pair, source.weight * module.scaling))
+    effects: list[list[Effect]] = []
+    for source, facts in zip(sources, adapters, strict=True):
+        found = list(effects_of(facts, seats, source.weight))
+        findings += [one for one in found if isinstance(one, Finding)]
+        effects.append([one for one in found if isinstance(one, Effect) and source.weight])
     if findings:
         raise RefusedError(findings)
-    return Outputs(
-        tuple(
-            Output(name, weight, tuple(changes.get(name, ())), modules.get(name, ""))
-            for name, weight in checkpoint.tensors.items()
-        )
-    )
+    return assembled(seats, effects)
 
 
-def _place(facts: AdapterFacts, name: str) -> Place:
-    info = facts.header.tensors[name]
-    return Place(facts.weights, facts.header.data_offset + info.start, info.dtype, info.shape)
+def _ranges(adapters: Sequence[AdapterFacts]) -> Ranges | None:
+    """The layers to repeat; raises RefusedError where adapters ask for others than each other."""
+    asked = {facts.path: (facts.config.lora and facts.config.lora.layer_replication) or None for facts in adapters}
+    if len(set(asked.values())) > 1:
+        told = " and ".join(f"{path.name} {[list(one) for one in ranges or ()]}" for path, ranges in asked.items())
+        message = f"layer_replication: expected the same of all adapters, found {told}"
+        raise RefusedError([Finding("layer-replication", "error", message, where="layer_replication")])
+    return next(iter(asked.values()), None)

@@ -1,0 +1,70 @@
+"""Checkpoints with drawn adapters in them, loaded by plain transformers: what PEFT computes beside the base."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import pytest
+from peft import PeftModel
+
+from engine.errors import RefusedError
+from engine.materialize import Request, Source, materialize
+from tests.engine.model import drawn
+
+NEAR = 2e-6
+"""Of the largest number: float32 in another order."""
+DRAWS = {draw.name: draw for draw in drawn.draws(24) if draw.family != "unet"}
+SLICE = [name for name, draw in DRAWS.items() if draw.number < 3]
+
+
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory):
+    """The folder of each family's base."""
+    folder = tmp_path_factory.mktemp("bases")
+
+    def of(family):
+        if not (folder / family).exists():
+            drawn.base(family).save_pretrained(folder / family)
+        return folder / family
+
+    return of
+
+
+def beside(draw, folders):
+    """What PEFT gives with the adapters on and nothing merged."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wrapped = PeftModel.from_pretrained(copy.deepcopy(drawn.base(draw.family)), folders[0], adapter_name="n0")
+        for place, folder in enumerate(folders[1:], 1):
+            wrapped.load_adapter(folder, f"n{place}")
+        wrapped.base_model.set_adapter([f"n{place}" for place in range(len(folders))])
+    return drawn.out(drawn.readable(wrapped), draw.family)
+
+
+def agrees(draw, base, folder):
+    settings = draw.settings[: 2 if draw.mode == "several" else 1]
+    folders = [
+        drawn.saved(drawn.peft_model(copy.deepcopy(drawn.base(draw.family)), one, seed), folder / f"a{seed}")
+        for seed, one in enumerate(settings, 1)
+    ]
+    request = Request(base=base, sources=tuple(map(Source, folders)))
+    if any(one.get("lora_bias") for one in settings) and draw.family in ("llama", "t5"):
+        with pytest.raises(RefusedError, match="the adapter adds a bias and the module has none"):
+            materialize(request, folder / "out")
+        return
+    materialize(request, folder / "out")
+    expected = beside(draw, folders)
+    found = drawn.out(type(drawn.base(draw.family)).from_pretrained(folder / "out"), draw.family)
+    assert (found - expected).abs().max() <= NEAR * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", SLICE)
+def test_a_merged_checkpoint_computes_what_the_adapters_do_beside_the_base(name, bases, tmp_path):
+    agrees(DRAWS[name], bases(DRAWS[name].family), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in DRAWS if name not in SLICE])
+def test_every_other_draw(name, bases, tmp_path):
+    agrees(DRAWS[name], bases(DRAWS[name].family), tmp_path)
