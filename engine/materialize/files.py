@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @contextmanager
 def opened(file: Path, flags: int) -> Iterator[int]:
     """A descriptor that is closed again."""
-    descriptor = os.open(file, flags | os.O_CLOEXEC)
+    descriptor = os.open(file, flags | os.O_CLOEXEC, 0o666)
     try:
         yield descriptor
     finally:
