@@ -7,7 +7,7 @@ import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import isfinite
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -19,16 +19,18 @@ from engine.materialize.copying import copy_range
 from engine.materialize.encodings import ENCODINGS
 from engine.materialize.files import opened
 from engine.materialize.numbers import fill
+from engine.materialize.operands import operands
 from engine.materialize.rounding import nearest, random_of, stochastic
 from engine.materialize.sums import NOTHING, Sums, measured
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from torch import Tensor
 
     from engine.materialize.changes.change import Rows
-    from engine.materialize.encodings.encoding import Rounded
+    from engine.materialize.encodings.encoding import PackedReader, Rounded
+    from engine.materialize.operands import Operands
     from engine.materialize.place import Place
     from engine.materialize.task import Task
 
@@ -77,20 +79,36 @@ def _copy(source: Place, target: Place) -> str:
 
 def _changed(task: Task) -> Written:
     sums = NOTHING
+    into = ENCODINGS[task.target.encoding]
     with ExitStack() as stack:
-        reader = stack.enter_context(ENCODINGS[task.source.encoding].reading(task.source))
-        writer = stack.enter_context(ENCODINGS[task.target.encoding].writing(task.target, _rounded(task)))
-        changes = [change.opened(task.source.shape, reader.rows) for change in task.changes]
-        for start, stop in row_blocks(*task.source.matrix):
-            W = reader.rows(start, stop)
-            D = _together(changes, start, stop, W)
+        source = operands(task, stack.enter_context(ENCODINGS[task.source.encoding].reading(task.source)))
+        writer = stack.enter_context(into.writing(task.target, _rounded(task)))
+        for start, stop in row_blocks(*source.matrix, multiple=task.target.multiple):
+            W = source.weight(start, stop)
+            D = source.change(start, stop, W) if source.change else None
             total = W if D is None else W + D
             stored = writer.put(start, total)
-            if D is None:
+            if into.packed:
+                _hold_finite(task, stored)
+            elif D is None:
                 _hold_range(task, W, stored)
             else:
                 sums += _block(task, W, D, total, stored)
-        return Written(task.name, task.module, writer.digests(), sums)
+        digests = writer.digests()
+        if into.packed and source.change:
+            sums = _measured_again(task, source, stack.enter_context(into.packed(task.target)))
+        return Written(task.name, task.module, digests, sums)
+
+
+def _measured_again(task: Task, source: Operands, found: PackedReader) -> Sums:
+    """The sums of a packed weight: what its numbers are shows only when all of its scales are known."""
+    sums = NOTHING
+    for start, stop in row_blocks(*source.matrix, multiple=task.target.multiple):
+        W = source.weight(start, stop)
+        D = cast("Rows", source.change)(start, stop, W)
+        alike = found.alike(start, W)
+        sums += measured(W, D, W + D, found.rows(start, stop), alike=alike)
+    return sums
 
 
 def _block(task: Task, W: Tensor, D: Tensor, total: Tensor, stored: Tensor) -> Sums:
@@ -108,14 +126,10 @@ def _hold_range(task: Task, W: Tensor, stored: Tensor) -> None:
         raise RefusedError([_not_finite(task)])
 
 
-def _together(changes: Sequence[Rows], start: int, stop: int, W: Tensor) -> Tensor | None:
-    """The sum of all changes of these rows, each on top of those before it."""
-    if not changes:
-        return None
-    D = changes[0](start, stop, W)
-    for change in changes[1:]:
-        D += change(start, stop, W + D)
-    return D
+def _hold_finite(task: Task, numbers: Tensor) -> None:
+    """Refuse what no code stands for."""
+    if not isfinite(float(numbers.float().sum())) and not torch.isfinite(numbers).all():
+        raise RefusedError([_not_finite(task)])
 
 
 def _rounded(task: Task) -> Rounded:

@@ -38,9 +38,14 @@ NAMES = {str(dtype).removeprefix("torch."): name for name, dtype in DTYPES.items
 
 def floats(place: Place, columns: slice = slice(None)) -> Tensor:
     """The numbers of the tensor, float32 in its shape: all, or those `columns` of its last dimension."""
+    return tensor_at(place)[..., columns].to(torch.float32)
+
+
+def tensor_at(place: Place) -> Tensor:
+    """All numbers of the tensor, as stored."""
     descriptor = open_regular(place.file)
     try:
-        return raw(descriptor, place)[..., columns].to(torch.float32)
+        return raw(descriptor, place)
     finally:
         os.close(descriptor)
 

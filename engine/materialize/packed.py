@@ -62,7 +62,7 @@ def _eight_bits(weight: str, places: Mapping[str, Place], dtype: str) -> Stored:
 
 
 def _four_bits(weight: str, kind: str, place: Place, places: Mapping[str, Place]) -> Stored:
-    state = _state(weight, place)
+    state = quant_state(place)
     shape, blocksize = state.get("shape"), state.get("blocksize")
     dtype = NAMES.get(str(state.get("dtype")))
     nested = "nested_offset" in state
@@ -111,15 +111,16 @@ def _fitting(
     return parts
 
 
-def _state(weight: str, place: Place) -> dict[str, Any]:
+def quant_state(place: Place) -> dict[str, Any]:
+    """The text beside a 4-bit weight as data. Raises BaseError."""
     if place.dtype != "U8" or place.size > _MAX_STATE:
-        raise BaseError(place.file, f"{weight}: its quant_state is no text of at most {_MAX_STATE} bytes")
+        raise BaseError(place.file, f"a quant_state is no text of at most {_MAX_STATE} bytes")
     try:
         state = json.loads(_bytes(place))
     except ValueError as error:
-        raise BaseError(place.file, f"{weight}: its quant_state is no JSON: {error}") from None
+        raise BaseError(place.file, f"a quant_state is no JSON: {error}") from None
     if not isinstance(state, dict):
-        raise BaseError(place.file, f"{weight}: its quant_state is no JSON object")
+        raise BaseError(place.file, "a quant_state is no JSON object")
     return state
 
 

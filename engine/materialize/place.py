@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
+from math import gcd, prod
 from typing import TYPE_CHECKING
 
 from engine.format.header import BITS
@@ -59,6 +59,11 @@ class Stored:
     def matrix(self) -> tuple[int, int]:
         """(rows, columns)."""
         return prod(self.shape[: self.fold]), prod(self.shape[self.fold :])
+
+    @property
+    def multiple(self) -> int:
+        """Rows that together have whole blocks of scales."""
+        return self.blocksize // gcd(self.matrix[1], self.blocksize) if self.blocksize else 1
 
     @property
     def numbers(self) -> str:

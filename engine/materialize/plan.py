@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from engine.errors import BaseError
 from engine.materialize.checkpoint import read_checkpoint
 from engine.materialize.companions import companions
-from engine.materialize.documents import FLOATS, documents_of, model_folder, resized, stem
-from engine.materialize.encodings import ENCODINGS
+from engine.materialize.documents import documents_of, model_folder, resized, stem
 from engine.materialize.identity import source_identities
 from engine.materialize.matching import outputs
-from engine.materialize.place import PLAIN, Stored
+from engine.materialize.quantise import forms
 from engine.materialize.recipe import canonical_digest, recipe_of
 from engine.materialize.request import checked
 from engine.materialize.shards import shards
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from engine.materialize.companions import Companion
+    from engine.materialize.forms import Form
     from engine.materialize.identity import Identity
     from engine.materialize.outputs import Output
     from engine.materialize.place import Place
@@ -79,35 +79,21 @@ def plan(request: Request, folder: Path) -> Plan:
     if not checkpoint.tensors:
         raise BaseError(request.base, "holds no tensor")
     found = outputs(checkpoint, request.sources)
-    described = [_described(output, request) for output in found.tensors]
-    files = shards(folder, stem(request.base), [list(parts.values()) for parts in described], request.shard_size)
+    stored = forms(found, checkpoint, request)
+    found = replace(found, config={**found.config, **stored.config})
+    pairs = list(zip(found.tensors, stored.rows, strict=True))
+    described = [form.described(output.name) for output, form in pairs]
+    files = shards(folder, stem(request.base), described, request.shard_size)
     places = {name: place for shard in files for name, place in shard.places.items()}
-    tasks = tuple(_task(output, parts, places, request) for output, parts in zip(found.tensors, described, strict=True))
+    tasks = tuple(_task(output, form, places, request) for output, form in pairs)
     recipe = recipe_of(request)
     documents = documents_of(checkpoint, found, tasks, files, recipe=recipe, request=request)
     beside = companions(model_folder(request.base), request.sources, resized=resized(found.config))
-    names = {
-        output.name: {role: name for role, (name, _, _) in parts.items()}
-        for output, parts in zip(found.tensors, described, strict=True)
-    }
+    names = {output.name: form.names(output.name) for output, form in pairs}
     return Plan(request, folder, files, tasks, names, documents, beside, recipe, identities)
 
 
-def _described(output: Output, request: Request) -> Mapping[str, tuple[str, str, tuple[int, ...]]]:
-    """The tensors that store an output: role → (name, dtype, shape)."""
-    source = output.source
-    own = output.dtype or source.numbers
-    dtype = request.dtype if request.dtype and own in FLOATS else own
-    return ENCODINGS[PLAIN].parts(output.name, dtype, source.shape)
-
-
-def _task(
-    output: Output,
-    parts: Mapping[str, tuple[str, str, tuple[int, ...]]],
-    places: Mapping[str, Place],
-    request: Request,
-) -> Task:
-    held = {role: places[name] for role, (name, _, _) in parts.items()}
-    target = Stored(PLAIN, output.source.shape, held, output.source.fold)
+def _task(output: Output, form: Form, places: Mapping[str, Place], request: Request) -> Task:
+    target = form.placed(output.name, places)
     seed = request.seed if request.rounding == "stochastic" else None
-    return Task(output.name, output.source, target, output.changes, seed, output.module)
+    return Task(output.name, output.source, target, output.changes, seed, output.module, form.turned)

@@ -11,6 +11,7 @@ from engine.format.adapter import CONFIG_NAME, WEIGHTS_NAME
 from engine.format.base import read_base
 from engine.format.digest import tensors_digest
 from engine.format.header import read_header
+from engine.materialize.packed import FOUR_BITS
 
 if TYPE_CHECKING:
     from engine.materialize.request import Request, Source
@@ -24,6 +25,7 @@ def recipe_of(request: Request) -> dict[str, Any]:
         "adapters": [_adapter(source) for source in request.sources],
         "dtype": request.dtype,
         "quantize": request.quantize,
+        "double_quantize": request.double_quantize if request.quantize in FOUR_BITS else None,
         "rounding": request.rounding,
         "seed": request.seed if request.rounding == "stochastic" else None,
         "shard_size": request.shard_size,
@@ -49,4 +51,4 @@ def _adapter(source: Source) -> dict[str, Any]:
 
 
 def _tools(request: Request) -> list[str]:
-    return ["adapter-registry", "torch", *(["bitsandbytes"] if request.quantize else [])]
+    return ["adapter-registry", "torch", *(["bitsandbytes", "transformers"] if request.quantize else [])]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SHARD_SIZE = 5_000_000_000
 """Bytes; the default of huggingface_hub's own writer."""
 ROUNDINGS = ("nearest", "stochastic")
-QUANTIZED = ("nf4", "int8")
+QUANTIZED = ("nf4", "fp4", "int8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,10 @@ class Source:
 class Request:
     """A standalone checkpoint of `base` with the adapters in its weights.
 
-    `dtype` None keeps that of every tensor. `rounding` is `nearest` or `stochastic`, which `seed` decides. `quantize`
-    is `nf4` or `int8`; `lossy` takes a result in which less than 0.9 of ΔW survives. A tensor larger than `shard_size`
-    bytes has a file of its own. `base_name` is what the model card calls the base.
+    `dtype` None keeps that of every tensor. `quantize` is `nf4`, `fp4` or `int8`; with `double_quantize` the scales of
+    4 bits are quantised too, as QLoRA does; `lossy` takes a result in which less than 0.9 of ΔW survives. `rounding` is
+    `nearest` or `stochastic`, which `seed` decides. A tensor larger than `shard_size` bytes has a file of its own.
+    `base_name` is what the model card calls the base.
     """
 
     base: Path
@@ -46,6 +47,7 @@ class Request:
     shard_size: int = SHARD_SIZE
     lossy: bool = False
     base_name: str = ""
+    double_quantize: bool = True
 
 
 def checked(request: Request) -> Request:
@@ -54,6 +56,8 @@ def checked(request: Request) -> Request:
         raise OptionError(f"rounding {request.rounding!r}: expected one of {', '.join(ROUNDINGS)}")
     if request.quantize not in (None, *QUANTIZED):
         raise OptionError(f"quantize {request.quantize!r}: expected one of {', '.join(QUANTIZED)}")
+    if request.quantize and request.rounding != "nearest":
+        raise OptionError(f"rounding {request.rounding!r}: packed weights take the nearest code; leave one of them out")
     if request.shard_size < 1:
         raise OptionError(f"shard size {request.shard_size}: expected a positive number of bytes")
     for source in request.sources:

@@ -73,10 +73,13 @@ class Sums:
 NOTHING = Sums()
 
 
-def measured(W: Tensor, D: Tensor, total: Tensor, stored: Tensor) -> Sums:
-    """The sums of a block: W and D float32, `total` = W + D, `stored` in the dtype written. Overwrites W."""
+def measured(W: Tensor, D: Tensor, total: Tensor, stored: Tensor, *, alike: int | None = None) -> Sums:
+    """The sums of a block: W and D float32, `total` = W + D, `stored` in the dtype written. Overwrites W.
+
+    `alike` counts the elements that are stored as W's alone would be; None counts them as rounded to nearest.
+    """
     # Counting by numpy: torch's comparisons of narrow dtypes and its counts take ten times as long (torch 2.13).
-    unmoved = int(np.count_nonzero(np.equal(_bits(stored), _bits(W.to(stored.dtype)))))
+    unmoved = int(np.count_nonzero(np.equal(_bits(stored), _bits(W.to(stored.dtype))))) if alike is None else alike
     moved = D.numel() - int(np.count_nonzero(np.equal(D.numpy(), 0)))
     error = W.copy_(stored).sub_(total).flatten()
     change = D.flatten()

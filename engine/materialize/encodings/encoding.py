@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     import torch
@@ -26,23 +26,31 @@ class Reader(Protocol):
         ...
 
 
+class PackedReader(Reader, Protocol):
+    """An open weight whose numbers stand on a grid."""
+
+    def alike(self, start: int, numbers: Tensor) -> int:
+        """How many of the rows from `start` on have the code that these float32 rows would get by themselves."""
+        ...
+
+
 class Writer(Protocol):
-    """An open target that takes the rows of a weight in their order."""
+    """An open target that takes the rows of a weight in their order, a multiple of `Stored.multiple` at a time."""
 
     def put(self, start: int, numbers: Tensor) -> Tensor:
-        """Store float32 rows from `start` on; gives the numbers as they are stored."""
+        """Store float32 rows from `start` on; gives the numbers as they are stored, or as they are before packing."""
         ...
 
     def digests(self) -> dict[str, str]:
-        """sha256 of each part's bytes by role, after the last row."""
+        """sha256 of each part's bytes by role, after the last row, with which packed weights become complete."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """One row of the table. `parts(name, dtype, shape)` are the tensors that store a weight, by their role."""
+    """One row of the table. `packed` opens a weight whose numbers are known only when all of it is written."""
 
     name: str
-    parts: Callable[[str, str, tuple[int, ...]], Mapping[str, tuple[str, str, tuple[int, ...]]]]
     reading: Callable[[Stored], AbstractContextManager[Reader]]
     writing: Callable[[Stored, Rounded], AbstractContextManager[Writer]]
+    packed: Callable[[Stored], AbstractContextManager[PackedReader]] | None = None

@@ -84,8 +84,4 @@ def _writing(stored: Stored, rounded: Rounded) -> Iterator[PlainWriter]:
         yield PlainWriter(descriptor, stored, rounded)
 
 
-def _parts(name: str, dtype: str, shape: tuple[int, ...]) -> dict[str, tuple[str, str, tuple[int, ...]]]:
-    return {"": (name, dtype, shape)}
-
-
-ENCODING = Encoding(PLAIN, _parts, _reading, _writing)
+ENCODING = Encoding(PLAIN, _reading, _writing)

@@ -1,0 +1,107 @@
+"""4-bit weights of bitsandbytes in files: nf4 and fp4."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import contextmanager
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from engine.format.header import open_regular
+from engine.materialize.encodings.codes import alike, coded, pairs
+from engine.materialize.encodings.encoding import Encoding
+from engine.materialize.encodings.scales import beside, scales_of
+from engine.materialize.files import opened, write, write_tensor
+from engine.materialize.numbers import fill
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from engine.materialize.encodings.encoding import Rounded
+    from engine.materialize.place import Stored
+
+
+class FourBitReader:
+    """Rows of an open file, with all scales of the weight in memory: 1/16 byte per number."""
+
+    def __init__(self, descriptor: int, stored: Stored) -> None:
+        self._descriptor = descriptor
+        self._stored = stored
+        self._columns = stored.matrix[1]
+        self._scales = scales_of(stored)
+        self._pairs = pairs(stored.encoding)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        begin, end, size = start * self._columns, stop * self._columns, self._stored.blocksize
+        first = begin // size * size
+        found = np.take(self._pairs, self._codes(first, end)).view(np.float32)
+        numbers = torch.from_numpy(found)[: end - first]
+        scales = self._scales[first // size :]
+        whole = len(numbers) // size * size
+        numbers[:whole].view(-1, size).mul_(scales[: whole // size, None])
+        if whole < len(numbers):
+            numbers[whole:] *= scales[whole // size]
+        return numbers[begin - first :].view(stop - start, -1)
+
+    def alike(self, start: int, numbers: Tensor) -> int:
+        begin, count = start * self._columns, numbers.numel()
+        codes, _ = coded(numbers.flatten(), self._stored.blocksize, self._stored.encoding)
+        return alike(codes, self._codes(begin, begin + count), count)
+
+    def _codes(self, first: int, end: int) -> NDArray[np.uint8]:
+        """Of the numbers from an even one on."""
+        data = torch.empty((end - first + 1) // 2, dtype=torch.uint8)
+        place = self._stored.parts[""]
+        fill(self._descriptor, place.file, data, place.offset + first // 2)
+        return data.numpy()
+
+
+class FourBitWriter:
+    """Rows into an open file, whole blocks of one scale at a time; the scales follow the last row."""
+
+    def __init__(self, descriptor: int, stored: Stored) -> None:
+        self._descriptor = descriptor
+        self._stored = stored
+        self._scales = torch.empty(-(-prod(stored.shape) // stored.blocksize))
+        self._sum = hashlib.sha256()
+
+    def put(self, start: int, numbers: Tensor) -> Tensor:
+        begin = start * self._stored.matrix[1]
+        codes, scales = coded(numbers.flatten(), self._stored.blocksize, self._stored.encoding)
+        block = begin // self._stored.blocksize
+        self._scales[block : block + len(scales)] = scales
+        self._sum.update(codes.data)
+        write(self._descriptor, codes.data, self._stored.parts[""].offset + begin // 2)
+        return numbers
+
+    def digests(self) -> dict[str, str]:
+        others = beside(self._stored, self._scales)
+        return {"": self._sum.hexdigest()} | {
+            role: write_tensor(self._stored.parts[role], data) for role, data in others.items()
+        }
+
+
+@contextmanager
+def _reading(stored: Stored) -> Iterator[FourBitReader]:
+    descriptor = open_regular(stored.parts[""].file)
+    try:
+        yield FourBitReader(descriptor, stored)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _writing(stored: Stored, _: Rounded) -> Iterator[FourBitWriter]:
+    with opened(stored.parts[""].file, os.O_WRONLY) as descriptor:
+        yield FourBitWriter(descriptor, stored)
+
+
+NF4 = Encoding("nf4", _reading, _writing, _reading)
+FP4 = Encoding("fp4", _reading, _writing, _reading)
