@@ -191,6 +191,33 @@ def _request(parts: Sequence[Part], base: Path, options: Mapping[str, Any]) -> R
     return Request(base=base, sources=sources, **options)
 
 
+def pad_adapter(folder: Path, out: Path, *, rank: int | None) -> dict[str, Any]:
+    """Write an adapter to the new folder `out`: as it is, or with `rank` padded by zeros."""
+    try:
+        from engine.materialize.padded import write_padded
+    except ModuleNotFoundError as error:
+        raise _missing("materialize", error) from None
+    done = write_padded(folder, out, rank=rank)
+    return {
+        "rank": done.rank,
+        "adapted": done.modules,
+        "zeros": done.zeros,
+        "rounded": done.rounded,
+        "largest_change": done.largest_change,
+    }
+
+
+def write_images(
+    folders: Mapping[str, Path], out: Path, *, base: Path | None, rank: int | None, dtype: str | None
+) -> dict[str, Any]:
+    """Write adapters, by name, as images of one layout to the new file `out`."""
+    try:
+        from engine.materialize.hotswap import write_images as write
+    except ModuleNotFoundError as error:
+        raise _missing("materialize", error) from None
+    return {"images": list(folders), **write(folders, out, base=base, target_rank=rank, dtype=dtype).report}
+
+
 def dtype_name(text: str) -> str:
     """Safetensors' name of a dtype that a person wrote; OptionError for one that no result can have."""
     try:

@@ -35,11 +35,12 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".ms
 @dataclass(frozen=True, slots=True)
 class BaseFolder:
     """A base's checkpoint. `fingerprint` is of its tensors, `files` a digest of the other files and of the names and
-    sizes of the weight files, which a result takes over.
+    sizes of the weight files, which a result takes over. Where only its modules count, both are digests of the layout;
+    then there may be no `path`.
     """
 
     name: str
-    path: Path
+    path: Path | None
     fingerprint: str
     files: str
 
@@ -55,7 +56,7 @@ def base_folder(handle: Handle, text: str | None, adapters: Sequence[Adapter]) -
     with handle.database.reading() as session:
         base = bases.get(session, text) if text is not None else _common(session, adapters)
         name, fingerprint = text or _name(session, base), base.fingerprint
-        places = [Path(one) for one in _names(session, base) if is_path(one)]
+        places = [Path(one) for one in base_names(session, base) if is_path(one)]
     for one in places:
         found = _same(one, name, fingerprint)
         if found is not None:
@@ -70,7 +71,7 @@ def folder_of(handle: Handle, fingerprint: str, files: str, place: str) -> BaseF
     """A folder that holds the base of this fingerprint with these files: `place`, or one that the catalog knows."""
     with handle.database.reading() as session:
         base = bases.find(session, fingerprint)
-        known = [] if base is None else [name for name in _names(session, base) if is_path(name)]
+        known = [] if base is None else [name for name in base_names(session, base) if is_path(name)]
     for one in dict.fromkeys((place, *known)):
         found = _same(Path(one), one, fingerprint)
         if found is not None and found.files == files:
@@ -131,12 +132,13 @@ def _known(session: Session, adapter: Adapter) -> Base | None:
     return bases.find(session, adapter.base.name) if adapter.base.name else None
 
 
-def _names(session: Session, base: Base) -> list[str]:
+def base_names(session: Session, base: Base) -> list[str]:
+    """All that it was ever called, the newest name first; the folders that it was added from are among them."""
     return list(session.scalars(select(BaseName.name).where(BaseName.base_id == base.id).order_by(BaseName.id.desc())))
 
 
 def _name(session: Session, base: Base) -> str:
-    names = [name for name in _names(session, base) if not is_path(name)] or _names(session, base)
+    names = [name for name in base_names(session, base) if not is_path(name)] or base_names(session, base)
     return names[-1] if names else base.fingerprint or base.layout
 
 

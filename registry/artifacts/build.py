@@ -1,76 +1,108 @@
-"""The engine makes the files; what they hold is told by it, and the rest is read once."""
+"""The engine makes the files; what it tells of them is kept, and the rest is read once."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from registry.artifacts.contents import contents_of
+from registry.artifacts.plainfolder import write_plain
 from registry.artifacts.rows import Made
-from registry.operations import Part, materialize_merged, plan_merged
+from registry.checkout import put
+from registry.operations import Part, materialize_merged, plan_merged, write_images
+from registry.scratch import scratch_beside
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     from registry.artifacts.basefolder import BaseFolder
     from registry.artifacts.request import MaterializeRequest
     from registry.artifacts.sources import Adapter
     from registry.draft import RecipeDraft
+    from registry.handle import Handle
     from registry.progress import Progress
 
-
-def build(
-    request: MaterializeRequest,
-    adapters: Sequence[Adapter],
-    base: BaseFolder | None,
-    recipe: RecipeDraft,
-    *,
-    to: Path,
-    progress: Progress,
-) -> Made:
-    """Makes the artifact at the new place `to`, whole or not at all."""
-    label = f"materialising {request.to.name}"
-    assert base is not None
-    done = materialize_merged(
-        _parts(adapters),
-        base.path,
-        to,
-        options=_options(request),
-        jobs=request.jobs,
-        resume=request.resume,
-        progress=lambda done, total, _: progress(label, done, total),
-    )
-    contents = contents_of(to, _told(done.tensors))
-    return Made(recipe, contents, _plain(done.report), origins(adapters, base))
-
-
-def forecast(request: MaterializeRequest, adapters: Sequence[Adapter], base: BaseFolder | None) -> dict[str, Any]:
-    """What would be made, from headers alone: everything that does not fit is refused as it would be."""
-    assert base is not None
-    return plan_merged(_parts(adapters), base.path, request.to, options=_options(request))
-
-
-def origins(adapters: Sequence[Adapter], base: BaseFolder | None) -> dict[str, Any]:
-    """What it was made from, as people name it, so that it can be found again."""
-    return {
-        "base": None if base is None else {"name": base.name, "path": str(base.path)},
-        "parents": [one.name for one in adapters],
-    }
-
-
+IMAGES = "adapters.safetensors"
 _OPTIONS = ("dtype", "quantize", "rounding", "seed", "shard_size", "lossy")
 
 
-def _parts(adapters: Sequence[Adapter]) -> list[Part]:
-    return [Part(one.path, one.weight, one.digest, one.name) for one in adapters]
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A request with all that it names found, and the recipe that follows."""
+
+    handle: Handle
+    request: MaterializeRequest
+    adapters: tuple[Adapter, ...]
+    base: BaseFolder | None
+    recipe: RecipeDraft
+    progress: Progress
+
+    @property
+    def checkpoint(self) -> Path:
+        """The folder of the base, for the forms that need one."""
+        assert self.base is not None
+        assert self.base.path is not None
+        return self.base.path
+
+    @property
+    def origins(self) -> dict[str, Any]:
+        """What it is made from, as people name it, so that it can be found again."""
+        base = None if self.base is None else {"name": self.base.name, "path": str(self.base.path or "")}
+        return {"base": base, "parents": [one.name for one in self.adapters]}
 
 
-def _options(request: MaterializeRequest) -> dict[str, Any]:
-    return {name: getattr(request, name) for name in _OPTIONS}
+def build(job: Job, to: Path) -> Made:
+    """Makes the artifact at the new place `to`, whole or not at all."""
+    known: dict[tuple[str, str], str] = {}
+    if job.request.kind == "merged":
+        known, report = _merged(job, to)
+    elif job.request.kind == "hotswap":
+        report = _images(job, to)
+    else:
+        report = write_plain(job.handle, job.request, job.adapters[0], job.base, to=to)
+    return Made(job.recipe, contents_of(to, known), _plain(report), job.origins)
 
 
-def _told(tensors: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], str]:
-    return {(str(one["file"]), name): _digest(str(one["sha256"])) for name, one in tensors.items()}
+def forecast(job: Job) -> dict[str, Any]:
+    """What would be made, from headers alone: everything that does not fit is refused as it would be. Of the other
+    forms nothing is told.
+    """
+    if job.request.kind != "merged":
+        return {}
+    return plan_merged(_parts(job), job.checkpoint, job.request.to, options=_options(job))
+
+
+def _merged(job: Job, to: Path) -> tuple[dict[tuple[str, str], str], Mapping[str, Any]]:
+    label, progress = f"materialising {job.request.to.name}", job.progress
+    done = materialize_merged(
+        _parts(job),
+        job.checkpoint,
+        to,
+        options=_options(job),
+        jobs=job.request.jobs,
+        resume=job.request.resume,
+        progress=lambda done, total, _: progress(label, done, total),
+    )
+    return {(str(one["file"]), name): _digest(str(one["sha256"])) for name, one in done.tensors.items()}, done.report
+
+
+def _images(job: Job, to: Path) -> Mapping[str, Any]:
+    """One file in a folder: the artifact's other files would lie beside it."""
+    base = None if job.base is None else job.base.path
+    folders = {one.name: one.path for one in job.adapters}
+    with scratch_beside(to, mode=0o777) as scratch:
+        told = write_images(folders, scratch / IMAGES, base=base, rank=job.request.rank, dtype=job.request.dtype)
+        put(scratch, to)
+    return told
+
+
+def _parts(job: Job) -> list[Part]:
+    return [Part(one.path, one.weight, one.digest, one.name) for one in job.adapters]
+
+
+def _options(job: Job) -> dict[str, Any]:
+    return {name: getattr(job.request, name) for name in _OPTIONS}
 
 
 def _digest(text: str) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from registry.artifacts import rows, stored
-from registry.artifacts.basefolder import base_doubts, base_folder
-from registry.artifacts.build import build, forecast
+from registry.artifacts.basefolder import base_doubts
+from registry.artifacts.baseneeds import needed_base
+from registry.artifacts.build import Job, build, forecast
 from registry.artifacts.contents import difference, extra
 from registry.artifacts.places import place_of
 from registry.artifacts.recipe import recipe_of
@@ -24,26 +24,10 @@ from registry.progress import silent, unheard
 
 if TYPE_CHECKING:
     from engine.compat.finding import Finding
-    from registry.artifacts.basefolder import BaseFolder
     from registry.artifacts.request import MaterializeRequest
     from registry.artifacts.rows import Known
-    from registry.artifacts.sources import Adapter
-    from registry.draft import RecipeDraft
     from registry.handle import Handle
     from registry.progress import Notice, Progress
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A request with all that it names found; `notes` collects what a person should know."""
-
-    handle: Handle
-    request: MaterializeRequest
-    adapters: tuple[Adapter, ...]
-    base: BaseFolder | None
-    recipe: RecipeDraft
-    progress: Progress
-    notes: list[str] = field(default_factory=list)
 
 
 def materialize(
@@ -55,13 +39,14 @@ def materialize(
     engine.errors.RefusedError for what does not fit.
     """
     adapters = fetch_adapters(handle, request.adapters, request.weights)
-    base = base_folder(handle, request.base, adapters) if needs_base(request) else None
-    doubts = () if base is None else base_doubts(handle, base, adapters)
+    base = needed_base(handle, request, adapters)
+    doubts = base_doubts(handle, base, adapters) if base is not None and request.kind == "merged" else ()
     job = Job(handle, request, adapters, base, recipe_of(request, adapters, base), progress)
+    notes: list[str] = []
     if request.dry_run:
         return _forecast(job, doubts)
     with building(handle.settings.home / "artifacts", job.recipe.digest, notice=notice):
-        known, reused = _found(job) or (_built(job), None)
+        known, reused = _found(job, notes) or (_built(job), None)
         if request.store and known.stored is None:
             known = stored.keep(handle, known, request.to, progress=progress)
     return MaterializeResult(
@@ -76,23 +61,18 @@ def materialize(
         reused=reused,
         stored=known.stored is not None,
         findings=doubts,
-        notes=tuple(job.notes),
+        notes=tuple(notes),
     )
 
 
-def needs_base(request: MaterializeRequest) -> bool:
-    """Whether the result depends on a base: weights do, adapters alone only where one is given."""
-    return request.kind == "merged" or request.base is not None
-
-
 def _forecast(job: Job, doubts: tuple[Finding, ...]) -> MaterializeResult:
-    report = forecast(job.request, job.adapters, job.base)
+    report = forecast(job)
     return MaterializeResult(
         None, job.recipe.body, report, recipe_digest=job.recipe.digest, size=report.get("size"), findings=doubts
     )
 
 
-def _found(job: Job) -> tuple[Known, str] | None:
+def _found(job: Job, notes: list[str]) -> tuple[Known, str] | None:
     """The artifact that is known, now at `to`, and how it came there; None where it has to be built."""
     with job.handle.database.reading() as session:
         known = rows.find(session, job.recipe.digest)
@@ -100,13 +80,13 @@ def _found(job: Job) -> tuple[Known, str] | None:
         require_free(job.request.to)
         return None
     if _taken(job.request.to):
-        if _right(job, known):
+        if _right(job, known, notes):
             return _recorded(job), "kept"
         return None
     for place in known.places:
-        if how := _brought(job, known, place.path):
+        if how := _brought(job, known, place.path, notes):
             return _recorded(job), how
-    if known.stored is not None and _restored(job, known):
+    if known.stored is not None and _restored(job, known, notes):
         return _recorded(job), "restored"
     return None
 
@@ -119,7 +99,7 @@ def _taken(to: Path) -> bool:
     return False
 
 
-def _right(job: Job, known: Known) -> bool:
+def _right(job: Job, known: Known, notes: list[str]) -> bool:
     """Whether the folder at `to` holds the artifact; one that held it and was changed is moved aside, and any other is
     ConflictError.
     """
@@ -127,32 +107,32 @@ def _right(job: Job, known: Known) -> bool:
     wrong = difference(to, known.contents) if to.is_dir() and not to.is_symlink() else None
     if wrong is None and to.is_dir() and not to.is_symlink():
         if more := extra(to, known.contents):
-            job.notes.append(f"{to} also holds {', '.join(more[:5])}, which is no part of the artifact")
+            notes.append(f"{to} also holds {', '.join(more[:5])}, which is no part of the artifact")
         return True
     if not any(place.here and place.path == str(to) for place in known.places):
         raise ConflictError(f"{to} exists and holds something else", hint="name a folder that does not exist")
     aside = move_aside(to)
-    job.notes.append(f"{to} was changed ({wrong}): it is {aside} now")
+    notes.append(f"{to} was changed ({wrong}): it is {aside} now")
     return False
 
 
-def _brought(job: Job, known: Known, path: str) -> str | None:
+def _brought(job: Job, known: Known, path: str, notes: list[str]) -> str | None:
     """How the artifact came to `to` from another folder; None where that is gone, or changed and so forgotten."""
     if not os.path.isdir(path) or path == str(job.request.to):  # noqa: PTH112 (it never raises)
         return None
     try:
         return bring(Path(path), known.contents, job.request.to)
     except CorruptError as error:
-        job.notes.append(f"{path} was changed, and is no longer taken for this artifact: {error}")
+        notes.append(f"{path} was changed, and is no longer taken for this artifact: {error}")
     rows.forget_place(job.handle.database, known, path)
     return None
 
 
-def _restored(job: Job, known: Known) -> bool:
+def _restored(job: Job, known: Known, notes: list[str]) -> bool:
     try:
         stored.restore(job.handle.store, known, job.request.to)
     except CorruptError as error:
-        job.notes.append(f"the store's copy is wrong, it is built again: {error}")
+        notes.append(f"the store's copy is wrong, it is built again: {error}")
         return False
     return True
 
@@ -162,7 +142,7 @@ def _built(job: Job) -> Known:
     to = job.request.to
     with job.handle.database.reading() as session:
         before = rows.find(session, job.recipe.digest)
-    made = build(job.request, job.adapters, job.base, job.recipe, to=to, progress=job.progress)
+    made = build(job, to)
     if before is not None:
         agree(before, made, to)
     place = place_of(to, made.contents)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,8 @@ from sqlalchemy import select
 
 from registry.artifacts import rows
 from registry.artifacts.basefolder import folder_of
-from registry.artifacts.build import build
+from registry.artifacts.baseneeds import needed_base
+from registry.artifacts.build import Job, build
 from registry.artifacts.contents import difference
 from registry.artifacts.places import place_of
 from registry.artifacts.recipe import METHOD, request_of
@@ -57,7 +58,8 @@ def rebuild(handle: Handle, text: str, *, to: str | Path | None, progress: Progr
     wanted = None if to is None else Path(os.path.abspath(Path(to).expanduser()))  # noqa: PTH100 (keeps no `..`)
     if wanted is not None:
         require_free(wanted)
-    base, adapters = _base(handle, known), _adapters(handle, known)
+    adapters = _adapters(handle, known)
+    base = _base(handle, known, adapters)
     with building(handle.settings.home / "artifacts", known.recipe_digest, notice=notice):
         job = Repetition(known, base, adapters, wanted or _lost_place(known))
         notes = _repeat(handle, job, progress)
@@ -71,7 +73,7 @@ def _repeat(handle: Handle, job: Repetition, progress: Progress) -> tuple[str, .
     with scratch_beside(beside, mode=0o777) as scratch:
         request = request_of(known.recipe, [one.name for one in job.adapters], to=beside)
         recipe, place = RecipeDraft(METHOD, known.recipe), scratch / beside.name
-        made = build(request, job.adapters, job.base, recipe, to=place, progress=progress)
+        made = build(Job(handle, request, job.adapters, job.base, recipe, progress), place)
         agree(known, made, place)
         if job.to is None:
             return ()
@@ -92,12 +94,16 @@ def _lost_place(known: Known) -> Path | None:
     return lost[0] if len(lost) == len(here) and lost else None
 
 
-def _base(handle: Handle, known: Known) -> BaseFolder | None:
+def _base(handle: Handle, known: Known, adapters: tuple[Adapter, ...]) -> BaseFolder | None:
     wanted, origin = known.recipe.get("base"), known.origins.get("base")
     if wanted is None or origin is None:
         return None
-    found = folder_of(handle, wanted["fingerprint"], wanted["files"], origin["path"])
-    if found is None:
+    if known.kind == "merged":
+        found = folder_of(handle, wanted["fingerprint"], wanted["files"], origin["path"])
+    else:
+        request = request_of(known.recipe, [one.name for one in adapters], to=Path())
+        found = needed_base(handle, replace(request, base=origin["name"]), adapters)
+    if found is None or found.fingerprint != wanted["fingerprint"]:
         raise NotFoundError(
             f"artifact {known.id}: its base {origin['name']} is gone: no folder holds {wanted['fingerprint']} as then, "
             f"not even {origin['path']}",

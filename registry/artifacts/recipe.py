@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from engine.compat.engines.table import EngineTarget
     from registry.artifacts.basefolder import BaseFolder
     from registry.artifacts.sources import Adapter
 
@@ -33,12 +34,19 @@ def recipe_of(request: MaterializeRequest, adapters: Sequence[Adapter], base: Ba
         "seed": request.seed if request.rounding == "stochastic" else None,
         "shard_size": request.shard_size if merged else None,
         "rank": request.rank,
-        "engine": None if request.target is None else str(request.target),
+        "engine": None if request.target is None else engine_text(request.target),
         "tool": materialize_versions(request.quantize),
     }
     if request.kind == "hotswap":  # the images carry the adapters' names
         body["names"] = [one.name for one in adapters]
     return RecipeDraft(METHOD, body)
+
+
+def engine_text(target: EngineTarget) -> str:
+    """What `parse_target` reads as this target, its release always said: tomorrow another one may be the newest."""
+    head, colon, limits = target.asked.partition(":")
+    release = "" if target.version is None or "@" in head else f"@{target.version}"
+    return head + release + colon + limits
 
 
 def request_of(recipe: Mapping[str, Any], names: Sequence[str], *, to: Path) -> MaterializeRequest:

@@ -1,0 +1,43 @@
+"""An adapter as PEFT's own folder: as it is, padded, and rewritten for an engine."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from registry.operations import pad_adapter
+from registry.rewrite import RewriteRequest, rewrite
+from registry.scratch import scratch_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from registry.artifacts.basefolder import BaseFolder
+    from registry.artifacts.request import MaterializeRequest
+    from registry.artifacts.sources import Adapter
+    from registry.handle import Handle
+
+
+def write_plain(
+    handle: Handle, request: MaterializeRequest, adapter: Adapter, base: BaseFolder | None, *, to: Path
+) -> dict[str, Any]:
+    """Writes the new folder `to`, and tells what was done. Padded first: what rewrites an adapter keeps its rank."""
+    if request.target is None:
+        return pad_adapter(adapter.path, to, rank=request.rank)
+    with ExitStack() as stack:
+        source, told = adapter.path, {}
+        if request.rank is not None:
+            source = stack.enter_context(scratch_folder(handle.settings.staging)) / "padded"
+            told = pad_adapter(adapter.path, source, rank=request.rank)
+        wanted = RewriteRequest(source=str(source.absolute()), target=request.target, to=to)
+        done = rewrite(handle, replace(wanted, base=None if base is None else base.name))
+    return {
+        **told,
+        "target": done.target,
+        "rewrites": list(done.rewrites),
+        "rank": done.rank,
+        "rounded": done.rounded + int(told.get("rounded", 0)),
+        "largest_change": max(done.largest_change, float(told.get("largest_change", 0.0))),
+        "warnings": [f"{one.rule}: {one.message}" for one in done.findings if one.severity == "warning"],
+    }
