@@ -207,17 +207,6 @@ def pad_adapter(folder: Path, out: Path, *, rank: int | None) -> dict[str, Any]:
     }
 
 
-def write_images(
-    folders: Mapping[str, Path], out: Path, *, base: Path | None, rank: int | None, dtype: str | None
-) -> dict[str, Any]:
-    """Write adapters, by name, as images of one layout to the new file `out`."""
-    try:
-        from engine.materialize.hotswap import write_images as write
-    except ModuleNotFoundError as error:
-        raise _missing("materialize", error) from None
-    return {"images": list(folders), **write(folders, out, base=base, target_rank=rank, dtype=dtype).report}
-
-
 def dtype_name(text: str) -> str:
     """Safetensors' name of a dtype that a person wrote; OptionError for one that no result can have."""
     try:
