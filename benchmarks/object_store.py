@@ -3,7 +3,7 @@
     python benchmarks/object_store.py [--runs 5] [--megabytes 1024] [--folder DIR] [--server memory|moto]
 
 The server runs in a process of its own: s3server.py, in memory and without signatures, or moto's, which the tests use.
-Each round runs every row once, one after the other. A push stages (copies and hashes) and places; a pull writes a file,
+Each round runs every row once, one after the other. A push stages (hashes) and places; a pull writes a file,
 hashed and fsynced. obstore's put is of the file by its path with the same part size; its get streams to a file that is
 fsynced too.
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 import obstore
 
 from registry.bucket import Bucket
+from registry.disk import reading
 from registry.objects import ObjectStore
 from registry.storeurl import parse_store_url
 from registry.uploads import PART
@@ -84,8 +85,8 @@ def put(bucket, source, _place):
 def push(bucket, source, place):
     store = ObjectStore(bucket, place / "staging")
     begun = time.perf_counter()
-    with store.staging() as staging:
-        file = staging.add(source, name="adapter_model.safetensors")
+    with store.staging() as staging, reading(source) as descriptor:
+        file = staging.add(descriptor, name=source.name, place=source)
         store.place(file)
         spent = time.perf_counter() - begun
     (place / "digest").write_text(file.digest)

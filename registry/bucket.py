@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from registry import jitter
 from registry.blobs import DISCARD_S
 from registry.errors import MissingBlobError, RegistryError, UnavailableError
-from registry.multiparts import Refused, credentials
+from registry.multiparts import Refused, credentials, s3_client
 from registry.settings import has_environment_keys
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Bucket:
         self.compares = url.scheme == "s3"
         self._client: S3Store | GCSStore | AzureStore | None = None
         self._hasty: S3Store | GCSStore | AzureStore | None = None
+        self._parts: Any = None
 
     def __reduce__(self) -> tuple[type[Bucket], tuple[StoreUrl]]:
         return Bucket, (self.url,)
@@ -65,6 +66,15 @@ class Bucket:
         if self._hasty is None:
             self._hasty = self.ask(lambda: _connect(self.url, tries=1, limit=timedelta(seconds=DISCARD_S)))
         return self._hasty
+
+    @property
+    def parts(self) -> Any:
+        """Botocore's client, which signs the sum of a part in place of the part. ImportError where it is not installed,
+        Refused where it finds no credentials.
+        """
+        if self._parts is None:
+            self._parts = s3_client(self.url, tries=TRIES, s3={"payload_signing_enabled": False})
+        return self._parts
 
     def ask(self, request: Callable[[], T], digest: str | None = None, *, tries: int | None = None) -> T:
         """The answer to a request. What obstore raises becomes MissingBlobError for `digest`, or UnavailableError that

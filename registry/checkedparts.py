@@ -10,16 +10,18 @@ import hashlib
 import os
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from registry.bucket import TRIES
-from registry.disk import reaching, reading
 from registry.errors import CorruptError
-from registry.multiparts import Refused, called, s3_client
+from registry.multiparts import Refused, called
 from registry.partsums import encoded
 
 if TYPE_CHECKING:
+    from threading import Event
+
     from registry.bucket import Bucket
+    from registry.errors import RegistryError
     from registry.partsums import PartSums
     from registry.staging import StagedFile
 
@@ -29,18 +31,23 @@ _WRONG = hashlib.sha256(b"").digest()
 _UNLIKE = ("Digest", "Mismatch")  # BadDigest, XAmzContentChecksumMismatch
 
 
-def send_checked(bucket: Bucket, key: str, file: StagedFile, parts: PartSums) -> bool:
+class Stopped(Exception):  # noqa: N818 (told to nobody: who stops an upload has an error of their own)
+    """Nobody waits for an upload any more."""
+
+
+def send_checked(bucket: Bucket, key: str, file: StagedFile, parts: PartSums, stop: Event) -> bool:
     """Stores the file as `key`; an object appears whole or not at all, in place of what was there. True where the store
     compared every part with its sum and tells the sum of all. False where it does not, or cannot be asked so.
 
-    CorruptError, with the object as it was, where the staged file changed or a part arrived as something else.
+    CorruptError, with the object as it was, where the staged copy changed or a part arrived as something else;
+    IntakeError where what changed is a file that was left in its place; Stopped once `stop` is set.
     """
     upload = _begun(bucket, key)
     if upload is None:
         bucket.compares = False
         return False
     try:
-        upload.finish(_sent(upload, file, parts))
+        upload.finish(_sent(upload, file, parts, stop))
     except BaseException:
         upload.give_up()
         raise
@@ -64,7 +71,7 @@ class _Upload:
     place: dict[str, str]
     identity: dict[str, str]
 
-    def put(self, number: int, content: bytes, digest: bytes) -> dict[str, object]:
+    def put(self, number: int, content: bytes | bytearray, digest: bytes) -> dict[str, object]:
         """Sends one part, once; what has to be said of it in the end."""
         part = {"PartNumber": number, "ChecksumSHA256": encoded(digest)}
         answer = called(self.client.upload_part, **self.place, **self.identity, **part, Body=content)
@@ -112,7 +119,7 @@ def _begun(bucket: Bucket, key: str) -> _Upload | None:
     and tells what is wrong.
     """
     try:
-        client = s3_client(bucket.url, tries=TRIES, s3={"payload_signing_enabled": False})
+        client = bucket.parts
         place = {"Bucket": bucket.url.bucket, "Key": "/".join(filter(None, (bucket.url.prefix, key)))}
         answer = called(client.create_multipart_upload, **place, ChecksumAlgorithm="SHA256")
         upload = _Upload(bucket, client, place, {"UploadId": answer["UploadId"]})
@@ -127,9 +134,13 @@ def _begun(bucket: Bucket, key: str) -> _Upload | None:
     return None
 
 
-def _sent(upload: _Upload, file: StagedFile, parts: PartSums) -> list[dict[str, object]]:
-    with reaching(file.path), reading(file.path) as source, ThreadPoolExecutor(_STREAMS) as streams:
-        tasks = [streams.submit(_send, upload, file, parts, source, number) for number in range(len(parts.sums))]
+def _sent(upload: _Upload, file: StagedFile, parts: PartSums, stop: Event) -> list[dict[str, object]]:
+    buffers: SimpleQueue[bytearray] = SimpleQueue()
+    for _ in range(_STREAMS):
+        buffers.put(bytearray(parts.size))
+    with file.opened() as source, ThreadPoolExecutor(_STREAMS) as streams:
+        sending = _Sending(upload, file, parts, source, buffers, stop)
+        tasks = [streams.submit(sending.part, number) for number in range(len(parts.sums))]
         try:
             wait(tasks, return_when=FIRST_EXCEPTION)
         finally:
@@ -140,25 +151,43 @@ def _sent(upload: _Upload, file: StagedFile, parts: PartSums) -> list[dict[str, 
         return [task.result() for task in tasks]
 
 
-def _send(upload: _Upload, file: StagedFile, parts: PartSums, source: int, number: int) -> dict[str, object]:
-    content, wanted = os.pread(source, parts.size, number * parts.size), parts.sums[number]
+@dataclass(frozen=True, slots=True)
+class _Sending:
+    """Parts on their way, each in one of a few buffers: fresh memory for each would take longer to get than to fill."""
 
-    def once() -> dict[str, object]:
+    upload: _Upload
+    file: StagedFile
+    parts: PartSums
+    source: int
+    buffers: SimpleQueue[bytearray]
+    stop: Event
+
+    def part(self, number: int) -> dict[str, object]:
+        """Reads and sends one, with tries."""
+        if self.stop.is_set():
+            raise Stopped
+        buffer, wanted = self.buffers.get(), self.parts.sums[number]
         try:
-            return upload.put(number + 1, content, wanted)
+            filled = os.preadv(self.source, [buffer], number * len(buffer))
+            content = buffer if filled == len(buffer) else buffer[:filled]
+            return self.upload.bucket.ask(lambda: self._once(number, content, wanted))
+        finally:
+            self.buffers.put(buffer)
+
+    def _once(self, number: int, content: bytearray, wanted: bytes) -> dict[str, object]:
+        try:
+            return self.upload.put(number + 1, content, wanted)
         except Refused as error:
             if any(sign in error.code for sign in _UNLIKE):
-                raise _unlike(upload, file, content, wanted) from None
+                raise _unlike(self.upload, self.file, content, wanted) from None
             raise
 
-    return upload.bucket.ask(once)
 
-
-def _unlike(upload: _Upload, file: StagedFile, content: bytes, wanted: bytes) -> CorruptError:
+def _unlike(upload: _Upload, file: StagedFile, content: bytearray, wanted: bytes) -> RegistryError:
     """What is wrong with a part that the store refused: it changed here, or on its way."""
     found = hashlib.sha256(content).digest()
     if found != wanted:
-        return CorruptError(f"{file.path}: a part", expected=f"sha256:{wanted.hex()}", actual=f"sha256:{found.hex()}")
+        return file.changed(f"{file.path}: a part", expected=f"sha256:{wanted.hex()}", actual=f"sha256:{found.hex()}")
     return CorruptError(
         f"{upload.bucket.label}: a part of {file.digest}",
         expected=f"sha256:{wanted.hex()}",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from engine.compat.check import check_adapter
-from engine.format.adapter import read_adapter
+from engine.format.adapter import CONFIG_NAME, read_adapter, read_adapter_files
 from engine.format.values import scan_values
 
 if TYPE_CHECKING:
@@ -74,11 +74,11 @@ class Examined:
         return sum(info.count for info in self.facts.header.tensors.values())
 
 
-def examine(folder: Path, *, digest: bool = True) -> Examined:
-    """Read an adapter folder; without `digest` the tensors have none. Raises engine.errors.UnreadableError or
-    PatternError where it is no adapter.
+def examine(folder: Path, *, weights: Path | None = None, digest: bool = True) -> Examined:
+    """Read an adapter folder, or one whose `weights` lie elsewhere; without `digest` the tensors have none. Raises
+    engine.errors.UnreadableError or PatternError where it is no adapter.
     """
-    facts = read_adapter(folder)
+    facts = read_adapter(folder) if weights is None else read_adapter_files(folder / CONFIG_NAME, weights)
     # Small tensors are not worth a thread.
     threads = 1 if facts.header.file_size < _LARGE else _THREADS
     return Examined(facts, scan_values(facts, threads=threads, digest=digest))

@@ -34,6 +34,10 @@ class Taken(Protocol):
     @property
     def size(self) -> int: ...
 
+    @property
+    def place(self) -> Path | None:
+        """Where the file stays while it is pushed, if it does."""
+
     def open(self) -> AbstractContextManager[int]:
         """A descriptor of a regular file."""
 
@@ -48,6 +52,11 @@ class IntakeFile:
     path: str
     absolute: Path
     size: int
+
+    @property
+    def place(self) -> Path:
+        """Where it lies; a push finds out whether it stays as it is."""
+        return self.absolute
 
     @contextmanager
     def open(self) -> Iterator[int]:

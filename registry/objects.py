@@ -9,11 +9,12 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from threading import Event
 from typing import TYPE_CHECKING, BinaryIO
 
 from registry import scratch
 from registry.blobs import StoreCheck, StoredBlob
-from registry.checkedparts import compares_sums
+from registry.checkedparts import Stopped, compares_sums
 from registry.claim import MARKER, check_owner, claim, take_over
 from registry.digests import hex_of
 from registry.disk import make_folder, reaching
@@ -105,14 +106,15 @@ class ObjectStore:
         """Uploads staged files, unless the store proves by size and checksum that it has them. What was uploaded is
         proven by the checksum that the store returns, or by reading all of it back. Every byte is the store's then.
         """
-        wanted = {file.digest: file for file in files}
+        wanted, stop = {file.digest: file for file in files}, Event()
         with ThreadPoolExecutor(_FILES_AT_ONCE) as threads:
-            tasks = [threads.submit(self._place, file) for file in wanted.values()]
+            tasks = [threads.submit(self._place, file, stop) for file in wanted.values()]
             try:
                 wait(tasks, return_when=FIRST_EXCEPTION)
             finally:
+                stop.set()  # where one failed, or nobody waits any more, the others are not sent to their end
                 threads.shutdown(wait=False, cancel_futures=True)
-        ended = [task for task in tasks if not task.cancelled()]
+        ended = [task for task in tasks if not task.cancelled() and not isinstance(task.exception(), Stopped)]
         spoiled = [error for task in ended if isinstance(error := task.exception(), SpoiledError)]
         for error in spoiled:
             error.digests = tuple(one.expected for one in spoiled)
@@ -228,9 +230,9 @@ class ObjectStore:
             claim(self.bucket, self.catalog, before=lambda: probe(self.bucket, self.catalog))
             self.bucket.claimed = True
 
-    def _place(self, file: StagedFile) -> None:
+    def _place(self, file: StagedFile, stop: Event) -> None:
         key = _key(file.digest)
-        if holds(self.bucket, key, file) or upload(self.bucket, key, file):
+        if holds(self.bucket, key, file, stop) or upload(self.bucket, key, file, stop):
             return
         try:
             self.verify(file.digest)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.compat.licence_rules import PARENT_RULES
 from engine.compat.rules import RULES
+from engine.format.adapter import WEIGHTS_NAME
 from registry import bases
 from registry.basefiles import read_base_place
 from registry.draft import Parent, RecipeDraft, VersionDraft
@@ -96,7 +97,7 @@ def push(handle: Handle, request: PushRequest, *, progress: Progress = silent) -
     database, store = handle.database, handle.store
     with store.staging() as staging:
         files = _stage(staging, intake, progress)
-        examined = examine(staging.folder / "files")
+        examined = _examine(staging.folder / "files", files[WEIGHTS_NAME])
         made_by = origin(sidecar, staging.folder / "files", given=request.given, surroundings=_surroundings(request))
         base = _find_base(database, request, examined)
         findings = _judge(request, examined, base, files, made_by, subject=intake.source)
@@ -118,19 +119,32 @@ def check_allowed(allow: tuple[str, ...]) -> None:
 
 
 def _stage(staging: Staging, intake: Intake, progress: Progress) -> dict[str, StagedFile]:
-    """Durable copies by path: from here on nothing is read from the source again."""
+    """Durable copies by path: from here on nothing is read from the source again, but of large weights that go to a
+    store whose own comparison tells when they have changed.
+    """
     total = sum(file.size for file in intake.files)
     staged: dict[str, StagedFile] = {}
     done = 0
     for file in intake.files:
         progress("copying", done, total)
         with file.open() as descriptor:
-            copy = staged[file.path] = staging.add(descriptor, name=f"files/{file.path}")
+            place = file.place if file.path == WEIGHTS_NAME else None
+            copy = staged[file.path] = staging.add(descriptor, name=f"files/{file.path}", place=place)
             file.check(copy)
             refuse_record(copy.path, copy.size, f"{intake.source}/{file.path}")
         done += file.size
     progress("copying", total, total)
     return staged
+
+
+def _examine(folder: Path, weights: StagedFile) -> Examined:
+    if weights.left is None:
+        return examine(folder)
+    try:
+        return examine(folder, weights=weights.path)
+    finally:
+        with weights.opened():
+            pass  # what was looked at is what was hashed
 
 
 def _find_base(database: Database, request: PushRequest, examined: Examined) -> _Base:

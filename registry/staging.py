@@ -8,23 +8,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from registry import partsums
+from registry import inplace, partsums
 from registry.disk import CREATE, discard, opened, reaching, reading
-from registry.errors import IntakeError, UsageError
+from registry.errors import CorruptError, IntakeError, UsageError
 from registry.partsums import Summing
 from registry.paths import path_problem
-from registry.transfer import CHUNK, copy_hashed
+from registry.transfer import CHUNK, copy_hashed, read_hashed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from concurrent.futures import Executor, Future
 
+    from registry.inplace import InPlace
     from registry.partsums import PartSums
 
 
 @dataclass(frozen=True, slots=True)
 class StagedFile:
-    """A copy in a staging folder; its bytes are those that `digest` was computed from.
+    """A copy in a staging folder; its bytes are those that `digest` was computed from. Or no copy: `left` is the file
+    where it lies, and what it was when it was hashed.
 
     `syncing` is the fsync of a large file, which goes on while the copy is already being read; None once it is durable.
     `parts` are the sums of a large file's parts, where the staging makes them.
@@ -35,6 +37,21 @@ class StagedFile:
     size: int
     syncing: Future[None] | None = None
     parts: PartSums | None = None
+    left: InPlace | None = None
+
+    @contextmanager
+    def opened(self) -> Iterator[int]:
+        """A descriptor to read it by; UnavailableError where a copy cannot be read, IntakeError where what was left in
+        its place is not what it was.
+        """
+        with reaching(self.path), reading(self.path) if self.left is None else self.left.opened() as descriptor:
+            yield descriptor
+
+    def changed(self, subject: str, *, expected: str, actual: str) -> CorruptError | IntakeError:
+        """What it means that other bytes are found here: a copy is ours to keep, what was left in its place is not."""
+        if self.left is not None:
+            return self.left.refusal()
+        return CorruptError(subject, expected=expected, actual=actual)
 
     def settle(self) -> None:
         """Waits until the copy is durable; UnavailableError where it is not."""
@@ -48,18 +65,19 @@ class Staging:
     """One scratch folder. Staged files keep their relative names, so the folder reads like the adapter it came from.
 
     `syncs` runs the fsync of large files; None where nothing staged needs to outlive the machine's power. `summed`: of
-    large files the sums of their parts are made too.
+    large files the sums of their parts are made too, and they may be left where they are.
     """
 
     folder: Path
     syncs: Executor | None
     summed: bool = False
 
-    def add(self, source: Path | bytes | int, *, name: str) -> StagedFile:
-        """Copies a regular file (a path, or an open descriptor) or some bytes in, hashing on the way.
+    def add(self, source: Path | bytes | int, *, name: str, place: Path | None = None) -> StagedFile:
+        """Copies a regular file (a path, or an open descriptor) or some bytes in, hashing on the way. With `place`,
+        where the descriptor's file lies, a large one is only hashed, and left there if the store needs no copy of it.
 
         UsageError for a name that leaves the folder or is taken; IntakeError for an unreadable source;
-        UnavailableError where the copy cannot be written: then nothing of it is left.
+        UnavailableError where the copy cannot be written: then nothing of it is there.
         """
         if problem := path_problem(name):
             raise UsageError(f"{name[:120]!r} {problem}")
@@ -67,6 +85,8 @@ class Staging:
         if isinstance(source, Path):
             with _source(source) as descriptor:
                 return self._fill(target, descriptor)
+        if isinstance(source, int) and place is not None and (summing := self._summing(source)) is not None:
+            return _left(source, place, summing)
         return self._fill(target, source)
 
     def _fill(self, target: Path, source: bytes | int) -> StagedFile:
@@ -100,6 +120,13 @@ class Staging:
     def _summing(self, origin: int) -> Summing | None:
         size = os.fstat(origin).st_size
         return Summing(size) if self.summed and size >= partsums.LARGE else None
+
+
+def _left(source: int, place: Path, summing: Summing) -> StagedFile:
+    left = inplace.found(source, place)
+    content = read_hashed(source, beside=summing.update)
+    left.require(source)
+    return StagedFile(place, content.digest, content.size, parts=summing.done(), left=left)
 
 
 def _sync(descriptor: int) -> None:

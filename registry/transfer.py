@@ -33,6 +33,12 @@ def hash_file(source: int) -> Content:
         return Content(f"sha256:{digest}", file.tell() - start)
 
 
+def read_hashed(source: int, *, beside: Callable[[memoryview], None]) -> Content:
+    """As `copy_hashed`, but nothing is written: `beside` gets every chunk while they are hashed."""
+    with ThreadPoolExecutor(1) as hashing, ThreadPoolExecutor(1) as second:
+        return _Pipeline(hashing, None, partial(_submit, second, beside)).run(source, _read(source, bytearray(CHUNK)))
+
+
 def copy_hashed(
     source: int, target: int, *, durably: bool = True, beside: Callable[[memoryview], None] | None = None
 ) -> Content:
@@ -51,30 +57,26 @@ def copy_hashed(
         return Content(f"sha256:{hashlib.sha256(first).hexdigest()}", len(first))
     with ThreadPoolExecutor(1) as hashing, ThreadPoolExecutor(1) as flushing, ThreadPoolExecutor(1) as third:
         more = None if beside is None else partial(_submit, third, beside)
-        content = _Pipeline(target, hashing, flushing, more).run(source, first)
+        content = _Pipeline(hashing, _Writer(target, flushing), more).run(source, first)
     if durably:
         os.fsync(target)
     return content
 
 
 class _Pipeline:
-    """A ring of buffers between the copying thread, the hashing thread, the flushing thread and whoever is beside."""
+    """A ring of buffers between the reading thread, the hashing thread, a writer's and whoever is beside."""
 
     def __init__(
         self,
-        target: int,
         hashing: ThreadPoolExecutor,
-        flushing: ThreadPoolExecutor,
+        writer: _Writer | None,
         beside: Callable[[memoryview], Future[None]] | None,
     ) -> None:
-        self.target = target
         self.hash: _Hash = hashlib.sha256()
         self.hashing = hashing
-        self.flushing = flushing
+        self.writer = writer
         self.beside = beside
-        self.flushed: Future[None] | None = None
         self.size = 0
-        self.unflushed = 0
 
     def run(self, source: int, first: memoryview) -> Content:
         ring = [bytearray(CHUNK) for _ in range(_BUFFERS)]
@@ -84,26 +86,38 @@ class _Pipeline:
             busy[turn] = [self.hashing.submit(self.hash.update, chunk)]
             if self.beside is not None:
                 busy[turn].append(self.beside(chunk))
-            self._put(chunk)
+            if self.writer is not None:
+                self.writer.put(chunk)
+            self.size += len(chunk)
             turn = (turn + 1) % _BUFFERS
             for waiting in busy[turn]:
                 waiting.result()
             chunk = _read(source, ring[turn])
         for waiting in chain.from_iterable(busy):
             waiting.result()
-        self._raise_flush_error()
+        if self.writer is not None:
+            self.writer.raise_flush_error()
         return Content(f"sha256:{self.hash.hexdigest()}", self.size)
 
-    def _put(self, chunk: memoryview) -> None:
+
+class _Writer:
+    """Writes chunks, and what was written back to the disk in a thread of its own."""
+
+    def __init__(self, target: int, flushing: ThreadPoolExecutor) -> None:
+        self.target = target
+        self.flushing = flushing
+        self.flushed: Future[None] | None = None
+        self.unflushed = 0
+
+    def put(self, chunk: memoryview) -> None:
         write_all(self.target, chunk)
-        self.size += len(chunk)
         self.unflushed += len(chunk)
         if self.unflushed >= _FLUSH_EVERY and (self.flushed is None or self.flushed.done()):
-            self._raise_flush_error()
+            self.raise_flush_error()
             self.flushed = self.flushing.submit(os.fdatasync, self.target)
             self.unflushed = 0
 
-    def _raise_flush_error(self) -> None:
+    def raise_flush_error(self) -> None:
         # A failed flush may mark its pages clean, so a later fsync can succeed over lost bytes: the first error counts.
         if self.flushed is not None:
             self.flushed.result()

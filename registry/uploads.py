@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Self
 
 from registry import partsums
-from registry.checkedparts import send_checked
-from registry.disk import reaching, reading
-from registry.errors import CorruptError, MissingBlobError
+from registry.checkedparts import Stopped, send_checked
+from registry.errors import MissingBlobError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from concurrent.futures import Future
+    from threading import Event
 
     from registry.bucket import Bucket
     from registry.staging import StagedFile
@@ -26,22 +26,23 @@ _HASHERS = 2
 _AHEAD = 4
 
 
-def upload(bucket: Bucket, key: str, file: StagedFile) -> bool:
+def upload(bucket: Bucket, key: str, file: StagedFile, stop: Event) -> bool:
     """Stores the file as `key`, in parts sent beside each other; an object appears whole or not at all, in place of
     what was there. Returns whether the store's own checksum proves that it received these bytes: if not, read them.
 
-    CorruptError, with the object as it was, where the staged file no longer has its digest.
+    CorruptError, with the object as it was, where the staged copy no longer has its digest; IntakeError where that is a
+    file that was left in its place; Stopped, with the object as it was, soon after `stop` was set.
     """
-    if file.parts is not None and send_checked(bucket, key, file, file.parts):
+    if file.parts is not None and send_checked(bucket, key, file, file.parts, stop):
         return True
-    return bucket.ask(lambda: _send(bucket, key, file))
+    return bucket.ask(lambda: _send(bucket, key, file, stop))
 
 
-def _send(bucket: Bucket, key: str, file: StagedFile) -> bool:
+def _send(bucket: Bucket, key: str, file: StagedFile, stop: Event) -> bool:
     import obstore
 
     whole = file.size <= PART
-    with _Parts(file) as parts:
+    with _Parts(file, stop) as parts:
         stored = obstore.put(
             bucket.client,
             key,
@@ -53,7 +54,7 @@ def _send(bucket: Bucket, key: str, file: StagedFile) -> bool:
         return _plain(stored["e_tag"]) == parts.checksum()
 
 
-def holds(bucket: Bucket, key: str, file: StagedFile) -> bool:
+def holds(bucket: Bucket, key: str, file: StagedFile, stop: Event) -> bool:
     """Whether the store proves, by size and its own checksum, that `key` is this file already. An object of that name
     alone proves nothing.
     """
@@ -68,7 +69,7 @@ def holds(bucket: Bucket, key: str, file: StagedFile) -> bool:
     size = _sent_in(file.size, known["e_tag"])
     if size is None:
         return False
-    with _Parts(file, size) as parts:
+    with _Parts(file, stop, size) as parts:
         for _ in parts:
             pass
         return _plain(known["e_tag"]) == parts.checksum()
@@ -82,11 +83,13 @@ def tells(e_tag: str | None, content: bytes) -> bool:
 class _Parts:
     """The parts of a staged file, hashed in threads beside their way out: by sha256, and as S3 makes its ETags.
 
-    The last part is not given away unless the whole has its digest: then an upload ends without an object.
+    The last part is not given away unless the whole has its digest: then an upload ends without an object. So it does
+    once `stop` is set.
     """
 
-    def __init__(self, file: StagedFile, size: int | None = None) -> None:
+    def __init__(self, file: StagedFile, stop: Event, size: int | None = None) -> None:
         self.file = file
+        self.stop = stop
         self.size = size or part_size(file.size)
         self._sums: list[Future[bytes]] = []
         self._sha256 = hashlib.sha256()
@@ -100,9 +103,11 @@ class _Parts:
         self._beside.shutdown()
 
     def __iter__(self) -> Iterator[bytes]:
-        with reaching(self.file.path), reading(self.file.path) as source, os.fdopen(os.dup(source), "rb") as stream:
+        with self.file.opened() as source, os.fdopen(os.dup(source), "rb") as stream:
             done = 0
             while True:
+                if self.stop.is_set():
+                    raise Stopped
                 block = stream.read(self.size)
                 done += len(block)
                 hashed = self._ordered.submit(self._sha256.update, block)
@@ -126,7 +131,7 @@ class _Parts:
     def _require_digest(self) -> None:
         actual = f"sha256:{self._sha256.hexdigest()}"
         if actual != self.file.digest:
-            raise CorruptError(str(self.file.path), expected=self.file.digest, actual=actual)
+            raise self.file.changed(str(self.file.path), expected=self.file.digest, actual=actual)
 
 
 def part_size(size: int) -> int:

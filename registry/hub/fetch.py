@@ -43,6 +43,10 @@ class FetchedFile:
     root: Path
     cached: str
 
+    @property
+    def place(self) -> None:
+        """A cache may be cleared at any time."""
+
     @contextmanager
     def open(self) -> Iterator[int]:
         """A descriptor of the cache's own regular file."""

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import os
 import sys
+from threading import Event
 
 import obstore
 import pytest
@@ -12,6 +13,7 @@ from registry import bucket as buckets
 from registry import checkedparts, partsums
 from registry.bucket import Bucket
 from registry.errors import CorruptError, UnavailableError
+from registry.multiparts import s3_client
 from registry.objects import ObjectStore
 from registry.storeurl import parse_store_url
 from tests.faultproxy import proxying
@@ -35,7 +37,6 @@ def store(s3_url, s3_server, proxy, tmp_path, monkeypatch):
     monkeypatch.setattr(partsums, "LARGE", 1)
     monkeypatch.setattr(partsums, "PART", PART)
     monkeypatch.setattr(buckets, "TRIES", 2)
-    monkeypatch.setattr(checkedparts, "TRIES", 2)
     monkeypatch.setattr(buckets, "_FIRST_WAIT", 0.01)
     return ObjectStore(Bucket(parse_store_url(s3_url.replace(s3_server, proxy.address))), tmp_path / "staging")
 
@@ -63,7 +64,7 @@ def kept(store, digest):
 
 def unfinished(store):
     """What S3 lists of uploads that were begun and not ended."""
-    client = checkedparts.s3_client(store.bucket.url, tries=1)
+    client = s3_client(store.bucket.url, tries=1)
     return client.list_multipart_uploads(Bucket=store.bucket.url.bucket).get("Uploads", [])
 
 
@@ -104,7 +105,7 @@ class TestSending:
         sums = [hashlib.sha256(content[start : start + PART]).digest() for start in range(0, len(content), PART)]
         whole = base64.b64encode(hashlib.sha256(b"".join(sums)).digest()).decode()
 
-        client = checkedparts.s3_client(store.bucket.url, tries=1)
+        client = s3_client(store.bucket.url, tries=1)
         key = f"team/registry/{key_of(digest)}"
         told = client.head_object(Bucket=store.bucket.url.bucket, Key=key, ChecksumMode="ENABLED")
 
@@ -257,11 +258,38 @@ class TestFaults:
 
         assert unfinished(store) == []
 
+    def test_what_ends_another_file_ends_this_one_and_is_what_is_told(self, store, proxy, content, monkeypatch):
+        """The first part of the large file is answered when the small one has failed."""
+        monkeypatch.setattr(checkedparts, "_STREAMS", 1)
+        monkeypatch.setattr(partsums, "LARGE", SIZE)
+        failed = Event()
+
+        def plan(request):
+            if "partNumber=1" in request.path and asking(proxy, request) is None:
+                failed.wait(30)
+            small = request.method == "PUT" and "partNumber" not in request.path
+            return "forbidden" if small else None
+
+        def noticing(file, stop):
+            try:
+                place(store, file, stop)
+            finally:
+                failed.set() if file.size == 1 else None
+
+        place = ObjectStore._place
+        proxy.plan = plan
+        monkeypatch.setattr(ObjectStore, "_place", lambda _, file, stop: noticing(file, stop))
+        with store.staging() as staging, pytest.raises(UnavailableError, match="not permitted"):
+            store.place(staging.add(content, name="large"), staging.add(b"x", name="small"))
+
+        assert "partNumber=2" not in "".join(request.path for request in proxy.requests)
+        assert unfinished(store) == []
+
     def test_an_interruption_gives_the_upload_up(self, store, content, monkeypatch):
         def interrupt(*arguments):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(checkedparts, "_send", interrupt)
+        monkeypatch.setattr(checkedparts._Sending, "part", interrupt)
 
         with pytest.raises(KeyboardInterrupt):
             push(store, content)

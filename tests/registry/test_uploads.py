@@ -2,12 +2,14 @@
 
 import hashlib
 import os
+from threading import Event
 
 import pytest
 
 from registry import bucket as buckets
 from registry import uploads
 from registry.bucket import Bucket
+from registry.checkedparts import Stopped
 from registry.errors import CorruptError, UnavailableError
 from registry.objects import ObjectStore
 from registry.scratch import scratch_folder
@@ -47,7 +49,7 @@ def md5s(content):
 def sent(file, given=None):
     """The parts that were given away, also where an error ended that."""
     given = [] if given is None else given
-    with uploads._Parts(file) as parts:
+    with uploads._Parts(file, Event()) as parts:
         given.extend(parts)
     return given
 
@@ -74,7 +76,7 @@ class TestParts:
         assert lengths == [0] or all(lengths)
 
     def test_a_file_of_the_largest_size_fits_into_ten_thousand(self, tmp_path):
-        assert uploads._Parts(StagedFile(tmp_path / "file", HELLO, 5 << 40)).size * 10_000 >= 5 << 40
+        assert uploads._Parts(StagedFile(tmp_path / "file", HELLO, 5 << 40), Event()).size * 10_000 >= 5 << 40
 
     @pytest.mark.parametrize("changed", [0, PART, 17 * MIB - 1])
     def test_the_last_is_kept_back_where_any_byte_changed(self, stage, changed):
@@ -108,13 +110,13 @@ class TestChecksum:
     def test_it_is_the_one_s3_documents(self, stage, parts):
         """MD5 of the parts' MD5s and their number."""
         content = os.urandom((parts - 1) * PART + MIB)
-        with uploads._Parts(stage(content)) as found:
+        with uploads._Parts(stage(content), Event()) as found:
             list(found)
 
             assert found.checksum() == f"{hashlib.md5(b''.join(md5s(content))).hexdigest()}-{parts}"
 
     def test_of_one_part_it_is_that_parts_md5(self, stage):
-        with uploads._Parts(stage(b"hello")) as found:  # printf hello | md5sum
+        with uploads._Parts(stage(b"hello"), Event()) as found:  # printf hello | md5sum
             list(found)
 
             assert found.checksum() == "5d41402abc4b2a76b9719d911017c592"
@@ -152,3 +154,15 @@ class TestProof:
                 store.place(file)
 
         assert caught.value.expected == file.digest
+
+
+def test_once_it_is_stopped_no_more_is_given_away(stage):
+    """obstore ends an upload without an object where its parts end in an error."""
+    stop = Event()
+    with uploads._Parts(stage(bytes(17 * MIB)), stop) as parts:
+        given = iter(parts)
+        next(given)
+        stop.set()
+
+        with pytest.raises(Stopped):
+            next(given)

@@ -92,7 +92,7 @@ ROWS = (
     Sabotage(
         "an object's existence is believed",
         "registry/objects.py",
-        "if holds(self.bucket, key, file) or",
+        "if holds(self.bucket, key, file, stop) or",
         "if self.exists(file.digest) or",
         f"{REGISTRY}/test_blobs.py {REGISTRY}/test_objects.py",
         "s3 or objects",
