@@ -47,7 +47,7 @@ def whole_file(out: Path, needed: int) -> Iterator[Path]:
 
 @contextmanager
 def _beside(out: Path, needed: int) -> Iterator[Path]:
-    temporary = out.with_name(f".{out.name}.{secrets.token_hex(8)}.tmp")
+    temporary = out.with_name(f".{out.name[:_NAME]}.{secrets.token_hex(8)}.tmp")
     try:
         _refuse_taken(out)
         free = shutil.disk_usage(out.parent).free
@@ -65,6 +65,8 @@ def _beside(out: Path, needed: int) -> Iterator[Path]:
 
 
 _TAKEN = "exists; give a name that is free"
+_NAME = 50
+"""Letters of the name that the temporary one repeats: no more bytes than a file system takes."""
 
 
 def _refuse_taken(out: Path) -> None:

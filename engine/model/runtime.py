@@ -16,6 +16,7 @@ from engine.model.batches.rows import check_generation, check_rows
 from engine.model.batches.selection import Selection
 from engine.model.batches.switch import Switch
 from engine.model.kinds.saved import refuse_clashes
+from engine.model.memory.given import given_at
 from engine.model.memory.moving import follow
 from engine.model.memory.residence import Residence
 from engine.model.memory.room import Room
@@ -89,7 +90,8 @@ class Runtime:
             return status_of(self._residence, active=self.active, merged=self.merged, enabled=self.enabled)
 
     def load(self, name: str, path: Path | str | Staged, *, pinned: bool = False, replace: bool = False) -> None:
-        """Read the adapter in the folder `path`, hold it against the model and take it in under `name`.
+        """Read the adapter in the folder `path`, hold it against the model and take it in under `name`; of a file of
+        hot-swap images the only one, or that of this name.
 
         `pinned` keeps it in a slot. A name that is loaded already is an AlreadyLoadedError, unless `replace`, which
         swaps. Raises RefusedError with everything that does not fit; a call that fails changes nothing.
@@ -98,7 +100,7 @@ class Runtime:
         self._refuse_merged(f"cannot load {name!r}")
         if name in self._residence.loaded and not replace:
             raise AlreadyLoadedError(name)
-        staged = path if isinstance(path, Staged) else self.prepare(path)
+        staged = path if isinstance(path, Staged) else self._residence.stage(given_at(Path(path), called=name))
         with self._lock:
             self._refuse_merged(f"cannot load {name!r}")
             if name not in self._residence.loaded:
@@ -111,12 +113,14 @@ class Runtime:
             else:
                 raise AlreadyLoadedError(name)
 
-    def prepare(self, path: Path | str) -> Staged:
-        """Read the adapter in the folder and look at everything of it, ready for `load` or `swap` in one copy.
+    def prepare(self, path: Path | str, *, image: str | None = None, verified: bool = False) -> Staged:
+        """Read the adapter in the folder and look at everything of it, ready for `load` or `swap` in one copy; of a
+        file of hot-swap images that named `image`, or the only one. `verified`: its bytes were looked at already.
 
-        Changes nothing; other threads go on meanwhile. Raises RefusedError with everything that does not fit.
+        Changes nothing; other threads go on meanwhile. Raises RefusedError with everything that does not fit,
+        WrongBytesError where an image is not what was written.
         """
-        return self._residence.stage(Path(path))
+        return self._residence.stage(given_at(Path(path), image=image, verified=verified))
 
     def swap(self, name: str, path: Path | str | Staged) -> Swapped:
         """Put the adapter in the folder in place of the one loaded under `name`, at once for all that begins after.
@@ -126,7 +130,7 @@ class Runtime:
         """
         self._refuse_merged(f"cannot swap {name!r}")
         self._residence.get(name)
-        staged = path if isinstance(path, Staged) else self.prepare(path)
+        staged = path if isinstance(path, Staged) else self._residence.stage(given_at(Path(path), called=name))
         with self._lock:
             self._refuse_merged(f"cannot swap {name!r}")
             return self._swap(name, staged)

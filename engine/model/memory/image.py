@@ -25,19 +25,26 @@ if TYPE_CHECKING:
     from engine.format.facts import AdapterFacts
     from engine.model.fitting.part import Part
     from engine.model.memory.layout import Layout
+    from engine.model.memory.mapped import Mapped
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """`values` (total,) on the host, padded with zeros to the layout's ranks."""
+    """`values` (total,) on the host, padded with zeros to the layout's ranks; `mapped` where they are a file's."""
 
     layout: Layout
     values: Tensor
+    mapped: Mapped | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes of the numbers."""
         return self.values.nbytes
+
+    def check(self) -> None:
+        """Raise SourceGoneError where they are a file's that was changed since."""
+        if self.mapped is not None:
+            self.mapped.check()
 
     def views(self, path: str) -> dict[str, Tensor]:
         """The sections of one module."""
@@ -68,7 +75,7 @@ def build_image(
     else:
         mark = _filled(image, facts, parts)
     if not all_finite(image.values):
-        raise RefusedError(_not_finite(image, parts))
+        raise RefusedError(not_finite(image, parts))
     return image, mark
 
 
@@ -88,7 +95,8 @@ def all_finite(values: Tensor) -> bool:
     return math.isfinite(float(total)) or bool(torch.isfinite(values).all())
 
 
-def _not_finite(image: Image, parts: Sequence[Part]) -> list[Finding]:
+def not_finite(image: Image, parts: Sequence[Part]) -> list[Finding]:
+    """A finding for every section of these parts that holds NaN or infinity."""
     found = []
     for part in parts:
         for name, view in image.views(part.path).items():
@@ -98,9 +106,12 @@ def _not_finite(image: Image, parts: Sequence[Part]) -> list[Finding]:
     return found
 
 
-def relaid(image: Image, layout: Layout, *, pinned: bool = False) -> Image:
-    """The same adapter in another layout that holds it, also where the old one held more. Raises OutOfRoomError."""
-    moved = empty_image(layout, image.values.dtype, pinned=pinned)
+def relaid(image: Image, layout: Layout, *, pinned: bool = False, dtype: torch.dtype | None = None) -> Image:
+    """The same adapter in another layout that holds it, also where the old one held more, and in another dtype.
+
+    Raises OutOfRoomError.
+    """
+    moved = empty_image(layout, dtype or image.values.dtype, pinned=pinned)
     for path in image.layout.columns.keys() & layout.columns.keys():
         views = moved.views(path)
         for name, view in image.views(path).items():

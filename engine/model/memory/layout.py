@@ -96,14 +96,15 @@ def make_layout(
         for path in paths:
             sections[path] = {}
             for name, shape in shapes[path].items():
-                sections[path][name] = Section(offset, shape, _strides(shape))
+                sections[path][name] = Section(offset, shape, strides(shape))
                 offset += -(-prod(shape) // ALIGNMENT) * ALIGNMENT
         spans.append(Span(device, start, offset, tuple(paths)))
     columns = {path: column for column, path in enumerate(sections)}
     return Layout(dict(wants), sections, columns, offset, tuple(spans))
 
 
-def _strides(shape: Shape) -> Shape:
+def strides(shape: Shape) -> Shape:
+    """Of a tensor of this shape whose numbers lie one behind the other."""
     return tuple(prod(shape[place + 1 :]) for place in range(len(shape)))
 
 

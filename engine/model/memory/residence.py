@@ -6,18 +6,17 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from engine.errors import HeaderError, InUseError, OptionError, SealedError, SlotsFullError, UnknownAdapterError
-from engine.format.adapter import read_adapter
-from engine.model.fitting.fit import LARGEST, fit, refuse_ranks
-from engine.model.fitting.fitted import Fitted, is_held, joined_layout
+from engine.errors import InUseError, OptionError, SealedError, SlotsFullError, UnknownAdapterError
+from engine.model.fitting.fit import LARGEST, refuse_ranks
+from engine.model.fitting.fitted import Fitted, joined_layout, unheld
 from engine.model.memory.arena import Arena
 from engine.model.memory.hostcache import HostCache
-from engine.model.memory.image import build_image, empty_image, relaid
+from engine.model.memory.image import empty_image, relaid
 from engine.model.memory.leaves import Leaves
 from engine.model.memory.moving import refuse_replaced
 from engine.model.memory.places import device_of
 from engine.model.memory.slots import Slots
-from engine.model.memory.source import Source, changed, read_again
+from engine.model.memory.source import Source, read_again
 from engine.model.memory.staged import Loaded, Staged, Swapped
 from engine.model.sites.replication import Replication, differing, ranges_of, replication_for
 from engine.model.sites.siting import make_site
@@ -25,12 +24,12 @@ from engine.model.weights.merging import Addition
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from torch import nn
 
     from engine.model.batches.switch import Switch
-    from engine.model.fitting.part import Part
+    from engine.model.fitting.fitted import Wants
+    from engine.model.memory.given import Given
     from engine.model.memory.image import Image
     from engine.model.memory.layout import Layout
     from engine.model.memory.room import Room
@@ -67,30 +66,31 @@ class Residence:
             raise UnknownAdapterError(name, tuple(self.loaded))
         return self.loaded[name]
 
-    def stage(self, path: Path) -> Staged:
-        """Read the adapter in the folder and look at everything of it, without a change.
+    def stage(self, given: Given) -> Staged:
+        """Read the adapter and look at everything of it, without a change.
 
         Raises RefusedError with all that does not fit, UnreadableError, OutOfRoomError, RuntimeStateError, SealedError.
         """
         alike = self._alike
-        facts = read_adapter(path, alike=alike.facts if alike else None)
+        facts = given.facts(alike.facts if alike else None)
         replication = replication_for(facts, self._model, self.replication, fixed=bool(self.loaded))
         modules = replication.modules if replication else self.modules
         # Not where there are none: any two empty tuples are the same object. Nor beside a table, which is a part only
         # where its numbers are not the base's.
         known = facts.modules and "embedding" not in facts.others.values()
-        if alike and known and alike.modules is modules and alike.facts.modules is facts.modules:
-            parts = alike.parts
+        same = alike and alike.modules is modules and alike.swap_class == given.swap_class
+        if alike and known and same and alike.facts.modules is facts.modules:
+            parts, wants = alike.parts, alike.wants
         else:
-            parts = fit(facts, modules)
+            parts, wants = given.fit(facts, modules, self._room.target_rank)
         if replication is self.replication:
             refuse_replaced(self._model, parts)
         refuse_ranks(parts, self._room.target_rank)
         before = self.arena.layout if self.arena and modules is self.modules else None
-        layout = self._layout_with(parts, modules)
-        image, mark = build_image(facts, parts, layout, self._room.dtype, pinned=self._pinned)
-        self._alike = Fitted(facts, modules, parts, before, layout)
-        return Staged(Source(facts, layout, mark), parts, image, replication)
+        layout = self._layout_with(wants, modules)
+        image, mark = given.image(facts, parts, layout, self._room.dtype, pinned=self._pinned)
+        self._alike = Fitted(facts, modules, parts, wants, before, layout, given.swap_class)
+        return Staged(Source(facts, layout, mark, given.again()), parts, image, wants, replication)
 
     def add(self, name: str, staged: Staged, keep: Collection[str], *, pinned: bool = False) -> None:
         """Keep the adapter under a name that is free, in a slot where one is free; to be pinned, in place of another
@@ -164,8 +164,9 @@ class Residence:
             return self.leaves.read_back(name, loaded, self.sites, empty)
         image = self.images.get(loaded.version)
         if image is None:
-            image = self._reread(loaded)
+            image = read_again(loaded.source, loaded.parts, self._room.dtype, pinned=self._pinned)
             self.images.put(loaded.version, image, keep=self._undroppable())
+        image.check()
         return image
 
     def addition(self, name: str, factor: float) -> Addition:
@@ -307,7 +308,8 @@ class Residence:
         self.slots.assign(name, slot)
 
     def _fitting(self, image: Image) -> Image:
-        """The image in the present layout. Raises OutOfRoomError."""
+        """The image in the present layout. Raises OutOfRoomError, SourceGoneError."""
+        image.check()
         layout = self.the_arena.layout
         return image if image.layout is layout else relaid(image, layout, pinned=self._pinned)
 
@@ -331,17 +333,6 @@ class Residence:
     def _undroppable(self) -> frozenset[int]:
         return frozenset(loaded.version for loaded in self.loaded.values() if loaded.pinned)
 
-    def _reread(self, loaded: Loaded) -> Image:
-        facts = read_again(loaded.source)
-        layout = loaded.source.layout
-        try:
-            image, mark = build_image(facts, loaded.parts, layout, self._room.dtype, pinned=self._pinned)
-        except HeaderError as error:
-            raise changed(loaded.source) from error
-        if mark != loaded.source.mark:
-            raise changed(loaded.source)
-        return image
-
     def _refuse_replication(self, staged: Staged) -> None:
         if staged.replication is not self.replication:
             raise differing(ranges_of(staged.replication), ranges_of(self.replication))
@@ -362,20 +353,19 @@ class Residence:
             self.clear()
             raise
 
-    def _layout_with(self, parts: Sequence[Part], modules: Mapping[str, nn.Module]) -> Layout:
-        """The layout that also holds these parts: the present one where it does already. Raises SealedError."""
-        present = self.arena.layout if self.arena and modules is self.modules else None
+    def _layout_with(self, wants: Wants, modules: Mapping[str, nn.Module]) -> Layout:
+        """The layout that also holds what is wanted: the present one where it does already. Raises SealedError."""
         alike = self._alike
-        known = alike is not None and alike.parts is parts and alike.modules is modules
+        present = self.arena.layout if self.arena and modules is self.modules else None
+        if self.sealed:
+            missing = unheld(wants.own, present)
+            if present is None or missing:
+                raise SealedError(f"no room for {len(missing)} modules or ranks of the adapter ({missing[0]}, …)")
+            return present
+        known = alike and alike.wants is wants and alike.modules is modules
         if alike and known and (present is alike.before or present is alike.layout):
-            layout = alike.layout
-        else:
-            layout = joined_layout(parts, modules, present, self._room.target_rank)
-        if self.sealed and layout is not present:
-            wants = present.wants if present else {}
-            missing = [part.path for part in parts if not is_held(part, wants)]
-            raise SealedError(f"no room for {len(missing)} modules or ranks of the adapter ({missing[0]}, …)")
-        return layout
+            return alike.layout
+        return joined_layout(wants, modules, present)
 
     def _grow(self, staged: Staged) -> None:
         """Move to a layout that holds the staged adapter too, where the present one does not.
@@ -383,7 +373,7 @@ class Residence:
         Everything that can fail is done before the first change: the new slots are filled from the old ones, then the
         sites look at them.
         """
-        layout = self._layout_with(staged.parts, self.modules)
+        layout = self._layout_with(staged.wants, self.modules)
         if self.arena and layout is self.arena.layout:
             return
         self.leaves.refuse()

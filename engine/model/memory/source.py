@@ -7,11 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.errors import EngineError, SourceGoneError
-from engine.format.adapter import read_adapter
+from engine.errors import EngineError, SourceGoneError, UnreadableError, WrongBytesError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
     from engine.format.facts import AdapterFacts
+    from engine.model.fitting.part import Part
+    from engine.model.memory.given import Given
+    from engine.model.memory.image import Image
     from engine.model.memory.layout import Layout
 
 _COLUMNS = 8191
@@ -20,11 +26,12 @@ _COLUMNS = 8191
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The folder's facts as they were when it was loaded, the layout it was read into then, and the mark of that."""
+    """What was given, its facts as they were when it was loaded, the layout it was read into then, the mark of that."""
 
     facts: AdapterFacts
     layout: Layout
     mark: int
+    given: Given
 
 
 def mark_of(data: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> int:
@@ -39,16 +46,21 @@ def mark_of(data: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> int:
     return hash((sums.tobytes(), words[rows * _COLUMNS :].tobytes(), data[whole:].tobytes()))
 
 
-def read_again(source: Source) -> AdapterFacts:
-    """The facts of the same files, read again. Raises SourceGoneError where they vanished or say something else."""
-    folder = source.facts.path
+def read_again(source: Source, parts: Sequence[Part], dtype: torch.dtype, *, pinned: bool) -> Image:
+    """The image of the same files, read again. Raises SourceGoneError where they vanished or say something else."""
     try:
-        facts = read_adapter(folder, alike=source.facts)
+        facts = source.given.facts(source.facts)
     except EngineError as error:
-        raise SourceGoneError(folder, f"cannot be read again: {error}") from error
+        raise SourceGoneError(source.facts.path, f"cannot be read again: {error}") from error
     if facts.header != source.facts.header or facts.config.raw != source.facts.config.raw:
         raise changed(source)
-    return facts
+    try:
+        image, mark = source.given.image(facts, parts, source.layout, dtype, pinned=pinned)
+    except (UnreadableError, WrongBytesError) as error:
+        raise changed(source) from error
+    if mark != source.mark:
+        raise changed(source)
+    return image
 
 
 def changed(source: Source) -> SourceGoneError:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from engine.format.facts import AdapterFacts
+    from engine.model.fitting.fitted import Wants
     from engine.model.fitting.part import Part
     from engine.model.memory.image import Image
     from engine.model.memory.source import Source
@@ -35,12 +36,13 @@ class Loaded:
 class Staged:
     """An adapter that was read and held against the model, all its numbers looked at; nothing of it is on the model.
 
-    `replication`: the repeated layers that it was held against, of an adapter that asks for them.
+    `wants` is the room for it, `replication` the repeated layers that it was held against where it asks for them.
     """
 
     source: Source
     parts: tuple[Part, ...]
     image: Image
+    wants: Wants
     replication: Replication | None = None
 
 

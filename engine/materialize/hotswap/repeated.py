@@ -1,0 +1,84 @@
+"""Embeddings that PEFT writes along with an adapter although they are the base's own."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.compat.finding import Finding
+from engine.errors import RefusedError
+from engine.format.adapter import describe
+from engine.format.base import has_weights, read_headers
+from engine.format.canonical import canonical
+from engine.format.header import open_regular
+from engine.format.keys import WRAPPER, parse_key
+from engine.materialize.hotswap.standins import needs_base
+from engine.materialize.numbers import raw
+from engine.materialize.place import Place
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from engine.format.facts import AdapterFacts
+    from engine.format.tensors import Header, TensorInfo
+
+
+def without_repeated(facts: AdapterFacts, base: Path | None) -> AdapterFacts:
+    """The adapter without the embeddings that only repeat the base's, which the model has anyway.
+
+    Raises RefusedError for one that is the adapter's own, or where the base has no weights to compare it with.
+    """
+    names = [name for name, role in facts.others.items() if role == "embedding"]
+    if not names or base is None:
+        return facts
+    if not has_weights(base):
+        raise RefusedError([needs_base(name, "by its weights, whether the embedding is its own") for name in names])
+    places = {canonical(name): place for name, place in _base_places(base).items()}
+    own = [name for name in names if not _repeats(facts, name, places.get(_path_of(name)))]
+    if own:
+        raise RefusedError([_refused(name) for name in own])
+    kept = {name: info for name, info in facts.header.tensors.items() if name not in names}
+    header = replace(facts.header, tensors=kept)
+    return describe(facts.config, header, config_path=facts.path / "adapter_config.json", weights_path=facts.weights)
+
+
+def _refused(name: str) -> Finding:
+    message = f"{name}: another embedding than the base's lies beside its factors; load the adapter's folder itself"
+    return Finding("image-embedding", "error", message, where=name)
+
+
+def _base_places(base: Path) -> dict[str, Place]:
+    return {
+        info.name: _place(file, header, info) for file, header in read_headers(base) for info in header.tensors.values()
+    }
+
+
+def _place(file: Path, header: Header, info: TensorInfo) -> Place:
+    return Place(file, header.data_offset + info.start, info.dtype, info.shape)
+
+
+def _path_of(name: str) -> str:
+    key = parse_key(name)
+    return canonical(".".join([*(part for part in key.module.split(".") if part != WRAPPER), key.leaf]))
+
+
+def _repeats(facts: AdapterFacts, name: str, place: Place | None) -> bool:
+    """Whether the adapter's embedding, in the base's dtype, is the base's."""
+    mine = _place(facts.weights, facts.header, facts.header.tensors[name])
+    if place is None or place.shape != mine.shape:
+        return False
+    theirs = _numbers(place)
+    return torch.equal(_numbers(mine).to(theirs.dtype), theirs)
+
+
+def _numbers(place: Place) -> Tensor:
+    descriptor = open_regular(place.file)
+    try:
+        return raw(descriptor, place)
+    finally:
+        os.close(descriptor)
