@@ -82,7 +82,7 @@ def _changed(task: Task) -> Written:
     into = ENCODINGS[task.target.encoding]
     with ExitStack() as stack:
         source = operands(task, stack.enter_context(ENCODINGS[task.source.encoding].reading(task.source)))
-        writer = stack.enter_context(into.writing(task.target, _rounded(task)))
+        writer = stack.enter_context(into.writing(task.target, rounding_of(task)))
         for start, stop in row_blocks(*source.matrix, multiple=task.target.multiple):
             W = source.weight(start, stop)
             D = source.change(start, stop, W) if source.change else None
@@ -96,11 +96,11 @@ def _changed(task: Task) -> Written:
                 sums += _block(task, W, D, total, stored)
         digests = writer.digests()
         if into.packed and source.change:
-            sums = _measured_again(task, source, stack.enter_context(into.packed(task.target)))
+            sums = measured_again(task, source, stack.enter_context(into.packed(task.target)))
         return Written(task.name, task.module, digests, sums)
 
 
-def _measured_again(task: Task, source: Operands, found: PackedReader) -> Sums:
+def measured_again(task: Task, source: Operands, found: PackedReader) -> Sums:
     """The sums of a packed weight: what its numbers are shows only when all of its scales are known."""
     sums = NOTHING
     for start, stop in row_blocks(*source.matrix, multiple=task.target.multiple):
@@ -132,7 +132,8 @@ def _hold_finite(task: Task, numbers: Tensor) -> None:
         raise RefusedError([_not_finite(task)])
 
 
-def _rounded(task: Task) -> Rounded:
+def rounding_of(task: Task) -> Rounded:
+    """How the task's numbers become those that are stored."""
     seed, name = task.seed, task.name
     if seed is None:
         return lambda numbers, _, dtype: nearest(numbers, dtype)

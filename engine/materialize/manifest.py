@@ -15,9 +15,11 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import astuple, dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import BaseError, WrongBytesError
+from engine.format.header import BITS
 from engine.materialize.config import as_json
 from engine.materialize.recipe import canonical_digest
 from engine.materialize.sums import Sums
@@ -98,5 +100,14 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _parsed(value: Mapping[str, Any]) -> Manifest:
+    """Raises ValueError, or what else the wrong type in a place raises."""
+    tensors, files = value["tensors"], value["files"]
+    for row in tensors.values():
+        sizes = all(type(one) is int and one >= 0 for one in row["shape"])
+        if not sizes or row["dtype"] not in BITS or PurePath(row["file"]).name != row["file"]:
+            raise ValueError(row)
+    for name, row in files.items():
+        if PurePath(name).is_absolute() or ".." in PurePath(name).parts or type(row["size"]) is not int:
+            raise ValueError(name)
     changes = {name: (row["module"], Sums(*row["sums"])) for name, row in value["changes"].items()}
-    return Manifest(value["plan"], value["recipe"], value["tensors"], changes, value["files"])
+    return Manifest(value["plan"], value["recipe"], tensors, changes, files)

@@ -58,7 +58,7 @@ def materialize(
         check_unchanged(planned.identities)
         sync_tree(place.files)
         publish(place)
-    return Materialized(place.to, manifest.tensors, told(done))
+    return Materialized(place.to, manifest.tensors, told(planned, done))
 
 
 def _begun(planned: Plan, place: Staging, jobs: int | None, *, resume: bool) -> list[Written]:

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     """What runs tasks: anything that gives what each wrote, in any order."""
 
 
-def threads(tasks: Sequence[Task], *, jobs: int | None = None) -> Iterator[Written]:
-    """What every task wrote, as it is done; None is as many threads as torch would use.
+def threads(
+    tasks: Sequence[Task], *, jobs: int | None = None, work: Callable[[Task], Written] = execute
+) -> Iterator[Written]:
+    """What every task wrote, as it is done; None is as many threads as torch would use. `work` carries out one.
 
     One thread of linear algebra each, so that sums keep one order whatever the number of cores.
     """
@@ -28,7 +30,7 @@ def threads(tasks: Sequence[Task], *, jobs: int | None = None) -> Iterator[Writt
     # The setting is the calling thread's own, so it ends with the pool.
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        for future in as_completed([pool.submit(execute, task) for task in tasks]):
+        for future in as_completed([pool.submit(work, task) for task in tasks]):
             yield future.result()
     finally:
         pool.shutdown(cancel_futures=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from engine.format.adapter import WEIGHTS_NAME
 from engine.materialize.sums import NOTHING
 
 if TYPE_CHECKING:
@@ -12,7 +13,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from engine.materialize.execute import Written
+    from engine.materialize.plan import Plan
     from engine.materialize.sums import Sums
+    from engine.materialize.task import Task
 
 SWALLOWED = 0.2
 """The share of elements that may stay unmoved before a warning."""
@@ -27,17 +30,39 @@ class Materialized:
     report: Mapping[str, Any]
 
 
-def told(written: Sequence[Written]) -> dict[str, Any]:
-    """Per module and overall: cosine and relative error of realised against intended ΔW, and the share swallowed."""
-    changed = sorted((one for one in written if one.sums.elements), key=lambda one: one.name)
+def told(planned: Plan, done: Sequence[Written]) -> dict[str, Any]:
+    """Per module, worst first, and overall: cosine and relative error of realised against intended ΔW, and the share
+    swallowed. Of the other tensors how many (and bytes) were copied from the base, cast, or taken from an adapter.
+    """
+    tasks = {task.name: task for task in planned.tasks}
+    # In one order, whichever thread was first: sums of floats depend on it.
+    changed = sorted((one for one in done if tasks[one.name].changes), key=lambda one: one.name)
     overall = sum((one.sums for one in changed), NOTHING)
+    per_module = [{"name": one.module, "tensor": one.name, **_numbers(one.sums)} for one in changed]
     return {
         "modules": len(changed),
-        "copied": sum(1 for one in written if not one.sums.elements),
+        **_others(planned),
         **_numbers(overall),
-        "warnings": _warnings(overall),
-        "per_module": [{"name": one.module, "tensor": one.name, **_numbers(one.sums)} for one in changed],
+        "warnings": _warnings(planned, overall, changed),
+        "per_module": sorted(per_module, key=lambda one: (-one["relative_error"], one["tensor"])),
     }
+
+
+def _others(planned: Plan) -> dict[str, int]:
+    adapters = {source.path / WEIGHTS_NAME for source in planned.request.sources}
+    rest = [task for task in planned.tasks if not task.changes]
+    copied = [task for task in rest if task.copies and not _of(adapters, task)]
+    replaced = sum(_of(adapters, task) for task in rest)
+    return {
+        "copied": len(copied),
+        "copied_bytes": sum(task.target.size for task in copied),
+        "cast": len(rest) - len(copied) - replaced,
+        "replaced": replaced,
+    }
+
+
+def _of(adapters: set[Path], task: Task) -> bool:
+    return any(part.file in adapters for part in task.source.parts.values())
 
 
 def _numbers(sums: Sums) -> dict[str, float]:
@@ -50,8 +75,16 @@ def _numbers(sums: Sums) -> dict[str, float]:
     }
 
 
-def _warnings(overall: Sums) -> list[str]:
-    if overall.swallowed_share <= SWALLOWED:
+def _warnings(planned: Plan, overall: Sums, changed: Sequence[Written]) -> list[str]:
+    """None for stochastic rounding, which leaves elements unmoved on purpose and is right on average."""
+    worst = [one for one in changed if one.sums.swallowed_share > SWALLOWED]
+    if not worst or planned.request.rounding == "stochastic":
         return []
-    lost = f"{overall.swallowed_share:.0%} of the elements that should change are stored unchanged"
-    return [f"{lost}: the dtype is too coarse; take fp32 or stochastic rounding, or leave the adapter unmerged"]
+    worst.sort(key=lambda one: (-one.sums.swallowed_share, one.name))
+    first = f"{worst[0].name} {worst[0].sums.swallowed_share:.0%}"
+    text = (
+        f"{overall.swallowed_share:.0%} of the elements that should change are stored as they were; over"
+        f" {SWALLOWED:.0%} of {len(worst)} of {len(changed)} weights ({first}): the dtype is too coarse for the update."
+        f" Take dtype float32, or rounding stochastic, or leave the adapter unmerged"
+    )
+    return [text]

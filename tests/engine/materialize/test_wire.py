@@ -9,16 +9,17 @@ import pytest
 import torch
 
 from engine.materialize.changes.lowrank import LowRank
-from engine.materialize.execute import execute
 from engine.materialize.place import plain
+from engine.materialize.pool import threads
 from engine.materialize.task import Task
 from engine.materialize.wire import from_json, to_json
 from tests.engine.materialize.arrays import room, saved
 
 WORKER = """
-import json, sys
+import json, sys, torch
 from engine.materialize.execute import execute
 from engine.materialize.wire import from_json, to_json
+torch.set_num_threads(1)
 for line in sys.stdin:
     print(json.dumps(to_json(execute(from_json(json.loads(line))))))
 """
@@ -50,7 +51,7 @@ def test_json_brings_back_the_same_task(tasks, tmp_path):
 
 def test_other_processes_in_any_order_write_the_same_bytes_and_sums(tasks, tmp_path):
     here, there = tasks(tmp_path / "here"), tasks(tmp_path / "there")
-    expected = {one.name: one for one in map(execute, here)}
+    expected = {one.name: one for one in threads(here, jobs=1)}
     random.Random(0).shuffle(there)
     lines = "".join(json.dumps(to_json(task)) + "\n" for task in there)
     told = subprocess.run([sys.executable, "-c", WORKER], input=lines, capture_output=True, text=True, check=True)
