@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,13 +22,15 @@ from registry.strictjson import canonical_json
 from registry.transfer import hash_file
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from sqlalchemy.orm import Session
 
     from registry.artifacts.sources import Adapter
     from registry.handle import Handle
 
+_CARD = "README.md"
+_LARGEST = 256 << 20
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx")
 
 
@@ -36,13 +38,14 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".ms
 class BaseFolder:
     """A base's checkpoint. `fingerprint` is of its tensors, `files` a digest of the other files and of the names and
     sizes of the weight files, which a result takes over. Where only its modules count, both are digests of the layout;
-    then there may be no `path`.
+    then there may be no `path`. `label` is what the result calls it: its oldest name here, never a path.
     """
 
     name: str
     path: Path | None
     fingerprint: str
     files: str
+    label: str = ""
 
 
 def base_folder(handle: Handle, text: str | None, adapters: Sequence[Adapter]) -> BaseFolder:
@@ -52,7 +55,7 @@ def base_folder(handle: Handle, text: str | None, adapters: Sequence[Adapter]) -
     """
     place = None if text is None else as_place(text)
     if text is not None and place is not None:
-        return _read(place.absolute(), str(place.absolute()))
+        return _labelled(handle, _read(place.absolute(), str(place.absolute())))
     with handle.database.reading() as session:
         base = bases.get(session, text) if text is not None else _common(session, adapters)
         name, fingerprint = text or _name(session, base), base.fingerprint
@@ -60,7 +63,7 @@ def base_folder(handle: Handle, text: str | None, adapters: Sequence[Adapter]) -
     for one in places:
         found = _same(one, name, fingerprint)
         if found is not None:
-            return found
+            return _labelled(handle, found)
     looked = f"; looked in {', '.join(map(str, places))}" if places else ""
     raise NotFoundError(
         f"base {name}: no folder with its weights is known here{looked}", hint="--base PATH, or adapters base add PATH"
@@ -75,7 +78,7 @@ def folder_of(handle: Handle, fingerprint: str, files: str, place: str) -> BaseF
     for one in dict.fromkeys((place, *known)):
         found = _same(Path(one), one, fingerprint)
         if found is not None and found.files == files:
-            return found
+            return _labelled(handle, found)
     return None
 
 
@@ -96,6 +99,16 @@ def base_doubts(handle: Handle, base: BaseFolder, adapters: Sequence[Adapter]) -
                     )
                 )
     return tuple(found)
+
+
+def _labelled(handle: Handle, found: BaseFolder) -> BaseFolder:
+    """The same label whatever name or path it was asked for by."""
+    if not handle.settings.has_catalog:
+        return found
+    with handle.database.reading() as session:
+        base = bases.find(session, found.fingerprint)
+        names = [] if base is None else [name for name in base_names(session, base) if not is_path(name)]
+    return replace(found, label=names[-1] if names else "")
 
 
 def _read(place: Path, name: str) -> BaseFolder:
@@ -143,14 +156,30 @@ def _name(session: Session, base: Base) -> str:
 
 
 def _files_digest(place: Path) -> str:
-    """Links are followed: in the Hub's cache every file is one."""
+    """Of what a result may take over: all files but hidden ones and the card, which is written anew; of weights beside
+    the config the names and sizes, since the fingerprint is of them. Links are followed: in the Hub's cache every file
+    is one.
+    """
     folder = place if place.is_dir() else place.parent
     rows: list[list[object]] = []
     with reaching(folder):
-        for file in sorted(one for one in folder.iterdir() if one.is_file() and not one.name.startswith(".")):
-            if file.name.endswith(_WEIGHTS):
-                rows.append([file.name, file.stat().st_size])
+        for file in sorted(_files(folder)):
+            name = file.relative_to(folder).as_posix()
+            size = file.stat().st_size
+            if name.endswith(_WEIGHTS) and ("/" not in name or size > _LARGEST):
+                rows.append([name, size])
             else:
                 with reading(file.resolve()) as descriptor:
-                    rows.append([file.name, hash_file(descriptor).digest])
+                    rows.append([name, hash_file(descriptor).digest])
     return digest_of(canonical_json(rows))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The files of a folder and of its subfolders, no deeper."""
+    for one in folder.iterdir():
+        if one.name.startswith(".") or one.name == _CARD:
+            continue
+        if one.is_dir():
+            yield from (file for file in one.iterdir() if file.is_file() and not file.name.startswith("."))
+        elif one.is_file():
+            yield one

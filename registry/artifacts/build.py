@@ -83,11 +83,12 @@ def _merged(job: Job, to: Path) -> tuple[dict[tuple[str, str], str], Mapping[str
 
 
 def _parts(job: Job) -> list[Part]:
-    return [Part(one.path, one.weight, one.digest, one.name) for one in job.adapters]
+    return [Part(one.path, one.weight, one.digest, one.label) for one in job.adapters]
 
 
 def _options(job: Job) -> dict[str, Any]:
-    return {name: getattr(job.request, name) for name in _OPTIONS}
+    label = "" if job.base is None else job.base.label
+    return {**{name: getattr(job.request, name) for name in _OPTIONS}, "base_name": label}
 
 
 def _digest(text: str) -> str:

@@ -103,6 +103,7 @@ def _base(handle: Handle, known: Known, adapters: tuple[Adapter, ...]) -> BaseFo
     else:
         request = request_of(known.recipe, [one.name for one in adapters], to=Path())
         found = needed_base(handle, replace(request, base=origin["name"]), adapters)
+    found = found and replace(found, label=wanted["name"] or "")
     if found is None or found.fingerprint != wanted["fingerprint"]:
         raise NotFoundError(
             f"artifact {known.id}: its base {origin['name']} is gone: no folder holds {wanted['fingerprint']} as then, "
@@ -122,7 +123,11 @@ def _adapters(handle: Handle, known: Known) -> tuple[Adapter, ...]:
             f"artifact {known.id}: made from what is gone: {', '.join(missing)}",
             hint="adapters undelete REF, or push the same files again",
         )
-    return tuple(Adapter(name, path, parent["digest"], parent["weight"]) for parent, name, path in found if path)
+    return tuple(
+        Adapter(name, path, parent["digest"], parent["weight"], label=parent["name"] or "")
+        for parent, name, path in found
+        if path
+    )
 
 
 def _path(handle: Handle, digest: str, name: str) -> Path | None:

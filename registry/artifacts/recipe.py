@@ -21,13 +21,13 @@ SCHEMA = 1
 
 
 def recipe_of(request: MaterializeRequest, adapters: Sequence[Adapter], base: BaseFolder | None) -> RecipeDraft:
-    """Where nothing is left to chance there is no seed; places, names and how many workers there were are not in it."""
+    """Where nothing is left to chance there is no seed. Names are in it, because the result says them, and no place."""
     merged = request.kind == "merged"
     body: dict[str, Any] = {
         "schema": SCHEMA,
         "kind": request.kind,
-        "base": None if base is None else {"fingerprint": base.fingerprint, "files": base.files},
-        "parents": [{"digest": one.digest, "weight": one.weight} for one in adapters],
+        "base": None if base is None else _base(base),
+        "parents": [{"digest": one.digest, "weight": one.weight, "name": one.label or None} for one in adapters],
         "dtype": None if request.dtype is None else dtype_name(request.dtype),
         "quantize": request.quantize,
         "rounding": request.rounding if merged else None,
@@ -37,9 +37,11 @@ def recipe_of(request: MaterializeRequest, adapters: Sequence[Adapter], base: Ba
         "engine": None if request.target is None else engine_text(request.target),
         "tool": materialize_versions(request.quantize),
     }
-    if request.kind == "hotswap":  # the images carry the adapters' names
-        body["names"] = [one.name for one in adapters]
     return RecipeDraft(METHOD, body)
+
+
+def _base(base: BaseFolder) -> dict[str, Any]:
+    return {"fingerprint": base.fingerprint, "files": base.files, "name": base.label or None}
 
 
 def engine_text(target: EngineTarget) -> str:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Adapter:
     """An adapter folder. `digest` is that of the version, or of the one that a push of the folder would make; `name` is
-    the exact reference, or the path. `base` is what the catalog knows of a version's.
+    the exact reference, or the path; `label` is what the result calls it: the reference, nothing for a folder, whose
+    path is of this machine. `base` is what the catalog knows of a version's.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Adapter:
     digest: str
     weight: float
     base: BaseMention | None = None
+    label: str = ""
 
 
 def fetch_adapters(handle: Handle, texts: Sequence[str], weights: Sequence[float]) -> tuple[Adapter, ...]:
@@ -45,7 +47,7 @@ def fetch_adapters(handle: Handle, texts: Sequence[str], weights: Sequence[float
             found.append(Adapter(str(place.absolute()), place, folder_digest(place), weight))
         else:
             version = next(versions)
-            found.append(Adapter(version.ref, version.path, version.digest, weight, version.base))
+            found.append(Adapter(version.ref, version.path, version.digest, weight, version.base, version.ref))
     return tuple(found)
 
 

@@ -66,6 +66,7 @@ def test_an_adapter_for_an_engine_is_one_artifact_with_its_release(registry, tmp
     assert result.recipe["base"] == {
         "fingerprint": registry.base("team/base").layout,
         "files": registry.base("team/base").layout,
+        "name": None,
     }
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["r"] == (rank or 2)
     again = plain(registry, tmp_path / "again", rank=rank, for_engine=result.recipe["engine"])

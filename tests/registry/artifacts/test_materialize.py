@@ -52,7 +52,10 @@ def test_the_recipe_names_content_and_no_place(registry, tmp_path):
 
     digests = [registry.get(ref).digest for ref in ("team/a", "team/b")]
     recipe = result.recipe
-    assert recipe["parents"] == [{"digest": digests[0], "weight": 0.25}, {"digest": digests[1], "weight": 1.0}]
+    assert recipe["parents"] == [
+        {"digest": digests[0], "weight": 0.25, "name": "team/a@1"},
+        {"digest": digests[1], "weight": 1.0, "name": "team/b@1"},
+    ]
     assert recipe["base"]["fingerprint"] == registry.base("team/base").fingerprint
     assert (recipe["kind"], recipe["rounding"], recipe["seed"], recipe["shard_size"]) == (
         "merged",
@@ -75,12 +78,27 @@ def test_the_same_request_keeps_the_folder_that_is_there(registry, tmp_path):
     assert {path: path.stat().st_ino for path in (tmp_path / "out").iterdir()} == before
 
 
-def test_a_folder_and_the_version_pushed_from_it_are_one_recipe(registry, tmp_path):
+def test_a_request_is_the_same_whatever_names_it_is_made_with(registry, tmp_path):
+    registry.set_alias("team/a@1", "prod")
+    registry.add_base(tmp_path / "base", names=["another/name"])
+    first = merged(registry, tmp_path / "one", "team/a@prod", base=tmp_path / "base")
+    others = [
+        merged(registry, tmp_path / "two", f"team/a@{first.recipe['parents'][0]['digest']}"),
+        merged(registry, tmp_path / "three", base="another/name"),
+    ]
+
+    assert {one.recipe_digest for one in others} == {first.recipe_digest}
+    assert [one.reused for one in others] == ["copied", "copied"]
+
+
+def test_a_folder_that_was_not_pushed_leaves_no_path_in_the_result(registry, tmp_path):
     by_ref = merged(registry, tmp_path / "one")
     by_path = merged(registry, tmp_path / "two", tmp_path / "a", base=tmp_path / "base")
 
-    assert by_path.recipe_digest == by_ref.recipe_digest
-    assert by_path.reused == "copied"
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two")]
+    assert weights[0] == weights[1]
+    assert by_path.recipe["parents"][0] == {**by_ref.recipe["parents"][0], "name": None}
+    assert not [name for name, content in world.bytes_of(tmp_path / "two").items() if str(tmp_path).encode() in content]
 
 
 def test_small_files_are_copied_and_large_ones_share_their_bytes(registry, tmp_path, monkeypatch):
@@ -141,12 +159,12 @@ def test_another_intact_folder_is_used_before_anything_is_built(registry, tmp_pa
 
 def test_files_that_are_no_part_of_it_are_told_and_left(registry, tmp_path):
     merged(registry, tmp_path / "out")
-    (tmp_path / "out" / "README.md").write_text("mine")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
 
     again = merged(registry, tmp_path / "out")
 
     assert again.reused == "kept"
-    assert again.notes == (f"{tmp_path / 'out'} also holds README.md, which is no part of the artifact",)
+    assert again.notes == (f"{tmp_path / 'out'} also holds notes.txt, which is no part of the artifact",)
 
 
 @pytest.mark.parametrize("known", [False, True])

@@ -94,23 +94,22 @@ def test_gc_spares_what_an_artifact_keeps_and_frees_it_after_rm(shared, tmp_path
     assert shared.fsck().findings == ()
 
 
-def test_merges_of_one_base_share_every_tensor_that_they_did_not_change(registry, tmp_path):
-    base = large(tmp_path / "large")
-    registry.add_base(base, names=["team/large"])
-    before, sizes = sum(blobs(registry).values()), []
+def test_ten_merges_of_one_base_cost_it_once_and_what_each_changed(tmp_path):
+    """Beside the changed tensor that is the card and the list of digests, which name the adapter."""
+    registry = open_registry(tmp_path / "home")
+    base, sizes, told = large(tmp_path / "large"), [], []
     for number in range(10):
-        registry.push(large_adapter(tmp_path / f"x{number}", number), f"team/x{number}")
-    pushed = sum(blobs(registry).values())
-    for number in range(10):
-        merged(registry, tmp_path / f"out{number}", f"team/x{number}", store=True)
-        sizes.append(sum(blobs(registry).values()) - pushed)
+        adapter, out = large_adapter(tmp_path / f"x{number}", number), tmp_path / f"out{number}"
+        merged(registry, out, adapter, base=base, store=True)
+        sizes.append(sum(blobs(registry).values()))
+        told.append(sum((out / name).stat().st_size for name in ("README.md", "materialize.json")))
 
     whole = sum(len(content) for content in world.bytes_of(tmp_path / "out0").values())
     changed = 512 * 128 * 4
     assert sizes[0] == whole
-    assert [later - earlier for earlier, later in pairwise(sizes)] == [changed] * 9
-    assert before < pushed
-    assert [one.stored_bytes for one in registry.artifacts()] == [whole] * 10
+    assert [later - earlier for earlier, later in pairwise(sizes)] == [changed + more for more in told[1:]]
+    assert {one.stored_bytes - more for one, more in zip(registry.artifacts(), told, strict=True)} == {whole - told[0]}
+    registry.close()
 
 
 def test_what_one_artifact_shares_with_another_stays_when_that_goes(registry, tmp_path):

@@ -92,7 +92,12 @@ def test_show_tells_every_tensor_and_file(made):
         "model.norm.weight",
     ]
     assert {digest[:7] for digest in found.tensors.values()} == {"sha256:"}
-    assert [(one["path"], one["tensors"]) for one in found.files] == [("config.json", 0), ("model.safetensors", 4)]
+    assert [(one["path"], one["tensors"]) for one in found.files] == [
+        ("README.md", 0),
+        ("config.json", 0),
+        ("materialize.json", 0),
+        ("model.safetensors", 4),
+    ]
     assert len(found.report["per_module"]) == 2
 
 
@@ -121,13 +126,14 @@ def test_what_names_none_is_told(made, name, error):
         made.artifact(name)
 
 
-def test_a_digest_that_several_begin_with_is_refused(made, tmp_path):
-    merged(made, tmp_path / "sharded", shard_size="1GB")  # another recipe, the same bytes
-    first, second = made.artifacts()
+def test_a_digest_that_several_begin_with_is_refused(registry, tmp_path):
+    for engine in ("vllm", "sglang"):  # two recipes, the same bytes
+        registry.materialize(["team/a"], kind="peft", to=tmp_path / engine, rank=8, for_engine=engine)
+    first, second = registry.artifacts()
     assert first.digest == second.digest
 
     with pytest.raises(ConflictError, match="several begin like this: 1, 2"):
-        made.artifact(first.digest)
+        registry.artifact(first.digest)
 
 
 # Verified
@@ -136,7 +142,7 @@ def test_a_digest_that_several_begin_with_is_refused(made, tmp_path):
 def test_verify_hashes_every_tensor(made, tmp_path):
     found = made.verify_artifact(1)
 
-    assert (found.status, found.files, found.tensors, found.path) == ("pass", 2, 4, tmp_path / "out")
+    assert (found.status, found.files, found.tensors, found.path) == ("pass", 4, 4, tmp_path / "out")
     assert found.digest == made.artifacts()[0].digest
 
 
