@@ -43,7 +43,8 @@ def copy_effects(facts: AdapterFacts, seats: Seats) -> Iterator[Effect | Finding
         elif (wrong := _misfit(facts, name, seat, seats)) is not None:
             yield wrong
         elif not _is_base(facts, name, role, seat, seats):
-            yield Effect(seat.path, module, copy=place_of(facts, name))
+            # PEFT loads such a table over the base's own, whose twins follow; a saved module is one of its own.
+            yield Effect(seat.path, module, copy=place_of(facts, name), spreads=role == "embedding")
 
 
 def is_table(path: str) -> bool:

@@ -17,7 +17,7 @@ class Effect:
     """`change` is added to the parameter at `path`, or `copy` takes its place; `module` is what holds it.
 
     A copy is whole, or with `share` that part of the way from the base's numbers to its own, to which ways of other
-    adapters add up.
+    adapters add up. What acts on the base's own tensor `spreads` to parameters that share it.
     """
 
     path: str
@@ -25,6 +25,7 @@ class Effect:
     change: Change | None = None
     copy: Place | None = None
     share: float | None = None
+    spreads: bool = False
 
 
 def place_of(facts: AdapterFacts, name: str) -> Place:

@@ -156,7 +156,7 @@ class Worked:
         weight, bias, path = self.layer.weight, self.layer.bias, self.layer.path
         if weight is not None:
             for change in self._weight():
-                yield Effect(weight.path, path, change)
+                yield Effect(weight.path, path, change, spreads=isinstance(change, Tokens))
         if bias is None:
             return
         if "bias" in self.shapes:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _WRITERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _HEAD = "lm_head.weight"
-_TURNED_EXPERTS = frozenset({"gpt_oss", "openai_privacy_filter", "aria", "aria_text"})
+TURNED_EXPERTS = frozenset({"gpt_oss", "openai_privacy_filter", "aria", "aria_text"})
 """Families whose experts are (experts, in, out): their modules say `is_transposed`."""
 
 
@@ -64,7 +64,7 @@ class Seats:
     def is_turned_stack(self, module: str) -> bool:
         """Whether the module's experts are (experts, in, out)."""
         types = self._types
-        return bool(_TURNED_EXPERTS & types) or (bool(RENAMED_TYPES & types) and self._is_transposed(module))
+        return bool(TURNED_EXPERTS & types) or (bool(RENAMED_TYPES & types) and self._is_transposed(module))
 
     @property
     def _types(self) -> frozenset[str]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from engine.format.canonical import canonical
-from engine.materialize.changes.tokens import Tokens
 from engine.materialize.matching.copies import is_table
 from engine.materialize.matching.same import same_numbers
 
@@ -55,16 +54,18 @@ def _is_twin(effect: Effect, groups: Mapping[str, Sequence[str]]) -> bool:
 
 
 def _spread(own: Sequence[Effect], groups: Mapping[str, Sequence[str]]) -> list[Effect]:
-    """An adapter's effects, with the tokens that it replaces in a table replaced in the table's twins too, as in PEFT,
-    unless it has other rows for those.
+    """An adapter's effects, with what spreads from a table to its twins on those too, first as in the table, unless the
+    adapter has the same kind of thing for them.
     """
-    found = list(own)
-    tokens = {effect.path for effect in own if isinstance(effect.change, Tokens)}
+    spreading = [effect for effect in own if effect.spreads]
+    had = {(effect.path, type(effect.change)) for effect in own}
+    found: list[Effect] = []
     for source, twins in groups.items():
-        for effect in own:
-            if effect.path == canonical(source) and isinstance(effect.change, Tokens):
-                found += [replace(effect, path=canonical(twin)) for twin in twins if canonical(twin) not in tokens]
-    return found
+        for effect in spreading:
+            if effect.path == canonical(source):
+                paths = (canonical(twin) for twin in twins)
+                found += [replace(effect, path=path) for path in paths if (path, type(effect.change)) not in had]
+    return [*found, *own]
 
 
 def _alike(effects: Iterable[Sequence[Effect]], source: str, twin: str) -> bool:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import copy
-import warnings
 
 import pytest
-from peft import PeftModel
 
 from engine.errors import RefusedError
 from engine.materialize import Request, Source, materialize
+from tests.engine.materialize.matching.judge import beside, close
 from tests.engine.model import drawn
 
-NEAR = 2e-6
-"""Of the largest number: float32 in another order."""
 DRAWS = {draw.name: draw for draw in drawn.draws(24) if draw.family != "unet"}
 SLICE = [name for name, draw in DRAWS.items() if draw.number < 3]
 
@@ -31,14 +28,14 @@ def bases(tmp_path_factory):
     return of
 
 
-def beside(draw, folders):
-    """What PEFT gives with the adapters on and nothing merged."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        wrapped = PeftModel.from_pretrained(copy.deepcopy(drawn.base(draw.family)), folders[0], adapter_name="n0")
-        for place, folder in enumerate(folders[1:], 1):
-            wrapped.load_adapter(folder, f"n{place}")
-        wrapped.base_model.set_adapter([f"n{place}" for place in range(len(folders))])
+def expected_of(draw, folders):
+    """What PEFT gives with the adapters on and nothing merged; merged where a bias of an earlier adapter goes through
+    a later one's DoRA, which no merge does, PEFT's own included.
+    """
+    wrapped = beside(drawn.base(draw.family), folders)
+    first, second = draw.settings
+    if draw.mode == "several" and first.get("lora_bias") and second.get("use_dora"):
+        return drawn.out(wrapped.merge_and_unload(adapter_names=["n0", "n1"]), draw.family)
     return drawn.out(drawn.readable(wrapped), draw.family)
 
 
@@ -54,9 +51,8 @@ def agrees(draw, base, folder):
             materialize(request, folder / "out")
         return
     materialize(request, folder / "out")
-    expected = beside(draw, folders)
     found = drawn.out(type(drawn.base(draw.family)).from_pretrained(folder / "out"), draw.family)
-    assert (found - expected).abs().max() <= NEAR * expected.abs().max()
+    close(found, expected_of(draw, folders))
 
 
 @pytest.mark.parametrize("name", SLICE)

@@ -1,0 +1,169 @@
+"""Experts of a mixture: fused in the model, one by one or fused on disk, adapted either way."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import MixtralConfig, MixtralForCausalLM
+
+from engine.errors import RefusedError
+from engine.materialize.matching.seats import TURNED_EXPERTS
+from tests.engine.materialize.matching.judge import beside, close, merged, out, saved, tensors
+from tests.engine.model.live import lora_folder
+from tests.engine.model.test_replaced import SMALL, gpt_oss, mixtral, qwen3_moe
+
+EXPERTS = {"target_modules": ["q_proj"], "target_parameters": ["experts.gate_up_proj", "experts.down_proj"]}
+FAMILIES = {"mixtral": mixtral, "qwen3_moe": qwen3_moe, "gpt_oss": gpt_oss}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request, tmp_path_factory):
+    """A model, its base on disk, two adapters of other ranks."""
+    folder, model = tmp_path_factory.mktemp(request.param), FAMILIES[request.param]()
+    first = lora_folder(folder / "a", model, seed=1, **EXPERTS)
+    second = lora_folder(folder / "b", model, seed=2, r=2, lora_alpha=5, use_rslora=True, **EXPERTS)
+    return model, saved(model, folder / "base"), [first, second]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_factors_of_all_experts_reach_each(family, tmp_path, count):
+    model, base, folders = family
+    expected = out(beside(model, folders[:count]))
+    done = merged(base, folders[:count], tmp_path / "out")
+    close(out(type(model).from_pretrained(done)), expected, 1e-5)
+    assert tensors(done).keys() == tensors(base).keys()
+
+
+def test_experts_fused_on_disk_take_the_same_factors(tmp_path):
+    model = mixtral()
+    folder = lora_folder(tmp_path / "a", model, **EXPERTS)
+    base = saved(model, tmp_path / "base", save_original_format=False)
+    assert "model.layers.0.mlp.experts.gate_up_proj" in tensors(base)
+    done = merged(base, [folder], tmp_path / "out")
+    close(out(type(model).from_pretrained(done)), out(beside(model, [folder])), 1e-5)
+
+
+def by_expert(folder, base):
+    """An adapter of transformers 4 for each expert by itself, and what it makes of each weight on disk (float64)."""
+    chance = torch.Generator().manual_seed(5)
+    found, expected = {}, {}
+    for name, W in tensors(base).items():
+        if ".experts." in name and ".layers.1." in name:
+            A, B = (torch.randn(*shape, generator=chance) for shape in ((3, W.shape[1]), (W.shape[0], 3)))
+            module = f"base_model.model.{name.removesuffix('.weight')}"
+            found |= {f"{module}.lora_A.weight": A, f"{module}.lora_B.weight": B}
+            expected[name] = W.double() + 2.0 * B.double() @ A.double()
+    folder.mkdir()
+    save_file(found, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 3, "lora_alpha": 6, "target_modules": ["w1", "w2", "w3"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return expected
+
+
+def test_factors_of_single_experts_reach_single_experts(tmp_path):
+    base = saved(mixtral(), tmp_path / "base")
+    expected = by_expert(tmp_path / "a", base)
+    found = tensors(merged(base, [tmp_path / "a"], tmp_path / "out"))
+    assert len(expected) == 12
+    for name, before in tensors(base).items():
+        if name in expected:
+            close(found[name].double(), expected[name], 1e-6)
+        else:
+            assert torch.equal(found[name], before)
+
+
+def test_factors_of_single_experts_reach_fused_ones(tmp_path):
+    model = mixtral()
+    expected = by_expert(tmp_path / "a", saved(model, tmp_path / "base"))
+    base = saved(model, tmp_path / "fused", save_original_format=False)
+    found = tensors(merged(base, [tmp_path / "a"], tmp_path / "out"))
+    layer = "model.layers.1.block_sparse_moe.experts"
+    gate_up = [torch.cat([expected[f"{layer}.{one}.{part}.weight"] for part in ("w1", "w3")]) for one in range(4)]
+    close(found["model.layers.1.mlp.experts.gate_up_proj"].double(), torch.stack(gate_up), 1e-6)
+    down = torch.stack([expected[f"{layer}.{one}.w2.weight"] for one in range(4)])
+    close(found["model.layers.1.mlp.experts.down_proj"].double(), down, 1e-6)
+    before = tensors(base)
+    rest = [name for name in before if "layers.1.mlp.experts" not in name]
+    assert all(torch.equal(found[name], before[name]) for name in rest)
+
+
+def test_factors_as_peft_before_0_19_laid_them_are_refused_by_name(tmp_path):
+    """down_proj is (experts, 32, 48) here: since 0.19 A has 48 columns, before it had 32."""
+    model = mixtral()
+    folder = lora_folder(tmp_path / "a", model, target_modules=[], target_parameters=["experts.down_proj"])
+    held = load_file(folder / "adapter_model.safetensors")
+    turned = {name: torch.zeros(16, 32) if "lora_A" in name else torch.zeros(48, 16) for name in held}
+    save_file(turned, folder / "adapter_model.safetensors")
+    with pytest.raises(RefusedError, match="those of experts") as refused:
+        merged(saved(model, tmp_path / "base"), [folder], tmp_path / "out")
+    assert {finding.rule for finding in refused.value.findings} == {"expert-layout"}
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("version", "refused"), [("0.18.1", True), ("0.19.0", False)])
+def test_square_experts_are_told_apart_by_the_number_of_peft(tmp_path, version, refused):
+    torch.manual_seed(0)
+    model = MixtralForCausalLM(MixtralConfig(**{**SMALL, "intermediate_size": 32}, num_local_experts=4))
+    folder = lora_folder(tmp_path / "a", model, target_modules=[], target_parameters=["experts.down_proj"])
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"peft_version": version}))
+    base = saved(model, tmp_path / "base")
+    if refused:
+        with pytest.raises(RefusedError, match="those of experts"):
+            merged(base, [folder], tmp_path / "out")
+    else:
+        merged(base, [folder], tmp_path / "out")
+
+
+def test_factors_that_fit_no_expert_are_refused_with_the_shapes(tmp_path):
+    model = mixtral()
+    folder = lora_folder(tmp_path / "a", model, **EXPERTS)
+    held = load_file(folder / "adapter_model.safetensors")
+    (name,) = [one for one in held if "layers.0.mlp.experts.lora_A" in one]
+    save_file(held | {name: torch.zeros(16, 47)}, folder / "adapter_model.safetensors")
+    with pytest.raises(RefusedError) as refused:
+        merged(saved(model, tmp_path / "base"), [folder], tmp_path / "out")
+    (message,) = [finding.message for finding in refused.value.findings]
+    assert message == (
+        "layers.0.mlp.experts.down_proj: expected factors of [16, 48] and [32, 16], found [16, 47] and [32, 16]"
+    )
+
+
+def test_families_whose_experts_are_turned_are_those_of_transformers():
+    """The decorator that says so, in every model of the installed transformers."""
+    root = Path(transformers.__file__).parent / "models"
+    said = {file.parent.name for file in root.glob("*/modeling_*.py") if "is_transposed=True" in file.read_text()}
+    assert said | {"aria_text"} == TURNED_EXPERTS
+
+
+class Attention(nn.Module):
+    """torch's attention with a norm before it."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.norm = nn.LayerNorm(12)
+        self.mha = nn.MultiheadAttention(12, 3, batch_first=True)
+
+    def forward(self, x):
+        x = self.norm(x)
+        return self.mha(x, x, x)[0]
+
+
+def test_both_projections_of_torchs_attention(tmp_path):
+    """The output projection gets twice its change, as PEFT's forward and its merge both have it."""
+    model, x = Attention().eval(), torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(1))
+    folder = lora_folder(tmp_path / "a", model, target_modules=["mha"])
+    (tmp_path / "base").mkdir()
+    save_file(model.state_dict(), tmp_path / "base" / "model.safetensors")
+    found = Attention().eval()
+    found.load_state_dict(tensors(merged(tmp_path / "base", [folder], tmp_path / "out")))
+    close(out(found, x), out(beside(model, [folder]), x))
+    again = Attention().eval()
+    again.load_state_dict(PeftModel.from_pretrained(Attention(), folder).merge_and_unload().state_dict())
+    close(out(found, x), out(again, x))
