@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.format.base import config_facts, read_headers, read_model_config
 from engine.format.canonical import canonical_names
+from engine.materialize.foreign import hold_readable
 from engine.materialize.numbers import NAMES
 from engine.materialize.packed import packed
 from engine.materialize.place import Place
@@ -47,4 +48,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
             places[info.name] = Place(file, header.data_offset + info.start, info.dtype, info.shape)
     config_file = (path if path.is_dir() else path.parent) / CONFIG
     config = read_model_config(config_file) if config_file.is_file() else {}
-    return Checkpoint(path, packed(places, NAMES.get(config_facts(config)["dtype"] or "", "F16")), config)
+    tensors = packed(places, NAMES.get(config_facts(config)["dtype"] or "", "F16"))
+    hold_readable(path, config, tensors)
+    return Checkpoint(path, tensors, config)

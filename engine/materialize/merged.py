@@ -17,6 +17,7 @@ from engine.materialize.plan import plan
 from engine.materialize.pool import threads
 from engine.materialize.report import Materialized, told
 from engine.materialize.staging import claimed, emptied, publish, staging
+from engine.materialize.surviving import hold_surviving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,6 +54,7 @@ def materialize(
     with claimed(place):
         done = _begun(planned, place, jobs, resume=resume)
         done += _run(planned, place, done, jobs, progress)
+        hold_surviving(request, planned.tasks, done)
         manifest = manifest_of(planned, done)
         _finish(planned, manifest)
         check_unchanged(planned.identities)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from math import prod
+from math import isfinite, prod
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import BaseError
@@ -66,11 +66,15 @@ def _four_bits(weight: str, kind: str, place: Place, places: Mapping[str, Place]
     shape, blocksize = state.get("shape"), state.get("blocksize")
     dtype = NAMES.get(str(state.get("dtype")))
     nested = "nested_offset" in state
-    if kind not in FOUR_BITS or state.get("quant_type") != kind or blocksize not in BLOCKS or dtype not in _GIVEN:
+    known = kind in FOUR_BITS and state.get("quant_type") == kind and dtype in _GIVEN
+    if not known or type(blocksize) is not int or blocksize not in BLOCKS:
         raise BaseError(place.file, f"{weight}: no quant_state that bitsandbytes writes: {json.dumps(state)[:200]}")
     if not isinstance(shape, list) or not shape or not all(type(size) is int and size > 0 for size in shape):
         raise BaseError(place.file, f"{weight}: its quant_state has no shape: {json.dumps(state)[:200]}")
-    if nested and (state.get("nested_blocksize") != NESTED_BLOCK or not isinstance(state["nested_offset"], float)):
+    average = state.get("nested_offset")
+    if nested and (
+        state.get("nested_blocksize") != NESTED_BLOCK or type(average) is not float or not isfinite(average)
+    ):
         raise BaseError(place.file, f"{weight}: expected scales nested by {NESTED_BLOCK} with a number as offset")
     parts = _fitting(weight, four_bit_parts(tuple(shape), blocksize, nested=nested), places, place)
     return Stored(kind, tuple(shape), {**parts, f"{STATE}{kind}": place}, dtype=dtype or "", blocksize=blocksize)

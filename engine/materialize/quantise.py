@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from engine.materialize.checkpoint import Checkpoint
     from engine.materialize.forms import Form
     from engine.materialize.outputs import Output, Outputs
+    from engine.materialize.place import Stored
     from engine.materialize.request import Request
 
 QUANTIZATION = "quantization_config"
@@ -81,16 +82,18 @@ def _form(output: Output, request: Request, *, turned: bool | None) -> Form:
 def _repacked(found: Outputs, checkpoint: Checkpoint, request: Request) -> Forms:
     """From packed numbers: what was packed is again; the same kind keeps its own settings, and unchanged its bytes."""
     _hold_twin(found, request)
-    rows = tuple(_again(output, request) for output in found.tensors)
+    rows = tuple(_again(output, checkpoint.tensors.get(output.name), request) for output in found.tensors)
     same = all(output.source.encoding in (PLAIN, request.quantize) for output in found.tensors)
     if same and isinstance(checkpoint.config.get(QUANTIZATION), dict):
         return Forms(rows, {})
     return Forms(rows, {QUANTIZATION: _section(request, checkpoint.config)})
 
 
-def _again(output: Output, request: Request) -> Form:
+def _again(output: Output, before: Stored | None, request: Request) -> Form:
+    """`before` is what the base has under that name: a copy of a packed weight is packed like it."""
     source = output.source
-    if source.encoding == PLAIN or request.quantize is None:
+    copied = before is not None and before.encoding != PLAIN and before.shape == source.shape
+    if request.quantize is None or (source.encoding == PLAIN and not copied):
         return plain_form(source, _dtype(output, request))
     if source.encoding == request.quantize:
         return same_form(source, changed=bool(output.changes))

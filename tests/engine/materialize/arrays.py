@@ -9,6 +9,11 @@ from engine.materialize.place import Place, plain
 def saved(file, tensors):
     """The places of `tensors` in a new safetensors file."""
     save_file(tensors, file, metadata={"format": "pt"})
+    return places(file)
+
+
+def places(file):
+    """Where the tensors of a safetensors file lie."""
     header = read_header(file)
     return {
         name: Place(file, header.data_offset + info.start, info.dtype, info.shape)
