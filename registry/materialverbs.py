@@ -61,11 +61,15 @@ class MaterialVerbs:
 
         return remove_artifact(self._handle, str(artifact), files=files)
 
-    def verify_artifact(self, artifact: int | str) -> ArtifactCheck:
-        """Hash every byte of an artifact where it lies; CorruptError names what is wrong."""
-        from registry.artifacts.upkeep import verify_artifact
-
-        return verify_artifact(self._handle, str(artifact))
+    def verify_artifact(self, artifact: int | str, *, measure: bool = False) -> ArtifactCheck:
+        """Hash every byte of an artifact where it lies; CorruptError names what is wrong. `measure` reads the base and
+        the adapters too, and says anew how much of them is in each weight.
+        """
+        if measure:
+            from registry.artifacts.rebuild import measured as verify
+        else:
+            from registry.artifacts.upkeep import verify_artifact as verify
+        return verify(self._handle, str(artifact))
 
     def rebuild_artifact(
         self,

@@ -207,6 +207,39 @@ def pad_adapter(folder: Path, out: Path, *, rank: int | None) -> dict[str, Any]:
     }
 
 
+def write_images(
+    folders: Mapping[str, Path], out: Path, *, base: Path | None, rank: int | None, dtype: str | None
+) -> dict[str, Any]:
+    """Write adapters, by name, as images of one layout to the new file `out`."""
+    try:
+        from engine.materialize.hotswap import write_images as write
+    except ModuleNotFoundError as error:
+        raise _missing("materialize", error) from None
+    done = write(folders, out, base=base, target_rank=rank, dtype=dtype)
+    return {
+        "class": done.swap_class.digest,
+        "rank": done.swap_class.target_rank,
+        "dtype": done.swap_class.dtype,
+        "adapted": len(done.swap_class.modules),
+        "images": {
+            one.name: {"size": one.size, "sha256": one.sha256, "exact": one.exact} for one in done.images.values()
+        },
+    }
+
+
+def measure_again(folder: Path, base: Path | None = None, parts: Sequence[Part] = ()) -> dict[str, Any]:
+    """Hash every byte of a merged checkpoint against its own list; with the base and the adapters it was made from,
+    measure again what of them is in each weight. Tensors, files, and the report (None without base).
+    """
+    try:
+        from engine.materialize import Source
+        from engine.materialize.verify import verify
+    except ModuleNotFoundError as error:
+        raise _missing("artifacts verify", error) from None
+    found = verify(folder, base, [Source(one.path, one.weight, one.digest, one.name) for one in parts])
+    return {"tensors": found.tensors, "files": found.files, "extra": list(found.extra), "report": found.report}
+
+
 def dtype_name(text: str) -> str:
     """Safetensors' name of a dtype that a person wrote; OptionError for one that no result can have."""
     try:

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 from registry.artifacts.contents import contents_of
 from registry.artifacts.plainfolder import write_plain
 from registry.artifacts.rows import Made
-from registry.operations import Part, materialize_merged, plan_merged
+from registry.checkout import put
+from registry.disk import sync_folder
+from registry.operations import Part, materialize_merged, plan_merged, write_images
+from registry.scratch import scratch_beside
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from registry.handle import Handle
     from registry.progress import Progress
 
+IMAGES = "adapters.safetensors"
 _OPTIONS = ("dtype", "quantize", "rounding", "seed", "shard_size", "lossy")
 
 
@@ -54,6 +58,8 @@ def build(job: Job, to: Path) -> Made:
     known: dict[tuple[str, str], str] = {}
     if job.request.kind == "merged":
         known, report = _merged(job, to)
+    elif job.request.kind == "hotswap":
+        report = _images(job, to)
     else:
         report = write_plain(job.handle, job.request, job.adapters[0], job.base, to=to)
     return Made(job.recipe, contents_of(to, known), _plain(report), job.origins)
@@ -80,6 +86,17 @@ def _merged(job: Job, to: Path) -> tuple[dict[tuple[str, str], str], Mapping[str
         progress=lambda done, total, _: progress(label, done, total),
     )
     return {(str(one["file"]), name): _digest(str(one["sha256"])) for name, one in done.tensors.items()}, done.report
+
+
+def _images(job: Job, to: Path) -> Mapping[str, Any]:
+    """One file in a folder, so that every form is a folder."""
+    base = None if job.base is None else job.base.path
+    folders = {one.label: one.path for one in job.adapters}
+    with scratch_beside(to, mode=0o777) as scratch:
+        told = write_images(folders, scratch / IMAGES, base=base, rank=job.request.rank, dtype=job.request.dtype)
+        sync_folder(scratch)
+        put(scratch, to)
+    return told
 
 
 def _parts(job: Job) -> list[Part]:

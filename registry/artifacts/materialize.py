@@ -15,7 +15,7 @@ from registry.artifacts.places import place_of
 from registry.artifacts.recipe import recipe_of
 from registry.artifacts.results import MaterializeResult
 from registry.artifacts.reuse import bring, move_aside
-from registry.artifacts.sources import fetch_adapters
+from registry.artifacts.sources import fetch_adapters, with_image_names
 from registry.artifacts.turn import building
 from registry.artifacts.upkeep import agree
 from registry.convert import require_free
@@ -39,6 +39,7 @@ def materialize(
     engine.errors.RefusedError for what does not fit.
     """
     adapters = fetch_adapters(handle, request.adapters, request.weights)
+    adapters = with_image_names(adapters) if request.kind == "hotswap" else adapters
     base = needed_base(handle, request, adapters)
     doubts = base_doubts(handle, base, adapters) if base is not None and request.kind == "merged" else ()
     job = Job(handle, request, adapters, base, recipe_of(request, adapters, base), progress)
@@ -47,8 +48,9 @@ def materialize(
         return _forecast(job, doubts)
     with building(handle.settings.home / "artifacts", job.recipe.digest, notice=notice):
         known, reused = _found(job, notes) or (_built(job), None)
-        if request.store and known.stored is None:
-            known = stored.keep(handle, known, request.to, progress=progress)
+        lost = reused is None and known.stored is not None  # built although the store has it: its copy is wrong
+        if lost or (request.store and known.stored is None):
+            known = stored.keep(handle, known, request.to, anew=lost, progress=progress)
     return MaterializeResult(
         path=request.to,
         recipe=job.recipe.body,

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from registry.errors import FindingsError
 from registry.operations import pad_adapter
 from registry.rewrite import RewriteRequest, rewrite
 from registry.scratch import scratch_folder
@@ -31,7 +32,12 @@ def write_plain(
             source = stack.enter_context(scratch_folder(handle.settings.staging)) / "padded"
             told = pad_adapter(adapter.path, source, rank=request.rank)
         wanted = RewriteRequest(source=str(source.absolute()), target=request.target, to=to)
-        done = rewrite(handle, replace(wanted, base=None if base is None else base.name))
+        try:
+            done = rewrite(handle, replace(wanted, base=None if base is None else base.name))
+        except FindingsError as refused:  # of the adapter that was asked for, wherever it was padded
+            raise FindingsError(
+                adapter.name, [replace(finding, target=adapter.name) for finding in refused.findings]
+            ) from None
     return {
         **told,
         "target": done.target,

@@ -20,19 +20,21 @@ from registry.artifacts.results import RebuildResult
 from registry.artifacts.reuse import move_aside
 from registry.artifacts.sources import Adapter, folder_digest
 from registry.artifacts.turn import building
-from registry.artifacts.upkeep import agree
+from registry.artifacts.upkeep import agree, verify_artifact
 from registry.checkout import put
 from registry.convert import require_free
 from registry.draft import RecipeDraft
-from registry.errors import NotFoundError, RegistryError
+from registry.errors import NotFoundError, RegistryError, UsageError
 from registry.models import Adapter as AdapterRow
 from registry.models import Version
+from registry.operations import Part, measure_again
 from registry.pull import pull
 from registry.refs import is_path
 from registry.scratch import scratch_beside
 
 if TYPE_CHECKING:
     from registry.artifacts.basefolder import BaseFolder
+    from registry.artifacts.results import ArtifactCheck
     from registry.artifacts.rows import Known
     from registry.handle import Handle
     from registry.progress import Notice, Progress
@@ -148,3 +150,24 @@ def _holds(folder: Path, digest: str) -> bool:
         return folder_digest(folder) == digest
     except RegistryError:
         return False
+
+
+def measured(handle: Handle, text: str) -> ArtifactCheck:
+    """How much of the adapters is in each weight of a merged checkpoint, measured on its files and what it was made of;
+    CorruptError where a byte is wrong, NotFoundError where something it was made from is gone.
+    """
+    checked = verify_artifact(handle, text)
+    if checked.artifact is None:
+        raise NotFoundError(
+            f"{checked.path}: the catalog does not know what it was made from", hint="verify without it"
+        )
+    with handle.database.reading() as session:
+        known = rows.get(session, str(checked.artifact))
+    if known.kind != "merged":
+        raise UsageError(f"artifact {known.id} is {known.kind}: only merged weights are measured")
+    adapters = _adapters(handle, known)
+    base = _base(handle, known, adapters)
+    assert base is not None
+    parts = [Part(one.path, one.weight, one.digest, one.label) for one in adapters]
+    told = measure_again(checked.path, base.path, parts)
+    return replace(checked, report=told["report"])

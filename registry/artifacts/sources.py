@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from registry.artifacts.request import as_place
 from registry.digests import digest_of
+from registry.errors import UsageError
 from registry.ingredients import fetch
 from registry.intake import scan
 from registry.manifest import manifest_bytes
@@ -49,6 +50,18 @@ def fetch_adapters(handle: Handle, texts: Sequence[str], weights: Sequence[float
             version = next(versions)
             found.append(Adapter(version.ref, version.path, version.digest, weight, version.base, version.ref))
     return tuple(found)
+
+
+def with_image_names(adapters: Sequence[Adapter]) -> tuple[Adapter, ...]:
+    """The adapters with a label each, by which a runtime asks for an image: the reference, or the folder's own name.
+
+    UsageError where two would have the same.
+    """
+    named = tuple(one if one.label else replace(one, label=one.path.absolute().name) for one in adapters)
+    labels = [one.label for one in named]
+    if twice := next((label for label in labels if labels.count(label) > 1), None):
+        raise UsageError(f"two adapters would be image {twice!r}: a folder's name is that of its image")
+    return named
 
 
 def folder_digest(folder: Path) -> str:

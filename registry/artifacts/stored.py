@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING
+
+from sqlalchemy import select
 
 from registry import leases
 from registry.artifacts.contents import difference, ranges
@@ -20,7 +21,8 @@ from registry.artifacts.rows import change
 from registry.blobrows import know_blobs
 from registry.checkout import put
 from registry.disk import CREATE, opened, reaching, reading_beneath
-from registry.errors import CorruptError, MissingBlobError
+from registry.errors import CorruptError
+from registry.models import Blob
 from registry.protection import protected
 from registry.results import FileEntry
 from registry.scratch import scratch_beside
@@ -28,7 +30,7 @@ from registry.staging import StagedFile
 from registry.transfer import write_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from sqlalchemy.orm import Session
@@ -44,6 +46,7 @@ SMALL = 64 << 10
 RUN = 1 << 20
 BATCH = 256 << 20
 _CHUNK = 4 << 20
+_PAGE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +59,17 @@ class Stretch:
     digest: str
 
 
-def keep(handle: Handle, known: Known, folder: Path, *, progress: Progress) -> Known:
+def keep(handle: Handle, known: Known, folder: Path, *, progress: Progress, anew: bool = False) -> Known:
     """Puts the artifact, which lies in `folder` as recorded, into the store; the row then names its blobs, and a lease
     without end keeps gc from them. CorruptError where the folder is not as recorded.
+
+    What the catalog says is in the store is not sent again, unless `anew`: its bytes are hashed when they are read.
     """
     stretches = [one for content in known.contents for one in _stretches(folder, content)]
     entries = {one.digest: FileEntry(one.path, one.digest, one.size) for one in stretches}
     with handle.store.staging() as staging, protected(handle, staging.folder, sorted(entries)) as lease:
-        _place(handle, staging, folder, stretches, progress)
+        there = set() if anew else _known_blobs(handle, entries.values())
+        _place(handle, staging, folder, [one for one in stretches if one.digest not in there], progress)
 
         def finish(session: Session) -> Known:
             leases.share_publishing(session)
@@ -138,12 +144,10 @@ def _layout(stretches: Sequence[Stretch]) -> Layout:
 
 
 def _place(handle: Handle, staging: Staging, folder: Path, stretches: Sequence[Stretch], progress: Progress) -> None:
-    """What the store has already, in the right size, is not sent again: its bytes are hashed whenever they are read."""
     waiting: list[StagedFile] = []
     names, done, total = count(), 0, sum(one.size for one in stretches)
     for one in {one.digest: one for one in stretches}.values():
-        if not _there(handle.store, one):
-            waiting.append(_staged(staging, folder, one, f"{next(names)}"))
+        waiting.append(_staged(staging, folder, one, f"{next(names)}"))
         done += one.size
         progress("storing tensors", done, total)
         if sum(file.size for file in waiting) >= BATCH:
@@ -153,10 +157,19 @@ def _place(handle: Handle, staging: Staging, folder: Path, stretches: Sequence[S
         handle.store.place(*waiting)
 
 
-def _there(store: BlobStore, stretch: Stretch) -> bool:
-    with suppress(MissingBlobError):
-        return store.size(stretch.digest) == stretch.size
-    return False
+def _known_blobs(handle: Handle, entries: Iterable[FileEntry]) -> set[str]:
+    """Those that a row says are in the store: the lease has them by now, so they stay."""
+    sizes, found = {entry.sha256: entry.size for entry in entries}, set()
+    with handle.database.reading() as session:
+        for page in _pages(sorted(sizes)):
+            query = select(Blob.digest, Blob.size).where(Blob.digest.in_(page), Blob.state == "live")
+            found |= {digest for digest, size in session.execute(query) if size == sizes[digest]}
+    return found
+
+
+def _pages(digests: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Pages of as many as one statement may name."""
+    return (digests[start : start + _PAGE] for start in range(0, len(digests), _PAGE))
 
 
 def _staged(staging: Staging, folder: Path, stretch: Stretch, name: str) -> StagedFile:

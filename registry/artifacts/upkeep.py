@@ -16,6 +16,7 @@ from registry.audit import note
 from registry.disk import discard_tree, reaching, sync_folders
 from registry.errors import CorruptError, NotFoundError
 from registry.models import Blob, LeaseBlob
+from registry.operations import measure_again
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -68,10 +69,15 @@ def remove_artifact(handle: Handle, text: str, *, files: bool = False) -> Remove
 
 
 def verify_artifact(handle: Handle, text: str) -> ArtifactCheck:
-    """Hash every byte of an artifact where it lies; CorruptError names the first file or tensor that is wrong."""
+    """Hash every byte of an artifact where it lies; CorruptError names the first file or tensor that is wrong. A folder
+    that the catalog does not know is held against the list that lies in it.
+    """
     path = rows.path_of(text)
-    with handle.database.reading() as session:
-        known = rows.get(session, text, path=path)
+    known = _known_or_folder(handle, text, path)
+    if known is None:
+        assert path is not None
+        told = measure_again(Path(path))
+        return ArtifactCheck(None, Path(path), None, told["files"], told["tensors"], {})
     place = _lying(known) if path is None else Path(path)
     wrong = difference(place, known.contents)
     if wrong is not None:
@@ -82,6 +88,16 @@ def verify_artifact(handle: Handle, text: str) -> ArtifactCheck:
         raise CorruptError(str(place / findings[0]), expected="no such file", actual="such a file")
     tensors = sum(len(_named(one.pieces)) for one in known.contents)
     return ArtifactCheck(known.id, place, known.digest, len(known.contents), tensors, known.report)
+
+
+def _known_or_folder(handle: Handle, text: str, path: str | None) -> Known | None:
+    try:
+        with handle.database.reading() as session:
+            return rows.get(session, text, path=path)
+    except NotFoundError:
+        if path is None or not os.path.isdir(path):  # noqa: PTH112 (it never raises)
+            raise
+    return None
 
 
 def agree(before: Known, made: Made, where: Path) -> None:

@@ -53,10 +53,14 @@ def show(invocation: Invocation, artifact: str) -> None:
 
 @artifacts.command("verify", cls=Verb, examples=["adapters artifacts verify 1", "adapters artifacts verify ./merged"])
 @_ARTIFACT
+@click.option("--measure", is_flag=True, help="Read base and adapters too, and measure how much of them is in it.")
 @click.pass_obj
-def verify(invocation: Invocation, artifact: str) -> None:
-    """Hash every tensor and file of an artifact again."""
-    found = invocation.registry.verify_artifact(artifact)
+def verify(invocation: Invocation, artifact: str, *, measure: bool) -> None:
+    """Hash every tensor and file of an artifact again.
+
+    A merged checkpoint that the catalog does not know is held against its own materialize.json.
+    """
+    found = invocation.registry.verify_artifact(artifact, measure=measure)
     emit(invocation, found, human=lambda: _verified(found), quiet=lambda: [found.digest or str(found.path)])
 
 

@@ -9,8 +9,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from engine.compat.engines.target import ENGINES, parse_target
+from engine.format.imageset import read_imageset
 from registry.artifacts.recipe import engine_text
-from registry.errors import FindingsError, NotFoundError, UsageError
+from registry.errors import CorruptError, FindingsError, NotFoundError, UsageError
 from tests.registries import MODULES, factors, make_adapter
 from tests.registry.artifacts import world
 
@@ -112,6 +113,56 @@ def test_what_an_engine_cannot_load_is_refused_by_name(registry, tmp_path):
 
     assert any("dora" in finding.rule for finding in caught.value.findings)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_set_of_adapters_is_one_file_of_images_that_the_engine_reads(registry, tmp_path):
+    folder = make_adapter(tmp_path / "new", 5, rank=3)
+
+    result = registry.materialize(["team/a", folder], kind="hotswap", to=tmp_path / "out", rank=8)
+
+    (file,) = (tmp_path / "out").iterdir()
+    images = read_imageset(file)
+    assert list(images.images) == ["team/a@1", "new"]
+    assert images.swap_class.target_rank == 8
+    assert result.report["class"] == images.swap_class.digest
+    assert result.report["images"]["new"]["sha256"] == images.images["new"].sha256
+    assert [one["name"] for one in result.recipe["parents"]] == ["team/a@1", "new"]
+
+
+def test_images_are_kept_linked_verified_and_built_again_like_the_rest(registry, tmp_path):
+    first = registry.materialize(["team/a", "team/b"], kind="hotswap", to=tmp_path / "out", store=True)
+    again = registry.materialize(["team/a", "team/b"], kind="hotswap", to=tmp_path / "two")
+    assert (again.artifact, again.reused) == (1, "copied")
+    assert registry.verify_artifact(1).digest == first.digest
+    assert registry.rebuild_artifact(1).digest == first.digest
+    world.flip(tmp_path / "out" / "adapters.safetensors", -4096)
+    with pytest.raises(CorruptError, match="tensor team/b@1"):
+        registry.verify_artifact(str(tmp_path / "out"))
+
+
+def test_two_images_of_one_name_are_refused(registry, tmp_path):
+    folders = [make_adapter(tmp_path / place / "same", 5) for place in ("x", "y")]
+
+    with pytest.raises(UsageError, match="two adapters would be image 'same'"):
+        registry.materialize(folders, kind="hotswap", to=tmp_path / "out")
+
+
+def test_images_may_take_the_modules_of_a_base(registry, tmp_path):
+    sizes = {
+        "hidden_size": 4,
+        "intermediate_size": 8,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 3,
+        "head_dim": 2,
+    }
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 1, "vocab_size": 10}
+    (tmp_path / "base" / "config.json").write_text(json.dumps({**config, **sizes}))
+
+    result = registry.materialize(["team/a"], kind="hotswap", to=tmp_path / "out", base="team/base")
+
+    assert result.recipe["base"]["fingerprint"] == registry.base("team/base").fingerprint
+    with pytest.raises(NotFoundError, match="base team/none"):
+        registry.materialize(["team/a"], kind="hotswap", to=tmp_path / "no", base="team/none")
 
 
 @pytest.mark.parametrize(

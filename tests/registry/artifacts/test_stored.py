@@ -153,6 +153,9 @@ def test_a_wrong_blob_is_never_given_out_and_the_artifact_is_built_again(registr
     assert again.reused is None
     assert f"expected {blob}" in again.notes[0]
     assert world.bytes_of(tmp_path / "out") == right
+    assert registry.fsck().findings == ()  # the store has it right again
+    world.delete(tmp_path / "out")
+    assert merged(registry, tmp_path / "out").reused == "restored"
 
 
 def test_a_folder_that_changed_meanwhile_is_not_stored(registry, tmp_path):

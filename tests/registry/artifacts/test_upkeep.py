@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from sqlalchemy import select
 
+from engine.errors import WrongBytesError
 from registry.errors import ConflictError, CorruptError, NotFoundError, UsageError
 from registry.models import Artifact, AuditEntry
 from tests.registries import make_base
@@ -127,8 +129,8 @@ def test_what_names_none_is_told(made, name, error):
 
 
 def test_a_digest_that_several_begin_with_is_refused(registry, tmp_path):
-    for engine in ("vllm", "sglang"):  # two recipes, the same bytes
-        registry.materialize(["team/a"], kind="peft", to=tmp_path / engine, rank=8, for_engine=engine)
+    for engine in ("vllm", "vllm:max_lora_rank=64"):  # two recipes, the same bytes
+        registry.materialize(["team/a"], kind="peft", to=tmp_path / engine[-4:], rank=8, for_engine=engine)
     first, second = registry.artifacts()
     assert first.digest == second.digest
 
@@ -190,6 +192,38 @@ def test_verify_tells_where_no_place_is_left(made, tmp_path):
 
     with pytest.raises(NotFoundError, match="none of its folders is here"):
         made.verify_artifact(1)
+
+
+def test_a_verified_checkpoint_is_measured_again_on_request(made):
+    report = made.artifact(1).report
+
+    again = made.verify_artifact(1, measure=True).report
+
+    assert [one["name"] for one in again["per_module"]] == [one["name"] for one in report["per_module"]]
+    assert again["cosine"] == pytest.approx(report["cosine"], abs=1e-6)
+    assert again["swallowed"] == pytest.approx(report["swallowed"], abs=1e-3)
+
+
+def test_what_cannot_be_measured_is_told(made, tmp_path):
+    made.materialize(["team/a"], kind="peft", to=tmp_path / "plain")
+    with pytest.raises(UsageError, match="artifact 2 is peft: only merged weights are measured"):
+        made.verify_artifact(2, measure=True)
+    made.remove("team/a")
+    with pytest.raises(NotFoundError, match="made from what is gone: team/a@1"):
+        made.verify_artifact(1, measure=True)
+
+
+def test_a_checkpoint_that_the_catalog_does_not_know_is_held_against_its_own_list(made, tmp_path):
+    shutil.copytree(tmp_path / "out", tmp_path / "copy")
+    found = made.verify_artifact(str(tmp_path / "copy"))
+    assert (found.artifact, found.status, found.tensors) == (None, "pass", 4)
+    with pytest.raises(NotFoundError, match="the catalog does not know what it was made from"):
+        made.verify_artifact(str(tmp_path / "copy"), measure=True)
+
+    world.flip(tmp_path / "copy" / "model.safetensors")
+    with pytest.raises(WrongBytesError, match=r"model\.norm\.weight") as caught:
+        made.verify_artifact(str(tmp_path / "copy"))
+    assert caught.value.exit_code == 6
 
 
 # Rebuilt

@@ -236,7 +236,7 @@ def test_json_has_path_recipe_and_report(adapters: Adapters):
             "verify_artifact",
             ArtifactCheck(3, Path("/m"), DIGEST, 2, 9, REPORT),
             ("./m",),
-            {},
+            {"measure": False},
             DIGEST,
         ),
         (
