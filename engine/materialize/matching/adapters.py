@@ -37,7 +37,11 @@ def effects_of(facts: AdapterFacts, seats: Seats, weight: float) -> Iterator[Eff
     shapes = {one.path: one.copy.shape for one in copies if isinstance(one, Effect) and one.copy is not None}
     for path, claim in claims.items():
         layer = _layer(facts, path, claim, seats, shapes)
-        if layer is None:
+        packed = seats.packing(path)
+        if packed is not None:
+            message = f"{path}: the base holds it packed ({packed}), not as numbers that a change could be added to"
+            yield Finding("base-packed", "error", message, where=path)
+        elif layer is None:
             yield Finding("base-module-absent", "error", f"{path}: the base has no such module", where=path)
         else:
             yield from _worked(Worked(facts, claim, layer, weight))
@@ -59,12 +63,15 @@ def _layer(facts: AdapterFacts, path: str, claim: Claim, seats: Seats, shapes: M
     shape = () if weight is None else shapes.get(weight.path, weight.shape)
     lora = facts.config.lora
     stated = bool(lora.fan_in_fan_out if lora else facts.config.raw.get("fan_in_fan_out"))
-    factors = None
-    if "A" in claim.tensors and "B" in claim.tensors:
-        factors = facts.header.tensors[claim.tensors["A"]].shape, facts.header.tensors[claim.tensors["B"]].shape
-    turned = (
-        weight is not None
-        and not weight.packed
-        and is_turned(path, shape, factors, seats.frame.model_type, stated=stated)
-    )
+    turned = False
+    if weight is not None and not weight.packed:
+        turned = is_turned(path, shape, _widths(facts, claim), seats.frame.model_type, stated=stated)
     return Layer(path, weight, bias, shape, turned)
+
+
+def _widths(facts: AdapterFacts, claim: Claim) -> tuple[int | None, int | None]:
+    """(in, out) of a linear layer, as far as its factors or IA3's vectors tell."""
+    shapes = {role: facts.header.tensors[name].shape for role, name in claim.tensors.items()}
+    ins = [shapes[role][-1] for role in ("A", "l_in") if shapes.get(role)]
+    outs = [shapes[role][0] for role in ("B", "l_out") if shapes.get(role)]
+    return (ins[0] if ins else None), (outs[0] if outs else None)

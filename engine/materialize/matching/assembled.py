@@ -89,8 +89,8 @@ def _change(effect: Effect, piece: Piece, seat: Seat, stored: Stored, target: _T
         if not alone:
             return _shift(copy, effect, piece, stored)
     elif target.copy is not None and not same_numbers(target.copy, copy):
-        message = f"{effect.path}: two adapters have different copies of it; only one can be on"
-        return Finding("own-clash", "error", message, where=effect.path)
+        message = f"{piece.name}: two adapters have different copies of it; only one can be on"
+        return Finding("own-clash", "error", message, where=piece.name)
     target.copy = copy
     return None
 

@@ -57,16 +57,17 @@ class Layer:
 
 
 def is_turned(
-    path: str, shape: Shape, factors: tuple[Shape, Shape] | None, model_type: str | None, *, stated: bool
+    path: str, shape: Shape, widths: tuple[int | None, int | None], model_type: str | None, *, stated: bool
 ) -> bool:
-    """Whether a linear weight is stored (in, out): as the shapes of its factors say; where both ways fit, as the
-    model's family has it, or as `stated` in the adapter's config where no family is known.
+    """Whether a linear weight is stored (in, out): as its `widths` (in, out) say, None where an adapter does not tell;
+    where both ways fit, as the model's family has it, or as `stated` in the adapter's config where no family is known.
     """
     if len(shape) != 2:
         return False
-    if factors is not None and shape[0] != shape[1]:
-        A, B = factors
-        return shape == (A[-1], B[0])
+    fan_in, fan_out = widths
+    straight, turned = (fan_out in (None, out) and fan_in in (None, into) for out, into in (shape, shape[::-1]))
+    if straight != turned:
+        return turned
     if model_type is None:
         return stated
     return model_type in TRANSPOSED_TYPES and path.rpartition(".")[2] in _TURNED_NAMES

@@ -95,6 +95,7 @@ def merged_rows(
     if "rows" not in part.tensors:
         return {}
     W, rows = values["weight"].clone(), views["rows"].float()
-    for place, token in enumerate(part.tokens):
+    last = {token: place for place, token in enumerate(part.tokens)}
+    for token, place in last.items():
         W[token] += factor * (rows[place] - W[token])
     return {"weight": W}

@@ -33,7 +33,7 @@ def out(model: nn.Module, *inputs: Tensor, **more: Any) -> Tensor:
     """The logits, or the first result, for `inputs` (token ids)."""
     with torch.inference_mode():
         result = model(*(inputs or (() if more else (IDS,))), **more)
-    found: Tensor = getattr(result, "logits", result[0] if isinstance(result, tuple) else result)
+    found: Tensor = result if isinstance(result, torch.Tensor) else getattr(result, "logits", result[0])
     return found.clone()
 
 
