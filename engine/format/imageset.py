@@ -19,7 +19,7 @@ from engine.format.header import BITS, read_header
 from engine.format.tensors import Header, TensorInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from engine.format.facts import AdapterFacts
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 PAGE = 4096
 """Bytes of which every image begins at a multiple."""
 VERSION = "1"
-CLASS_KEY, IMAGES_KEY, DIGEST_KEY, VERSION_KEY = "hotswap.class", "hotswap.images", "hotswap.digest", "hotswap"
+VERSION_KEY, DIGEST_KEY = "hotswap", "hotswap.digest"
+CLASS_KEY, TENSORS_KEY, IMAGES_KEY = TEXT_KEYS = "hotswap.class", "hotswap.tensors", "hotswap.images"
 DTYPES = ("BF16", "F16", "F32", "F64")
 
 Shape = tuple[int, ...]
@@ -109,15 +110,13 @@ def read_imageset(path: Path) -> ImageSet:
         found = metadata.get(VERSION_KEY)
         told = "holds no hot-swap images" if found is None else f"hot-swap images of version {found!r:.40}"
         raise UnreadableError(path, f"{told}; expected version {VERSION}")
-    class_text, images_text = metadata.get(CLASS_KEY, ""), metadata.get(IMAGES_KEY, "")
-    if metadata.get(DIGEST_KEY) != digest_of(class_text, images_text):
-        found = digest_of(class_text, images_text)
+    texts = [metadata.get(key, "") for key in TEXT_KEYS]
+    if metadata.get(DIGEST_KEY) != (found := digest_of(*texts)):
         raise WrongBytesError([(f"{path}: map", metadata.get(DIGEST_KEY, "a digest"), found)])
     try:
-        swap_class = parse_class(class_text)
-        described = json.loads(images_text)
-        images = {info.name: _image(header, info, described[info.name]) for info in header.tensors.values()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        swap_class, tables, described = parse_class(texts[0]), _tables(texts[1]), json.loads(texts[2])
+        images = {info.name: _image(header, info, tables, described[info.name]) for info in header.tensors.values()}
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise UnreadableError(path, f"its map cannot be read: {type(error).__name__} {error!s:.80}") from None
     wrong = [one.name for one in images.values() if one.size < swap_class.numbers * BITS[swap_class.dtype] // 8]
     if wrong or not images:
@@ -136,7 +135,7 @@ def adapter_facts(path: Path, image: StoredImage, *, alike: AdapterFacts | None 
 
     `alike` saves time where it says the same. Raises as `engine.format.adapter.describe`.
     """
-    header = Header(image.tensors, 0, sum(info.size for info in image.tensors.values()))
+    header = Header(image.tensors, 0, max((info.end for info in image.tensors.values()), default=0))
     config = parse_config(json.dumps(image.config).encode(), path)
     if alike is not None and header.tensors == alike.header.tensors and config.raw == alike.config.raw:
         return replace(alike, path=path, config=config, weights=path, header=header)
@@ -196,15 +195,33 @@ def _module(said: Mapping[str, Any], size: int) -> ModulePlaces:
     )
 
 
-def _image(header: Header, info: TensorInfo, said: Mapping[str, Any]) -> StoredImage:
+@lru_cache(maxsize=8)
+def _tables(text: str) -> list[dict[str, TensorInfo]]:
+    """The tensors of folders: adapters that are trained alike share one table."""
+    return [_table(said) for said in json.loads(text)]
+
+
+def _table(said: Iterable[tuple[str, str, list[int]]]) -> dict[str, TensorInfo]:
     tensors, position = {}, 0
-    for name, dtype, shape in said["tensors"]:
+    for name, dtype, shape in said:
         end = position + prod(shape) * BITS[dtype] // 8
         tensors[name] = TensorInfo(name, dtype, tuple(shape), position, end)
         position = end
+    return tensors
+
+
+def _image(
+    header: Header, info: TensorInfo, tables: Sequence[Mapping[str, TensorInfo]], said: Mapping[str, Any]
+) -> StoredImage:
     start = header.data_offset + info.start
     if start % PAGE:
         raise ValueError(f"image {info.name!r} begins at byte {start}, which no page does")
     return StoredImage(
-        info.name, start, info.size, str(said["sha256"]), bool(said["exact"]), dict(said["config"]), tensors
+        info.name,
+        start,
+        info.size,
+        str(said["sha256"]),
+        bool(said["exact"]),
+        dict(said["config"]),
+        tables[said["tensors"]],
     )

@@ -13,10 +13,9 @@ from engine.compat.finding import Finding
 from engine.errors import RefusedError
 from engine.format.header import BITS
 from engine.format.imageset import (
-    CLASS_KEY,
     DIGEST_KEY,
-    IMAGES_KEY,
     PAGE,
+    TEXT_KEYS,
     VERSION,
     VERSION_KEY,
     class_text,
@@ -108,14 +107,14 @@ def _values(plan: ImagePlan, member: Member, numbers: int) -> tuple[torch.Tensor
 
 def _header(plan: ImagePlan, numbers: int, told: Mapping[str, tuple[str, int]]) -> bytes:
     """The bytes before the first image: as many as fill pages."""
-    described = {name: _described(plan.members[name], *one) for name, one in told.items()}
-    kind, images = class_text(plan.swap_class), json.dumps(described, separators=(",", ":"), ensure_ascii=False)
+    tables: list[Any] = []
+    images = {name: _described(plan.members[name], *one, tables) for name, one in told.items()}
+    texts = (class_text(plan.swap_class), _json(tables), _json(images))
     metadata = {
         "format": "pt",
         VERSION_KEY: VERSION,
-        CLASS_KEY: kind,
-        IMAGES_KEY: images,
-        DIGEST_KEY: digest_of(kind, images),
+        **dict(zip(TEXT_KEYS, texts, strict=True)),
+        DIGEST_KEY: digest_of(*texts),
     }
     size = numbers * BITS[plan.swap_class.dtype] // 8
     entries: dict[str, Any] = {
@@ -126,11 +125,19 @@ def _header(plan: ImagePlan, numbers: int, told: Mapping[str, tuple[str, int]]) 
         }
         for place, name in enumerate(told)
     }
-    text = json.dumps({"__metadata__": metadata, **entries}, separators=(",", ":"), ensure_ascii=False).encode()
+    text = _json({"__metadata__": metadata, **entries}).encode()
     text += b" " * (-(len(text) + 8) % PAGE)
     return len(text).to_bytes(8, "little") + text
 
 
-def _described(member: Member, sha256: str, exact: int) -> dict[str, Any]:
-    tensors = [[info.name, info.dtype, list(info.shape)] for info in member.facts.header.tensors.values()]
-    return {"sha256": sha256, "exact": int(exact), "config": dict(member.facts.config.raw), "tensors": tensors}
+def _described(member: Member, sha256: str, exact: int, tables: list[Any]) -> dict[str, Any]:
+    """What the file says of an image; its table of tensors is one of `tables`."""
+    table = [[info.name, info.dtype, list(info.shape)] for info in member.facts.header.tensors.values()]
+    if table not in tables:
+        tables.append(table)
+    config = dict(member.facts.config.raw)
+    return {"sha256": sha256, "exact": exact, "config": config, "tensors": tables.index(table)}
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)

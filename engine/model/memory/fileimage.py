@@ -106,8 +106,9 @@ def layout_of(kind: SwapClass) -> Layout:
     return Layout(dict(_wants(kind, None)), sections, columns, kind.numbers, ())
 
 
+@lru_cache(maxsize=8)
 def _same_places(one: Layout, other: Layout) -> bool:
-    return one is other or (one.total == other.total and one.sections == other.sections)
+    return one.total == other.total and one.sections == other.sections
 
 
 def _wants(kind: SwapClass, target_rank: int | None) -> Iterator[tuple[str, Want]]:

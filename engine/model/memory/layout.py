@@ -66,9 +66,10 @@ class Span:
     paths: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """The images of a model: `sections` by module path and name, `wants` they were made for, `total` numbers.
+    """The images of a model: `sections` by module path and name, `wants` they were made for, `total` numbers. One made
+    again is another.
 
     `spans` divide an image among the devices of the modules, one after the other; `columns` number the modules in the
     same order, for what an image has once per module.

@@ -37,13 +37,19 @@ def refuse_replaced(model: nn.Module, parts: Iterable[Part]) -> None:
     """Raises RuntimeStateError where the model has another module by now in the place of a part's, as it has after
     `resize_token_embeddings`: what is put on the former one would act on nothing.
     """
+    found: dict[str, object] = {"": model}
     for part in parts:
-        held: object = model
-        for name in holder(part.path, part.leaf).split("."):
-            held = getattr(held, name, None)
-        if held is not part.module:
+        if _found_at(holder(part.path, part.leaf), found) is not part.module:
             told = f"{part.path}: the model has another module there than when the runtime was made"
             raise RuntimeStateError(f"{told}; detach() and make another runtime")
+
+
+def _found_at(path: str, found: dict[str, object]) -> object:
+    """What stands at the path, with everything on the way to it kept in `found`."""
+    if path not in found:
+        parent, _, name = path.rpartition(".")
+        found[path] = getattr(_found_at(parent, found), "_modules", {}).get(name)  # a module's own lookup is slow
+    return found[path]
 
 
 def follow(residence: Residence) -> None:
