@@ -255,10 +255,13 @@ class OutOfRoomError(RuntimeStateError):
 
 
 class SealedError(RuntimeStateError):
-    """A sealed runtime keeps its layout, slots and modules; `what` does not fit them."""
+    """A sealed runtime keeps its layout, slots and modules; `what` does not fit them, `missing` are all modules of an
+    adapter for which there is no room.
+    """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, missing: Sequence[str] = ()) -> None:
         super().__init__(f"{what}; the runtime is sealed, call unseal() first")
+        self.missing = tuple(missing)
 
 
 class StaleCacheError(RuntimeStateError):

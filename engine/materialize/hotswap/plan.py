@@ -115,15 +115,9 @@ def _members(
 
 
 def _class_of(layout: Layout, rank: int, dtype: str) -> SwapClass:
-    modules = {
-        path: ModulePlaces(
-            want.kind,
-            want.rank,
-            want.roles,
-            want.leaf,
-            want.tokens,
-            {name: Place(section.offset, section.shape) for name, section in layout.sections[path].items()},
-        )
-        for path, want in layout.wants.items()
-    }
+    modules = {}
+    for path, sections in layout.sections.items():  # in their order, whichever adapter came first
+        want = layout.wants[path]
+        places = {name: Place(section.offset, section.shape) for name, section in sections.items()}
+        modules[path] = ModulePlaces(want.kind, want.rank, want.roles, want.leaf, want.tokens, places)
     return parse_class(class_text(SwapClass("", dtype, rank, layout.total, modules)))

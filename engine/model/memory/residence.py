@@ -360,7 +360,8 @@ class Residence:
         if self.sealed:
             missing = unheld(wants.own, present)
             if present is None or missing:
-                raise SealedError(f"no room for {len(missing)} modules or ranks of the adapter ({missing[0]}, …)")
+                told = f"no room for {len(missing)} modules or ranks of the adapter ({missing[0]}, …)"
+                raise SealedError(told, missing)
             return present
         known = alike and alike.wants is wants and alike.modules is modules
         if alike and known and (present is alike.before or present is alike.layout):
