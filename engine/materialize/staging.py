@@ -68,8 +68,8 @@ def claimed(place: Staging) -> Iterator[None]:
             yield
         except BaseException as error:
             spoiled = isinstance(error, EngineError) and not isinstance(error, DestinationError)
-            if spoiled or not place.journal.exists():
-                shutil.rmtree(place.home)
+            if spoiled or not _resumable(place):
+                shutil.rmtree(place.home, ignore_errors=True)  # what stopped the work is what is told
             raise
         shutil.rmtree(place.home)
 
@@ -100,13 +100,17 @@ def _refuse_taken(to: Path) -> None:
         raise DestinationError(to, "is the current folder or a mount point; give the name of a new folder in it")
 
 
+def _resumable(place: Staging) -> bool:
+    return os.path.exists(place.journal)  # noqa: PTH110 (a broken disk gives no answer, which Path.exists raises)
+
+
 @contextmanager
 def _refusals(place: Staging) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         where = f" ({os.fsdecode(error.filename)})" if error.filename else ""
-        kept = f"; what is finished stays in {place.home}: resume it, or delete it" if place.journal.exists() else ""
+        kept = f"; what is finished stays in {place.home}: resume it, or delete it" if _resumable(place) else ""
         raise DestinationError(place.to, f"{error.strerror or error}{where}{kept}") from error
 
 
