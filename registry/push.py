@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -95,8 +97,8 @@ def push(handle: Handle, request: PushRequest, *, progress: Progress = silent) -
     intake = request.intake or scan(request.path, request.include)
     sidecar = Sidecar() if request.intake else read_sidecar(request.path)
     database, store = handle.database, handle.store
-    with store.staging() as staging:
-        files = _stage(staging, intake, progress)
+    with store.staging() as staging, ExitStack() as kept:
+        files = _stage(staging, intake, kept, progress)
         examined = _examine(staging.folder / "files", files[WEIGHTS_NAME])
         made_by = origin(sidecar, staging.folder / "files", given=request.given, surroundings=_surroundings(request))
         base = _find_base(database, request, examined)
@@ -118,9 +120,9 @@ def check_allowed(allow: tuple[str, ...]) -> None:
             raise UsageError(f"rule {rule!r} is not known", hint="adapters check PATH names the rules that fired")
 
 
-def _stage(staging: Staging, intake: Intake, progress: Progress) -> dict[str, StagedFile]:
+def _stage(staging: Staging, intake: Intake, kept: ExitStack, progress: Progress) -> dict[str, StagedFile]:
     """Durable copies by path: from here on nothing is read from the source again, but of large weights that go to a
-    store whose own comparison tells when they have changed.
+    store whose own comparison tells when they have changed. `kept` holds these open.
     """
     total = sum(file.size for file in intake.files)
     staged: dict[str, StagedFile] = {}
@@ -131,6 +133,9 @@ def _stage(staging: Staging, intake: Intake, progress: Progress) -> dict[str, St
             place = file.place if file.path == WEIGHTS_NAME else None
             copy = staged[file.path] = staging.add(descriptor, name=f"files/{file.path}", place=place)
             file.check(copy)
+            if copy.left is not None:
+                # Some file systems (FUSE) number a file anew that nobody has open: it would pass for another.
+                kept.callback(os.close, os.dup(descriptor))
             refuse_record(copy.path, copy.size, f"{intake.source}/{file.path}")
         done += file.size
     progress("copying", total, total)

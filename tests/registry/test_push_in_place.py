@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -117,6 +118,19 @@ def test_nothing_is_copied(registry, adapter, proxy):
     assert {"adapter_config.json", "manifest"} <= set(seen[0])
     assert WEIGHTS not in seen[0]
     assert real_parts(proxy) == [1, 2, 3, 4]
+
+
+def test_it_is_held_open_all_the_time(registry, adapter, proxy):
+    """Where nobody has a file open, a FUSE file system may give it another number; here when the last part went."""
+
+    def held():
+        return [link for link in Path("/proc/self/fd").iterdir() if link.resolve() == adapter / WEIGHTS]
+
+    seen = when_part_comes(proxy, 4, held)
+    registry.push(adapter, "team/large")
+
+    assert len(seen[0]) == 2  # the one that is sent from is the other
+    assert held() == []
 
 
 def test_it_is_the_version_that_a_copying_push_makes(registry, adapter, monkeypatch):
