@@ -106,6 +106,22 @@ ROWS = (
         "does_not_compare",
     ),
     Sabotage(
+        "weights may change between the sums and the look at them",
+        "registry/inplace.py",
+        "            self.require(descriptor)",
+        "            pass",
+        f"{REGISTRY}/test_inplace.py",
+        "touched",
+    ),
+    Sabotage(
+        "a push that nobody waits for sends its weights to the end",
+        "registry/objects.py",
+        "                stop.set()",
+        "                pass",
+        f"{REGISTRY}/test_checkedparts.py",
+        "ends_this_one",
+    ),
+    Sabotage(
         "gc has no grace",
         "registry/gc.py",
         "expired(now(session) - grace)",
