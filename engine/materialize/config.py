@@ -27,13 +27,12 @@ def result_config(
 
     Parts of a composite model state their dtype too. A quantisation that no tensor of the result has is dropped.
     """
-    config = dict(base)
+    config = {**base, **outputs.config}
     if dtype is not None:
         config = _with_dtype(config, LONG_NAMES[dtype], own="model_type" in config)
     if _dequantized(tasks):
         config = _without(config, _QUANTIZED)
-    merged = {**config, **outputs.config}
-    return {key: value for key, value in merged.items() if key not in outputs.config or value is not None}
+    return {key: value for key, value in config.items() if key not in outputs.config or value is not None}
 
 
 def index_of(shards: Sequence[Shard], parameters: int | None) -> dict[str, Any]:

@@ -130,12 +130,18 @@ def test_the_text_config_of_a_model_with_images_is_untied_with_it(tmp_path):
     torch.manual_seed(0)
     model = transformers.Gemma3ForConditionalGeneration(config).eval()
     base = saved(model, tmp_path / "base")
+    held = json.loads((base / "config.json").read_text())
+    held["text_config"] |= {"tie_word_embeddings": True, "dtype": "float32"}
+    (base / "config.json").write_text(json.dumps(held))
     folder = lora_folder(tmp_path / "a", model, target_modules=["embed_tokens"])
     done = merged(base, [folder], tmp_path / "out")
     close(out(type(model).from_pretrained(done)), out(beside(model, [folder])))
-    held = json.loads((done / "config.json").read_text())
-    assert held["tie_word_embeddings"] is False
-    assert held["text_config"].get("tie_word_embeddings", False) is False
+    config = json.loads((done / "config.json").read_text())
+    assert config["tie_word_embeddings"] is False
+    assert config["text_config"]["tie_word_embeddings"] is False
+    half = json.loads((merged(base, [folder], tmp_path / "half", dtype="F16") / "config.json").read_text())
+    assert half["text_config"]["dtype"] == "float16"
+    assert half["text_config"]["tie_word_embeddings"] is False
 
 
 def test_an_output_alone_of_t5_which_ties_four_tables(tmp_path):
