@@ -12,6 +12,7 @@ from engine.errors import MissingExtraError, RefusedError
 from engine.format.base import config_facts
 from engine.materialize.convertible import linear_weights
 from engine.materialize.forms import packed_form, plain_form, same_form
+from engine.materialize.matching.frame import Frame
 from engine.materialize.numbers import DTYPES, NAMES
 from engine.materialize.packed import FOUR_BITS, INT8
 from engine.materialize.place import PLAIN
@@ -54,7 +55,7 @@ def _plain(found: Outputs, checkpoint: Checkpoint, request: Request) -> Forms:
     packed = [output.name for output in found.tensors if output.source.encoding != PLAIN]
     turned: Mapping[str, bool] = {}
     if packed and checkpoint.config.get("model_type") in TRANSPOSED_TYPES:
-        turned = linear_weights(checkpoint.path, _config(found, checkpoint), [output.name for output in found.tensors])
+        turned = linear_weights(_frame(found, checkpoint))
     rows = tuple(
         plain_form(
             output.source, _dtype(output, request), turned=output.name in packed and turned.get(output.name, False)
@@ -66,10 +67,10 @@ def _plain(found: Outputs, checkpoint: Checkpoint, request: Request) -> Forms:
 
 def _packed(found: Outputs, checkpoint: Checkpoint, request: Request) -> Forms:
     """From numbers in full: what transformers would pack."""
-    config = _config(found, checkpoint)
-    linear = linear_weights(checkpoint.path, config, [output.name for output in found.tensors])
+    frame = _frame(found, checkpoint)
+    linear = linear_weights(frame)
     rows = tuple(_form(output, request, turned=linear.get(output.name)) for output in found.tensors)
-    return Forms(rows, {QUANTIZATION: _section(request, config)})
+    return Forms(rows, {QUANTIZATION: _section(request, frame.config)})
 
 
 def _form(output: Output, request: Request, *, turned: bool | None) -> Form:
@@ -117,9 +118,11 @@ def _dtype(output: Output, request: Request) -> str:
     return request.dtype if request.dtype and own in SIZES else own
 
 
-def _config(found: Outputs, checkpoint: Checkpoint) -> dict[str, Any]:
+def _frame(found: Outputs, checkpoint: Checkpoint) -> Frame:
+    """The result as adapters would find it."""
     merged = {**checkpoint.config, **found.config}
-    return {key: value for key, value in merged.items() if value is not None and key != QUANTIZATION}
+    config = {key: value for key, value in merged.items() if value is not None and key != QUANTIZATION}
+    return Frame(checkpoint, {output.name: output.source for output in found.tensors}, config)
 
 
 def _section(request: Request, config: Mapping[str, Any]) -> dict[str, Any]:

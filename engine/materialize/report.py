@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine.format.adapter import WEIGHTS_NAME
+from engine.materialize.place import PLAIN
 from engine.materialize.sums import NOTHING
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def told(planned: Plan, done: Sequence[Written]) -> dict[str, Any]:
         "modules": len(changed),
         **_others(planned),
         **_numbers(overall),
-        "warnings": _warnings(planned, overall, changed),
+        "warnings": [*_coarse(planned, changed), *_lost(planned, changed)],
         "per_module": sorted(per_module, key=lambda one: (-one["relative_error"], one["tensor"])),
     }
 
@@ -75,11 +76,13 @@ def _numbers(sums: Sums) -> dict[str, float]:
     }
 
 
-def _warnings(planned: Plan, overall: Sums, changed: Sequence[Written]) -> list[str]:
+def _coarse(planned: Plan, changed: Sequence[Written]) -> list[str]:
     """None for stochastic rounding, which leaves elements unmoved on purpose and is right on average."""
+    changed = _stored_as(planned, changed, packed=False)
     worst = [one for one in changed if one.sums.swallowed_share > SWALLOWED]
     if not worst or planned.request.rounding == "stochastic":
         return []
+    overall = sum((one.sums for one in changed), NOTHING)
     worst.sort(key=lambda one: (-one.sums.swallowed_share, one.name))
     first = f"{worst[0].name} {worst[0].sums.swallowed_share:.0%}"
     text = (
@@ -88,3 +91,25 @@ def _warnings(planned: Plan, overall: Sums, changed: Sequence[Written]) -> list[
         f" Take dtype float32, or rounding stochastic, or leave the adapter unmerged"
     )
     return [text]
+
+
+def _lost(planned: Plan, changed: Sequence[Written]) -> list[str]:
+    """Packed weights keep most of their codes under any update: those that change make up for the others on average,
+    as `kept` tells.
+    """
+    changed = _stored_as(planned, changed, packed=True)
+    worst = sorted((one for one in changed if one.sums.kept_share < 1 - SWALLOWED), key=lambda one: one.sums.kept_share)
+    if not worst:
+        return []
+    overall = sum((one.sums for one in changed), NOTHING)
+    text = (
+        f"{overall.kept_share:.0%} of the update survives packing; over {SWALLOWED:.0%} is lost of {len(worst)} of"
+        f" {len(changed)} weights ({worst[0].name} keeps {worst[0].sums.kept_share:.0%}). Take the full-precision"
+        f" checkpoint as base, or leave quantize out, or leave the adapter unmerged"
+    )
+    return [text]
+
+
+def _stored_as(planned: Plan, changed: Sequence[Written], *, packed: bool) -> list[Written]:
+    names = {task.name for task in planned.tasks if (task.target.encoding != PLAIN) == packed}
+    return [one for one in changed if one.name in names]

@@ -90,7 +90,9 @@ def _request(manifest: Manifest, base: Path, sources: Sequence[Source]) -> Reque
     if len(sources) != len(recipe["adapters"]):
         raise OptionError(f"the folder was made from {len(recipe['adapters'])} adapters, {len(sources)} are given")
     options = {key: recipe[key] for key in ("dtype", "quantize", "rounding", "shard_size")}
-    return Request(base=base, sources=tuple(sources), seed=recipe["seed"] or 0, lossy=True, **options)
+    nested = recipe["double_quantize"] is not False
+    seed = recipe["seed"] or 0
+    return Request(base=base, sources=tuple(sources), seed=seed, lossy=True, double_quantize=nested, **options)
 
 
 def _hold_sources(planned: Plan, manifest: Manifest) -> None:
@@ -152,8 +154,9 @@ def _cast(task: Task) -> dict[str, str]:
         return {}
     digest, rounded = hashlib.sha256(), rounding_of(task)
     with ENCODINGS[task.source.encoding].reading(task.source) as reader:
-        for start, stop in row_blocks(*task.source.matrix):
-            stored = rounded(reader.rows(start, stop), start, DTYPES[task.target.numbers])
+        source = operands(task, reader)
+        for start, stop in row_blocks(*source.matrix):
+            stored = rounded(source.weight(start, stop), start, DTYPES[task.target.numbers])
             digest.update(stored.view(torch.uint8).numpy().data)
     return {"": digest.hexdigest()}
 
