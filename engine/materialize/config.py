@@ -5,34 +5,25 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from engine.materialize.place import PLAIN
 from engine.merge.dtypes import LONG_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from engine.materialize.outputs import Outputs
     from engine.materialize.shards import Shard
-    from engine.materialize.task import Task
 
 _DTYPE = ("dtype", "torch_dtype")
 """What transformers calls the dtype of the weights now, and what it did."""
-_QUANTIZED = "quantization_config"
 
 
-def result_config(
-    base: Mapping[str, Any], outputs: Outputs, tasks: Sequence[Task], dtype: str | None
-) -> dict[str, Any]:
-    """The base's config with what the adapters and the dtype change, in the base's order; None takes a key away.
+def result_config(base: Mapping[str, Any], changes: Mapping[str, Any], dtype: str | None) -> dict[str, Any]:
+    """The base's config with `changes` and the dtype, in the base's order; a change to None takes a key away.
 
-    Parts of a composite model state their dtype too. A quantisation that no tensor of the result has is dropped.
+    Parts of a composite model state their dtype too.
     """
-    config = {**base, **outputs.config}
-    if dtype is not None:
-        config = _with_dtype(config, LONG_NAMES[dtype], own="model_type" in config)
-    if _dequantized(tasks):
-        config = _without(config, _QUANTIZED)
-    return {key: value for key, value in config.items() if key not in outputs.config or value is not None}
+    merged = {**base, **changes}
+    config = {key: value for key, value in merged.items() if key not in changes or value is not None}
+    return config if dtype is None else _with_dtype(config, LONG_NAMES[dtype], own="model_type" in config)
 
 
 def index_of(shards: Sequence[Shard], parameters: int | None) -> dict[str, Any]:
@@ -60,14 +51,3 @@ def _with_dtype(config: Mapping[str, Any], name: str, *, own: bool) -> dict[str,
     if own and not any(key in config for key in _DTYPE):
         changed["dtype"] = name
     return changed
-
-
-def _dequantized(tasks: Sequence[Task]) -> bool:
-    packed = any(task.source.encoding != PLAIN for task in tasks)
-    return packed and all(task.target.encoding == PLAIN for task in tasks)
-
-
-def _without(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {
-        key: _without(value, name) if isinstance(value, dict) else value for key, value in config.items() if key != name
-    }

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from engine.materialize.outputs import Output, Outputs
     from engine.materialize.request import Request
     from engine.materialize.shards import Shard
-    from engine.materialize.task import Task
 
 CARD = "README.md"
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -29,7 +28,6 @@ _TRANSFORMERS, _DIFFUSERS = "model", "diffusion_pytorch_model"
 def documents_of(
     checkpoint: Checkpoint,
     found: Outputs,
-    tasks: Sequence[Task],
     files: Sequence[Shard],
     *,
     recipe: Mapping[str, Any],
@@ -40,7 +38,7 @@ def documents_of(
     library = "diffusers" if diffusers else "transformers"
     documents = {CARD: model_card(recipe, base=request.base_name, library=library)}
     if checkpoint.config:
-        config = result_config(checkpoint.config, found, tasks, request.dtype)
+        config = result_config(checkpoint.config, found.config, request.dtype)
         same = list(config.items()) == list(checkpoint.config.items())
         documents[CONFIG] = (_folder(request.base) / CONFIG).read_bytes() if same else as_json(config)
     if len(files) > 1:
@@ -60,9 +58,14 @@ def model_folder(base: Path) -> Path | None:
     return _folder(base) if base.is_dir() or base.stem in (_TRANSFORMERS, _DIFFUSERS) else None
 
 
-def resized(config: Mapping[str, Any]) -> bool:
+def resized(base: Mapping[str, Any], changes: Mapping[str, Any]) -> bool:
     """Whether the vocabulary has another size, at the top or in a part."""
-    return any(key == "vocab_size" or (isinstance(held, dict) and resized(held)) for key, held in config.items())
+    for key, held in changes.items():
+        if key == "vocab_size" and held != base.get(key):
+            return True
+        if isinstance(held, dict) and resized(base.get(key) or {}, held):
+            return True
+    return False
 
 
 def _folder(base: Path) -> Path:

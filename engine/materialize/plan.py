@@ -87,8 +87,9 @@ def plan(request: Request, folder: Path) -> Plan:
     places = {name: place for shard in files for name, place in shard.places.items()}
     tasks = tuple(_task(output, form, places, request) for output, form in pairs)
     recipe = recipe_of(request)
-    documents = documents_of(checkpoint, found, tasks, files, recipe=recipe, request=request)
-    beside = companions(model_folder(request.base), request.sources, resized=resized(found.config))
+    documents = documents_of(checkpoint, found, files, recipe=recipe, request=request)
+    other_vocabulary = resized(checkpoint.config, found.config)
+    beside = companions(model_folder(request.base), request.sources, resized=other_vocabulary)
     names = {output.name: form.names(output.name) for output, form in pairs}
     return Plan(request, folder, files, tasks, names, documents, beside, recipe, identities)
 

@@ -40,14 +40,14 @@ def make_base(folder, *, sharded=True, config=CONFIG, seed=0, dtype=torch.bfloat
     return folder
 
 
-def make_adapter(folder, *, seed=1, scale=1.0, linears=LINEARS[:6]):
+def make_adapter(folder, *, seed=1, scale=1.0, linears=LINEARS[:6], width=WIDTH):
     """Rank 2 on six of the eight linears."""
     folder.mkdir(parents=True)
     torch.manual_seed(seed)
     factors = {}
     for name in linears:
-        factors[f"base_model.model.{name}.lora_A.weight"] = torch.randn(2, WIDTH)
-        factors[f"base_model.model.{name}.lora_B.weight"] = torch.randn(WIDTH, 2) * scale
+        factors[f"base_model.model.{name}.lora_A.weight"] = torch.randn(2, width)
+        factors[f"base_model.model.{name}.lora_B.weight"] = torch.randn(width, 2) * scale
     save_file(factors, folder / "adapter_model.safetensors")
     config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
     (folder / "adapter_config.json").write_text(json.dumps(config))

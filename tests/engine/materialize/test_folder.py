@@ -14,6 +14,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from engine.errors import BaseError, OptionError
 from engine.materialize import Request, Source, materialize
+from engine.materialize.config import result_config
+from engine.materialize.documents import resized
 from engine.materialize.shards import shards
 from tests.engine.materialize.small import WIDTH, contents, make_adapter, make_base, request, tensors
 
@@ -163,6 +165,39 @@ def test_a_dtype_is_stated_under_the_bases_key_and_in_every_part(tmp_path, key):
         ("text_config", {"model_type": "llama", key: "float16", "a": [1]}),
         ("b", None),
     ]
+
+
+def test_changed_keys_keep_their_places_and_none_takes_one_away():
+    base = {"a": 1, "vocab_size": 8, "quantization_config": {}, "text_config": {"model_type": "x", "dtype": "bfloat16"}}
+    changes = {
+        "vocab_size": 9,
+        "quantization_config": None,
+        "text_config": {**base["text_config"], "n": 2},
+        "tie": False,
+    }
+
+    assert list(result_config(base, changes, "F32").items()) == [
+        ("a", 1),
+        ("vocab_size", 9),
+        ("text_config", {"model_type": "x", "dtype": "float32", "n": 2}),
+        ("tie", False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, False),
+        ({"tie_word_embeddings": False}, False),
+        ({"vocab_size": 8}, False),
+        ({"vocab_size": 9}, True),
+        ({"text_config": {"vocab_size": 4, "tie_word_embeddings": False}}, False),
+        ({"text_config": {"vocab_size": 5}}, True),
+        ({"decoder": {"vocab_size": 5}}, True),
+    ],
+)
+def test_a_vocabulary_is_resized_where_its_size_differs_from_the_bases(changes, expected):
+    assert resized({"vocab_size": 8, "text_config": {"vocab_size": 4}}, changes) == expected
 
 
 def test_a_dtype_is_stated_where_the_base_states_none(tmp_path):

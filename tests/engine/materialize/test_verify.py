@@ -7,9 +7,10 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from engine.errors import BaseError, OptionError, UnreadableError, WrongBytesError
-from engine.materialize import Source, materialize
+from engine.materialize import Request, Source, materialize
 from engine.materialize.manifest import MANIFEST, Manifest, read_manifest, rendered
 from engine.materialize.verify import verify
 from tests.engine.materialize.small import contents, make_adapter, make_base, request
@@ -254,6 +255,27 @@ def test_every_way_to_write_is_verified(tmp_path, options):
     done = materialize(wanted, tmp_path / "out")
 
     assert verify(tmp_path / "out", wanted.base, wanted.sources, jobs=1).report == done.report
+
+
+@pytest.mark.parametrize(
+    "options", [{"quantize": "int8"}, {"quantize": "nf4"}, {"quantize": "nf4", "double_quantize": False}]
+)
+def test_a_quantised_folder_is_verified(tmp_path, options):
+    """And a change of one code of an adapted weight is one of its sha256, wherever its scales lie."""
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=64, bos_token_id=1)).save_pretrained(tmp_path / "base")
+    adapter = make_adapter(tmp_path / "adapter", width=64)
+    wanted = Request(base=tmp_path / "base", sources=(Source(adapter),), **options)
+    done = materialize(wanted, tmp_path / "out")
+
+    assert verify(tmp_path / "out", wanted.base, wanted.sources).report == done.report
+    file = tmp_path / "out" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(WrongBytesError, match=r"model\.safetensors: model"):
+        verify(tmp_path / "out")
 
 
 def test_a_cast_tensor_must_be_the_bases_cast(tmp_path):
