@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +20,16 @@ from registry.artifacts.reuse import bring, move_aside
 from registry.artifacts.sources import fetch_adapters, with_image_names
 from registry.artifacts.turn import building
 from registry.artifacts.upkeep import agree
+from registry.checkout import put
 from registry.convert import require_free
+from registry.digests import hex_of
+from registry.disk import discard_tree
 from registry.errors import ConflictError, CorruptError
 from registry.progress import silent, unheard
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from engine.compat.finding import Finding
     from registry.artifacts.request import MaterializeRequest
     from registry.artifacts.rows import Known
@@ -43,11 +50,11 @@ def materialize(
     base = needed_base(handle, request, adapters)
     doubts = base_doubts(handle, base, adapters) if base is not None and request.kind == "merged" else ()
     job = Job(handle, request, adapters, base, recipe_of(request, adapters, base), progress)
-    notes: list[str] = []
     if request.dry_run:
         return _forecast(job, doubts)
-    with building(handle.settings.home / "artifacts", job.recipe.digest, notice=notice):
-        known, reused = _found(job, notes) or (_built(job), None)
+    attempt = Attempt(job)
+    with building(handle.settings.home / "artifacts", job.recipe.digest, notice=notice), _put_back(attempt):
+        known, reused = _found(attempt) or (_built(job), None)
         lost = reused is None and known.stored is not None  # built although the store has it: its copy is wrong
         if lost or (request.store and known.stored is None):
             known = stored.keep(handle, known, request.to, anew=lost, progress=progress)
@@ -63,8 +70,28 @@ def materialize(
         reused=reused,
         stored=known.stored is not None,
         findings=doubts,
-        notes=tuple(notes),
+        notes=tuple(attempt.notes),
     )
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A job on its way: what to tell a person, and where the folder is that was in the way and had been changed."""
+
+    job: Job
+    notes: list[str] = field(default_factory=list)
+    aside: Path | None = None
+
+
+@contextmanager
+def _put_back(attempt: Attempt) -> Iterator[None]:
+    """Where the job fails, the folder that was moved aside is back in its place."""
+    try:
+        yield
+    except BaseException:
+        if attempt.aside is not None and not os.path.lexists(attempt.job.request.to):
+            attempt.aside.rename(attempt.job.request.to)
+        raise
 
 
 def _forecast(job: Job, doubts: tuple[Finding, ...]) -> MaterializeResult:
@@ -74,21 +101,26 @@ def _forecast(job: Job, doubts: tuple[Finding, ...]) -> MaterializeResult:
     )
 
 
-def _found(job: Job, notes: list[str]) -> tuple[Known, str] | None:
+def _found(attempt: Attempt) -> tuple[Known, str] | None:
     """The artifact that is known, now at `to`, and how it came there; None where it has to be built."""
+    job, to = attempt.job, attempt.job.request.to
     with job.handle.database.reading() as session:
         known = rows.find(session, job.recipe.digest)
     if known is None:
-        require_free(job.request.to)
+        require_free(to)
         return None
-    if _taken(job.request.to):
-        if _right(job, known, notes):
+    if _taken(to):
+        wrong = _difference(to, known)
+        if wrong is None:
+            _tell_extra(attempt, known)
             return _recorded(job), "kept"
-        return None
+        _displace(attempt, known, wrong)
+    elif _left_over(job, known):
+        return _recorded(job), "kept"
     for place in known.places:
-        if how := _brought(job, known, place.path, notes):
+        if how := _brought(attempt, known, place.path):
             return _recorded(job), how
-    if known.stored is not None and _restored(job, known, notes):
+    if known.stored is not None and _restored(attempt, known):
         return _recorded(job), "restored"
     return None
 
@@ -101,54 +133,80 @@ def _taken(to: Path) -> bool:
     return False
 
 
-def _right(job: Job, known: Known, notes: list[str]) -> bool:
-    """Whether the folder at `to` holds the artifact; one that held it and was changed is moved aside, and any other is
-    ConflictError.
-    """
-    to = job.request.to
-    wrong = difference(to, known.contents) if to.is_dir() and not to.is_symlink() else None
-    if wrong is None and to.is_dir() and not to.is_symlink():
-        if more := extra(to, known.contents):
-            notes.append(f"{to} also holds {', '.join(more[:5])}, which is no part of the artifact")
-        return True
+def _difference(to: Path, known: Known) -> CorruptError | None:
+    if to.is_symlink() or not to.is_dir():
+        raise ConflictError(f"{to} exists and is no folder", hint="name a folder that does not exist")
+    return difference(to, known.contents)
+
+
+def _tell_extra(attempt: Attempt, known: Known) -> None:
+    to = attempt.job.request.to
+    if more := extra(to, known.contents):
+        attempt.notes.append(f"{to} also holds {', '.join(more[:5])}, which is no part of the artifact")
+
+
+def _displace(attempt: Attempt, known: Known, wrong: CorruptError) -> None:
+    """Moves a folder aside that held the artifact and was changed; any other is ConflictError."""
+    to = attempt.job.request.to
     if not any(place.here and place.path == str(to) for place in known.places):
         raise ConflictError(f"{to} exists and holds something else", hint="name a folder that does not exist")
-    aside = move_aside(to)
-    notes.append(f"{to} was changed ({wrong}): it is {aside} now")
-    return False
+    attempt.aside = move_aside(to)
+    attempt.notes.append(f"{to} was changed ({wrong}): it is {attempt.aside} now")
 
 
-def _brought(job: Job, known: Known, path: str, notes: list[str]) -> str | None:
+def _left_over(job: Job, known: Known) -> bool:
+    """Whether a build that died after its row was written lies beside `to`: then it is put there."""
+    folder = _beside(job)
+    if not folder.is_dir() or difference(folder, known.contents) is not None:
+        return False
+    put(folder, job.request.to)
+    return True
+
+
+def _brought(attempt: Attempt, known: Known, path: str) -> str | None:
     """How the artifact came to `to` from another folder; None where that is gone, or changed and so forgotten."""
-    if not os.path.isdir(path) or path == str(job.request.to):  # noqa: PTH112 (it never raises)
+    to = attempt.job.request.to
+    if not os.path.isdir(path) or path == str(to):  # noqa: PTH112 (it never raises)
         return None
     try:
-        return bring(Path(path), known.contents, job.request.to)
+        return bring(Path(path), known.contents, to)
     except CorruptError as error:
-        notes.append(f"{path} was changed, and is no longer taken for this artifact: {error}")
-    rows.forget_place(job.handle.database, known, path)
+        attempt.notes.append(f"{path} was changed, and is no longer taken for this artifact: {error}")
+    rows.forget_place(attempt.job.handle.database, known, path)
     return None
 
 
-def _restored(job: Job, known: Known, notes: list[str]) -> bool:
+def _restored(attempt: Attempt, known: Known) -> bool:
     try:
-        stored.restore(job.handle.store, known, job.request.to)
+        stored.restore(attempt.job.handle.store, known, attempt.job.request.to)
     except CorruptError as error:
-        notes.append(f"the store's copy is wrong, it is built again: {error}")
+        attempt.notes.append(f"the store's copy is wrong, it is built again: {error}")
         return False
     return True
 
 
 def _built(job: Job) -> Known:
-    """Built and recorded; CorruptError where the recipe came to other bytes than before."""
-    to = job.request.to
-    with job.handle.database.reading() as session:
+    """Built beside `to`, recorded, then put there: no crash leaves a whole folder at `to` that no row knows.
+    CorruptError where the recipe came to other bytes than before.
+    """
+    to, folder, database = job.request.to, _beside(job), job.handle.database
+    with database.reading() as session:
         before = rows.find(session, job.recipe.digest)
-    made = build(job, to)
+    if folder.is_dir():
+        discard_tree(folder)
+    made = build(job, folder)
     if before is not None:
-        agree(before, made, to)
-    place = place_of(to, made.contents)
-    return job.handle.database.write(lambda session: rows.record(session, made, place, actor=job.request.actor))
+        agree(before, made, folder)
+    place = place_of(to, made.contents, seen=folder)
+    known = database.write(lambda session: rows.record(session, made, place, actor=job.request.actor))
+    put(folder, to)
+    return known
+
+
+def _beside(job: Job) -> Path:
+    """Where a build of this recipe for this place goes on, now and with --resume."""
+    to = job.request.to
+    return to.with_name(f".{to.name[:64]}.{hex_of(job.recipe.digest)[:16]}")
 
 
 def _recorded(job: Job) -> Known:

@@ -151,9 +151,9 @@ def test_images_may_take_the_modules_of_a_base(registry, tmp_path):
     sizes = {
         "hidden_size": 4,
         "intermediate_size": 8,
-        "num_attention_heads": 3,
-        "num_key_value_heads": 3,
-        "head_dim": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 3,
     }
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 1, "vocab_size": 10}
     (tmp_path / "base" / "config.json").write_text(json.dumps({**config, **sizes}))

@@ -157,6 +157,69 @@ def test_another_intact_folder_is_used_before_anything_is_built(registry, tmp_pa
     assert places == [str(tmp_path / "two"), str(tmp_path / "three")]
 
 
+def test_a_changed_folder_is_replaced_from_an_intact_one(registry, tmp_path):
+    for name in ("one", "two"):
+        merged(registry, tmp_path / name)
+    right = world.bytes_of(tmp_path / "two")
+    world.flip(tmp_path / "one" / "model.safetensors")
+
+    again = merged(registry, tmp_path / "one")
+
+    assert again.reused == "copied"
+    assert world.bytes_of(tmp_path / "one") == right
+    assert (tmp_path / "one.changed-1").is_dir()
+
+
+def test_where_a_build_fails_the_changed_folder_is_where_it_was(registry, tmp_path, monkeypatch):
+    merged(registry, tmp_path / "out")
+    world.flip(tmp_path / "out" / "config.json")
+    before = world.bytes_of(tmp_path / "out")
+
+    def fails(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("registry.artifacts.build.materialize_merged", fails)
+    with pytest.raises(OSError, match="No space left"):
+        merged(registry, tmp_path / "out")
+
+    assert world.bytes_of(tmp_path / "out") == before
+    assert sorted(path.name for path in tmp_path.iterdir() if "out" in path.name) == ["out"]
+
+
+def test_a_build_that_died_before_it_got_its_name_is_put_there(registry, tmp_path, monkeypatch):
+    def dies(folder, to):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("registry.artifacts.materialize.put", dies)
+        merged(registry, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert [place.state for place in registry.artifacts()[0].places] == ["missing"]
+    (left,) = tmp_path.glob(".out.*")
+    inode = (left / "model.safetensors").stat().st_ino
+
+    assert merged(registry, tmp_path / "out").reused == "kept"
+
+    assert (tmp_path / "out" / "model.safetensors").stat().st_ino == inode
+    assert list(tmp_path.glob(".out.*")) == []
+    assert registry.verify_artifact(1).status == "pass"
+
+
+def test_a_build_that_died_and_is_damaged_is_made_again(registry, tmp_path, monkeypatch):
+    def dies(*_, **__):
+        raise KeyboardInterrupt
+
+    for step in ("put", "rows.record"):
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(f"registry.artifacts.materialize.{step}", dies)
+            merged(registry, tmp_path / "out")
+        (left,) = tmp_path.glob(".out.*")
+        world.flip(left / "model.safetensors")
+
+    assert merged(registry, tmp_path / "out").reused is None
+    assert registry.verify_artifact(1).status == "pass"
+
+
 def test_files_that_are_no_part_of_it_are_told_and_left(registry, tmp_path):
     merged(registry, tmp_path / "out")
     (tmp_path / "out" / "notes.txt").write_text("mine")
