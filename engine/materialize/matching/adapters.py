@@ -37,11 +37,7 @@ def effects_of(facts: AdapterFacts, seats: Seats, weight: float) -> Iterator[Eff
     shapes = {one.path: one.copy.shape for one in copies if isinstance(one, Effect) and one.copy is not None}
     for path, claim in claims.items():
         layer = _layer(facts, path, claim, seats, shapes)
-        packed = seats.packing(path)
-        if packed is not None:
-            message = f"{path}: the base holds it packed ({packed}), not as numbers that a change could be added to"
-            yield Finding("base-packed", "error", message, where=path)
-        elif layer is None:
+        if layer is None:
             yield Finding("base-module-absent", "error", f"{path}: the base has no such module", where=path)
         else:
             yield from _worked(Worked(facts, claim, layer, weight))

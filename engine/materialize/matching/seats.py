@@ -25,8 +25,6 @@ _WRITERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _HEAD = "lm_head.weight"
 TURNED_EXPERTS = frozenset({"gpt_oss", "openai_privacy_filter", "aria", "aria_text"})
 """Families whose experts are (experts, in, out): their modules say `is_transposed`."""
-_PACKINGS = ("qweight", "weight_packed", "weight_scale", "weight_scale_inv", "weight_scale_2", "w_q", "W_q", "qzeros")
-"""Tensors beside a weight, or in its place, of GPTQ, AWQ, compressed-tensors, float8 with scales, HQQ."""
 
 
 class Seats:
@@ -54,11 +52,6 @@ class Seats:
         found = live.twins() if live is not None else self._guessed_twins()
         pairs = [(self._name(twin), self._name(source)) for twin, source in found.items()]
         return {twin: source for twin, source in pairs if source in self.frame.tensors and self._shares(twin, source)}
-
-    def packing(self, module: str) -> str | None:
-        """The tensor that tells that the module's weight is packed in a way that is not read here, None without one."""
-        packings = (f"{module}.{leaf}" for leaf in _PACKINGS)
-        return next((seat.pieces[0].name for path in packings if (seat := self._stored(path)) is not None), None)
 
     @cached_property
     def live(self) -> Live | None:

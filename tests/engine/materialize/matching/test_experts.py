@@ -167,3 +167,52 @@ def test_both_projections_of_torchs_attention(tmp_path):
     again = Attention().eval()
     again.load_state_dict(PeftModel.from_pretrained(Attention(), folder).merge_and_unload().state_dict())
     close(out(found, x), out(again, x))
+
+
+def qwen3_vl():
+    """Fused experts (experts, out, in), of which the published checkpoints have the last two turned."""
+    torch.manual_seed(0)
+    text = {**SMALL, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "decoder_sparse_step": 1}
+    text["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2, "out_hidden_size": 32, "num_position_embeddings": 16, "deepstack_visual_indexes": []}  # fmt: skip
+    config = transformers.Qwen3VLMoeConfig(text_config=text, vision_config=vision)
+    return transformers.Qwen3VLMoeForConditionalGeneration(config).eval()
+
+
+def published(model, folder):
+    held = {
+        name: one.mT.contiguous() if ".experts." in name else one for name, one in tensors(saved(model, folder)).items()
+    }
+    save_file(held, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("write", [saved, published])
+def test_fused_experts_that_may_lie_turned_on_disk(tmp_path, write):
+    model = qwen3_vl()
+    folder = lora_folder(tmp_path / "a", model, **EXPERTS)
+    base = write(model, tmp_path / "base")
+    done = merged(base, [folder], tmp_path / "out")
+    name = "model.language_model.layers.0.mlp.experts.down_proj"
+    assert tensors(done)[name].shape == ((4, 24, 32) if write is published else (4, 32, 24))
+    close(out(type(model).from_pretrained(done)), out(beside(model, [folder])), 1e-5)
+
+
+def test_a_copy_of_experts_that_lie_turned_is_refused_by_name(tmp_path):
+    model = qwen3_vl()
+    folder = lora_folder(tmp_path / "a", model, target_modules=["q_proj"], modules_to_save=["layers.0.mlp.experts"])
+    with pytest.raises(RefusedError) as refused:
+        merged(published(model, tmp_path / "base"), [folder], tmp_path / "out")
+    assert {finding.rule for finding in refused.value.findings} == {"own-kind"}
+    assert "which holds a part of it" in str(refused.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_copy_of_experts_comes_apart_into_each(tmp_path):
+    model = mixtral()
+    folder = lora_folder(tmp_path / "a", model, target_modules=["q_proj"], modules_to_save=["layers.1.mlp.experts"])
+    done = merged(saved(model, tmp_path / "base"), [folder], tmp_path / "out")
+    close(out(type(model).from_pretrained(done)), out(beside(model, [folder])), 1e-5)
+    held = load_file(folder / "adapter_model.safetensors")
+    (copy,) = [one for name, one in held.items() if name.endswith("layers.1.mlp.experts.gate_up_proj")]
+    assert torch.equal(tensors(done)["model.layers.1.block_sparse_moe.experts.2.w3.weight"], copy[2, 48:])

@@ -198,34 +198,6 @@ def test_a_target_parameter_that_is_not_there(base, tmp_path):
     )
 
 
-def test_a_module_that_gptq_packed_has_no_weight_to_change(base, tmp_path):
-    folder = lora_folder(tmp_path / "a", llama(), target_modules=["q_proj"])
-    packed = saved(llama(), tmp_path / "packed")
-    held = tensors(packed)
-    name = "model.layers.0.self_attn.q_proj"
-    held[f"{name}.qweight"] = torch.zeros(4, 32, dtype=torch.int32)
-    del held[f"{name}.weight"]
-    save_file(held, packed / "model.safetensors", {"format": "pt"})
-    ((rule, message),) = refused(packed, [folder], tmp_path)
-    assert rule == "base-packed"
-    assert (
-        message == f"{name}: the base holds it packed ({name}.qweight), not as numbers that a change could be added to"
-    )
-
-
-def test_a_base_of_float8_with_scales_beside_is_not_taken_for_numbers(tmp_path):
-    folder = lora_folder(tmp_path / "a", llama(), target_modules=["q_proj"])
-    scaled = saved(llama(), tmp_path / "scaled")
-    held = tensors(scaled)
-    name = "model.layers.0.self_attn.q_proj.weight"
-    held[name] = held[name].to(torch.float8_e4m3fn)
-    held[f"{name}_scale_inv"] = torch.ones(1, 1)
-    save_file(held, scaled / "model.safetensors", {"format": "pt"})
-    ((rule, message),) = refused(scaled, [folder], tmp_path)
-    assert rule == "base-packed"
-    assert f"({name}_scale_inv)" in message
-
-
 def test_adapters_and_bases_that_are_not_there(base, tmp_path):
     folder = lora_folder(tmp_path / "a", llama())
     with pytest.raises(BaseError, match="no such file or folder"):
