@@ -180,7 +180,7 @@ room.write_images({name: Path(path) for name, path in names.items()}, Path(sys.a
 """
 
 
-@pytest.mark.parametrize("when", [1, 2, 3])
+@pytest.mark.parametrize("when", [2, *(pytest.param(each, marks=pytest.mark.slow) for each in (1, 3))])
 def test_a_kill_leaves_nothing_at_the_place_and_the_next_run_is_whole(when, tmp_path):
     """At the first image, at the second, and before the header, which comes last."""
     adapters = folders(tmp_path, small(), PLAIN, PLAIN)

@@ -100,7 +100,7 @@ write_padded(Path(sys.argv[2]), Path(sys.argv[3]), rank=8)
 """
 
 
-@pytest.mark.parametrize("when", [1, 4, 6])
+@pytest.mark.parametrize("when", [4, *(pytest.param(each, marks=pytest.mark.slow) for each in (1, 2, 3, 5, 6))])
 def test_a_kill_at_a_tensor_leaves_nothing_at_the_place(when, tmp_path):
     folder = lora_folder(tmp_path / "plain", llama(num_hidden_layers=1))
 

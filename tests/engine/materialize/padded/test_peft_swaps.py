@@ -26,6 +26,13 @@ SETS = {
     ),
 }
 
+CASES = [
+    pytest.param(case, compiled, id=f"{case}, {'compiled' if compiled else 'eager'}")
+    for case in SETS
+    for compiled in (False, True)
+]
+CASES[-1] = pytest.param(*CASES[-1].values, id=CASES[-1].id, marks=pytest.mark.slow)
+
 
 def made(tmp_path, model, settings, **options):
     """The folders of a set, and each of them padded over all others."""
@@ -45,8 +52,7 @@ def by_peft(folder):
     return logits(PeftModel.from_pretrained(llama(), folder).eval())
 
 
-@pytest.mark.parametrize("case", SETS)
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize(("case", "compiled"), CASES)
 def test_peft_swaps_any_padded_adapter_for_any_other(case, compiled, tmp_path):
     folders, padded = made(tmp_path, llama(), SETS[case], rank=8)
     wanted = [by_peft(folder) for folder in folders]
