@@ -153,3 +153,29 @@ def test_8_bits_become_4_where_asked(bases, tmp_path):
     assert type(model.model.layers[0].mlp.down_proj).__name__ == "Linear4bit"
     error = (weight(tmp_path / "out", DOWN) - weight(bases / "int8", DOWN)).norm() / weight(bases / "int8", DOWN).norm()
     assert 0.05 < error < 0.12  # what 4 bits of normal numbers lose
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_a_copy_of_a_packed_layer_is_packed_like_it(bases, tmp_path, kind):
+    """transformers loads every packed layer from codes, also one that an adapter brings whole."""
+    model = LlamaForCausalLM.from_pretrained(bases / "full")
+    config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["up_proj"])
+    adapted = get_peft_model(model, config)
+    copy = adapted.base_model.model.model.layers[0].mlp.up_proj.modules_to_save["default"].weight
+    copy.data.mul_(3)
+    adapted.save_pretrained(tmp_path / "adapter")
+    request = Request(base=bases / kind, sources=(Source(tmp_path / "adapter"),), quantize=kind, lossy=True)
+    materialize(request, tmp_path / "out")
+    found = weight(tmp_path / "out", DOWN.replace("down", "up"))
+    assert 0 < (found - copy.data.float()).norm() / copy.data.float().norm() < 0.12
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert type(loaded.model.layers[0].mlp.up_proj.weight).__name__ in ("Int8Params", "Params4bit")
+    with torch.no_grad():
+        assert loaded(torch.arange(5)[None]).logits.isfinite().all()
+
+
+def test_lost_updates_are_told_in_a_warning(bases, tmp_path):
+    done = materialize(request(bases, "nf4", "small", quantize="nf4", lossy=True), tmp_path / "out")
+    (warning,) = done.report["warnings"]
+    assert "of the update survives packing; over 20% is lost of 1 of 1 weights" in warning
+    assert "Take the full-precision checkpoint as base" in warning
