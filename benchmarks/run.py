@@ -18,6 +18,7 @@ SCRIPTS = (
     "engine_plans.py",
     "engine_batches.py",
     "engine_swap.py",
+    "hotswap_image.py",
 )
 
 

@@ -192,3 +192,30 @@ def test_a_kill_leaves_nothing_at_the_place_and_the_next_run_is_whole(when, tmp_
     assert not (tmp_path / "set").exists()
     write_images(adapters, tmp_path / "set")
     assert set(runtime(small(), dict.fromkeys(adapters, tmp_path / "set")).adapters) == {"a", "b"}
+
+
+class Attends(torch.nn.Module):
+    """An attention block, whose projections PEFT takes as tensors of their own."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.attn = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        return self.attn(x, x, x, need_weights=False)[0]
+
+
+def test_a_place_that_only_the_live_model_knows_is_named_when_the_image_is_loaded(tmp_path):
+    """Its factors look like a linear layer's: without the base the image has them there."""
+    folder = lora_folder(tmp_path / "a", Attends().eval(), r=2, target_modules=["attn"])
+    write_images({"a": folder}, tmp_path / "set")
+    held = runtime(Attends().eval(), {"a": folder})
+
+    with pytest.raises(RefusedError) as raised:
+        held.load("b", tmp_path / "set")
+
+    told = {finding.where: finding.message for finding in raised.value.findings}
+    assert told["attn"] == "attn: the images are for a module of kind linear, found a MultiheadAttention"
+    assert told["attn.out_proj.weight"].startswith("attn.out_proj.weight: the image has no place for")
+    assert held.adapters == ("a",)
