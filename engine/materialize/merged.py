@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int, str], None]
 
+_TOLD = 1 << 10
+"""Bytes that journal and manifest need for one tensor."""
+
 
 def materialize(
     request: Request,
@@ -79,7 +82,7 @@ def _begun(planned: Plan, place: Staging, jobs: int | None, *, resume: bool) -> 
 
 def _check_room(planned: Plan, place: Staging) -> None:
     there = sum(shard.file.stat().st_blocks * 512 for shard in planned.shards if shard.file.exists())
-    free, needed = shutil.disk_usage(place.home).free, planned.size - there
+    free, needed = shutil.disk_usage(place.home).free, planned.size + _TOLD * len(planned.tasks) - there
     if needed > free:
         raise NoSpaceError(place.to, needed=needed, free=free)
 

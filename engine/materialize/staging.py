@@ -71,7 +71,7 @@ def claimed(place: Staging) -> Iterator[None]:
             if spoiled or not _resumable(place):
                 shutil.rmtree(place.home, ignore_errors=True)  # what stopped the work is what is told
             raise
-        shutil.rmtree(place.home)
+        shutil.rmtree(place.home, ignore_errors=True)  # the result is there
 
 
 def emptied(place: Staging) -> None:
