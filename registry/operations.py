@@ -253,7 +253,7 @@ def materialize_versions(quantize: str | None) -> dict[str, str]:
     """The versions that a materialisation's bytes depend on."""
     from importlib.metadata import version
 
-    names = ("adapter-registry", "numpy", "torch", *(("bitsandbytes",) if quantize else ()))
+    names = ("adapter-registry", "numpy", "torch", *(("bitsandbytes", "transformers") if quantize else ()))
     try:
         return {name: version(name) for name in names}
     except ModuleNotFoundError as error:
