@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.errors import OptionError, RefusedError
+from engine.errors import BaseError, OptionError, RefusedError
 from engine.format.adapter import read_adapter
 from engine.format.base import read_model_config
 from engine.format.imageset import ModulePlaces, Place, SwapClass, class_text, parse_class
@@ -84,7 +84,9 @@ def _dtypes(members: Iterable[Member]) -> Iterator[str]:
 
 
 def _modules(everyone: Sequence[AdapterFacts], base: Path | None) -> Mapping[str, nn.Module]:
-    """The modules that the adapters are held against: the base's on the meta device, or what their factors tell."""
+    """The modules that the adapters are held against: the base's on the meta device; as their factors tell where there
+    is none, or one that transformers cannot build (of diffusers, of an author's own code) and that nothing needs.
+    """
     ranges = [(one.config.lora and one.config.lora.layer_replication) or None for one in everyone]
     other = next((one for one in ranges if one != ranges[0]), ranges[0])
     if other != ranges[0]:
@@ -92,9 +94,21 @@ def _modules(everyone: Sequence[AdapterFacts], base: Path | None) -> Mapping[str
     if base is None:
         return standins(everyone)
     config = base / CONFIG if base.is_dir() else base
-    model = model_from_config(config, read_model_config(config))
+    try:
+        model = model_from_config(config, read_model_config(config))
+    except BaseError as error:
+        if not base.exists():
+            raise
+        return _unbuilt(everyone, error)
     replication = replication_for(everyone[0], model, None, fixed=False)
     return replication.modules if replication else dict(model.named_modules())
+
+
+def _unbuilt(everyone: Sequence[AdapterFacts], error: BaseError) -> Mapping[str, nn.Module]:
+    try:
+        return standins(everyone)
+    except RefusedError:
+        raise error from None
 
 
 def _members(

@@ -194,6 +194,19 @@ def test_a_kill_leaves_nothing_at_the_place_and_the_next_run_is_whole(when, tmp_
     assert set(runtime(small(), dict.fromkeys(adapters, tmp_path / "set")).adapters) == {"a", "b"}
 
 
+def test_a_base_that_transformers_cannot_build_is_not_needed_for_what_factors_tell(tmp_path):
+    """A config of diffusers; an own bias would need its modules."""
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/config.json").write_text('{"_class_name": "UNet2DConditionModel"}')
+    plain, biased = folders(tmp_path, small(attention_bias=True), PLAIN, PLAIN | {"bias": "all"}).values()
+
+    images = write_images({"a": plain}, tmp_path / "set", base=tmp_path / "base")
+
+    assert list(images.swap_class.modules) == ["model.layers.0.self_attn.q_proj"]
+    with pytest.raises(BaseError, match="has no class for architecture"):
+        write_images({"b": biased}, tmp_path / "other", base=tmp_path / "base")
+
+
 class Attends(torch.nn.Module):
     """An attention block, whose projections PEFT takes as tensors of their own."""
 
