@@ -165,7 +165,7 @@ def _wrong(planned: Plan, manifest: Manifest, made: Written) -> Iterator[Wrong]:
     for role, digest in made.digests.items():
         name = planned.names[made.name][role]
         if (found := manifest.tensors[name]["sha256"]) != digest:
-            yield f"{name}, which no adapter changes", digest, found
+            yield f"{name}, to which nothing is added", digest, found
     if made.name in manifest.changes:
         then, now = manifest.changes[made.name][1], made.sums
         if not _alike(then, now):

@@ -187,7 +187,7 @@ def test_a_tensor_that_no_adapter_changes_must_have_the_bases_bytes(place, out):
     _, wanted, _ = place
     forged(out, "model.norm.weight", lambda numbers: numbers * 2)
 
-    with pytest.raises(WrongBytesError, match=r"model\.norm\.weight, which no adapter changes"):
+    with pytest.raises(WrongBytesError, match=r"model\.norm\.weight, to which nothing is added"):
         verify(out, wanted.base, wanted.sources)
 
 
@@ -278,12 +278,33 @@ def test_a_quantised_folder_is_verified(tmp_path, options):
         verify(tmp_path / "out")
 
 
+def test_an_adapters_own_copy_must_be_the_adapters_bytes(tmp_path):
+    """modules_to_save: the norm is the adapter's, not the base's."""
+    wanted = request(tmp_path)
+    adapter = wanted.sources[0].path
+    factors = load_file(adapter / "adapter_model.safetensors")
+    own = torch.arange(16, dtype=torch.bfloat16)
+    save_file({**factors, "base_model.model.model.norm.weight": own}, adapter / "adapter_model.safetensors")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, "modules_to_save": ["norm"]}))
+
+    done = materialize(wanted, tmp_path / "out")
+
+    assert (done.report["copied"], done.report["replaced"]) == (3, 1)
+    file = tmp_path / "out" / done.tensors["model.norm.weight"]["file"]
+    assert torch.equal(load_file(file)["model.norm.weight"], own)
+    assert verify(tmp_path / "out", wanted.base, wanted.sources).report == done.report
+    forged(tmp_path / "out", "model.norm.weight", torch.ones_like)
+    with pytest.raises(WrongBytesError, match=r"model\.norm\.weight"):
+        verify(tmp_path / "out", wanted.base, wanted.sources)
+
+
 def test_a_cast_tensor_must_be_the_bases_cast(tmp_path):
     wanted = request(tmp_path, dtype="float32")
     materialize(wanted, tmp_path / "out")
     forged(tmp_path / "out", "model.norm.weight", lambda numbers: numbers + 1)
 
-    with pytest.raises(WrongBytesError, match=r"model\.norm\.weight, which no adapter changes"):
+    with pytest.raises(WrongBytesError, match=r"model\.norm\.weight, to which nothing is added"):
         verify(tmp_path / "out", wanted.base, wanted.sources)
 
 
