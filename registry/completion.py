@@ -1,4 +1,4 @@
-"""What TAB asks a catalog: names, aliases, numbers, bases, check targets.
+"""What TAB asks a catalog: names, aliases, numbers, bases, artifacts, check targets.
 
 A read-only way of its own, because it must be quick: no SQLAlchemy, no schema check, nothing created, nothing upgraded,
 and no answer rather than an error or a long wait: a database server gets one connection and one second in all.
@@ -65,6 +65,12 @@ def aliases(settings: Settings, name: str | None) -> list[str]:
 def bases(settings: Settings) -> list[str]:
     """Every name of every base."""
     return _soon(settings, lambda catalog: catalog.words("SELECT name FROM base_names ORDER BY 1"))
+
+
+def artifacts(settings: Settings) -> list[str]:
+    """The numbers of all artifacts."""
+    query = "SELECT CAST(id AS VARCHAR(20)) FROM artifacts WHERE removed_at IS NULL ORDER BY id"
+    return _soon(settings, lambda catalog: catalog.words(query))
 
 
 def checked(settings: Settings) -> list[str]:

@@ -206,7 +206,7 @@ def _built(job: Job) -> Known:
 def _beside(job: Job) -> Path:
     """Where a build of this recipe for this place goes on, now and with --resume."""
     to = job.request.to
-    return to.with_name(f".{to.name[:64]}.{hex_of(job.recipe.digest)[:16]}")
+    return to.with_name(f".{to.name[:32]}.{hex_of(job.recipe.digest)[:16]}")  # a name has 255 bytes at most
 
 
 def _recorded(job: Job) -> Known:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Source = Callable[[Settings, click.Context, str], Iterable[str]]
 
 _FILES = frozenset({"PATH", "SOURCE", "FILE"})
-_PATH_TOO = frozenset({"REF-or-PATH", "PATH-or-REF", "BASE", *_FILES})
+_PATH_TOO = frozenset({"REF-or-PATH", "PATH-or-REF", "BASE", "ARTIFACT", *_FILES})
 
 
 def suggest(context: click.Context, metavar: str, text: str) -> list[CompletionItem]:
@@ -62,6 +62,12 @@ def _bases(settings: Settings, _context: click.Context, _text: str) -> list[str]
     from registry.completion import bases
 
     return bases(settings)
+
+
+def _artifacts(settings: Settings, _context: click.Context, _text: str) -> list[str]:
+    from registry.completion import artifacts
+
+    return artifacts(settings)
 
 
 def _methods(_settings: Settings, _context: click.Context, _text: str) -> Iterable[str]:
@@ -117,6 +123,7 @@ SOURCES: dict[str, Source] = {
     "NAME": _names,
     "ALIAS": _aliases,
     "BASE": _bases,
+    "ARTIFACT": _artifacts,
     "METHOD": _methods,
     "RULE": _rules,
     "TYPE": _types,

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 
+import click
 import pytest
 from sqlalchemy import select
 
 from engine.errors import WrongBytesError
+from registry.cli.words import SOURCES
+from registry.completion import artifacts
 from registry.errors import ConflictError, CorruptError, NotFoundError, UsageError
 from registry.models import Artifact, AuditEntry
 from tests.registries import make_base
@@ -400,3 +403,11 @@ def test_changes_are_in_the_audit_log(made):
         removed = session.scalars(select(Artifact.removed_at)).one()
     assert entries[-2:] == [("materialize", "artifact 1", "tester"), ("rm", "artifact 1", "tester")]
     assert removed is not None
+
+
+def test_tab_offers_the_numbers_of_what_is_there(made, tmp_path):
+    merged(made, tmp_path / "two", "team/b")
+    made.remove_artifact(1)
+
+    assert artifacts(made.settings) == ["2"]
+    assert SOURCES["ARTIFACT"](made.settings, click.Context(click.Command("show")), "") == ["2"]
