@@ -94,9 +94,9 @@ def open_regular(path: Path) -> int:
     except FileNotFoundError:
         raise HeaderError(path, "missing", "no such file") from None
     except OSError as error:
-        code = "not-regular" if path.is_symlink() else "unreadable"
-        reason = "a symbolic link" if path.is_symlink() else error.strerror or str(error)
-        raise HeaderError(path, code, reason) from None
+        link = os.path.islink(path)  # noqa: PTH114 (it never raises: the name may be too long for a file)
+        reason = "a symbolic link" if link else error.strerror or str(error)
+        raise HeaderError(path, "not-regular" if link else "unreadable", reason) from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise HeaderError(path, "not-regular", "not a regular file")

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import astuple, dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import BaseError, WrongBytesError
-from engine.format.header import BITS
+from engine.errors import BaseError, HeaderError, WrongBytesError
+from engine.format.header import BITS, open_regular
 from engine.materialize.config import as_json
 from engine.materialize.recipe import canonical_digest
 from engine.materialize.sums import Sums
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 MANIFEST = "materialize.json"
 SCHEMA = 1
+_LARGEST = 256 << 20
+_MORE_THAN_ANY_DISK = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,28 +89,52 @@ def read_manifest(folder: Path) -> Manifest:
     """Raises BaseError where there is none, WrongBytesError where it is not as it was written."""
     file = folder / MANIFEST
     try:
-        content = file.read_bytes()
+        content = _content(file)
     except OSError as error:
         raise BaseError(file, f"cannot be read: {error.strerror}; was the folder made by materialize?") from error
+    except HeaderError as error:
+        raise BaseError(file, f"cannot be read: {error.code}; was the folder made by materialize?") from error
     try:
         manifest = _parsed(json.loads(content))
+        as_written = rendered(manifest)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise WrongBytesError([(MANIFEST, "what materialize wrote", "something else")]) from None
-    if rendered(manifest) != content:
-        expected, actual = (hashlib.sha256(one).hexdigest() for one in (rendered(manifest), content))
+    if as_written != content:
+        expected, actual = (hashlib.sha256(one).hexdigest() for one in (as_written, content))
         raise WrongBytesError([(MANIFEST, expected, actual)])
     return manifest
+
+
+def _content(file: Path) -> bytes:
+    """Of a regular file of a size that is read whole; a pipe is not waited for, a link not followed."""
+    with os.fdopen(open_regular(file), "rb") as stream:
+        content = stream.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise WrongBytesError([(MANIFEST, f"at most {_LARGEST} bytes", "more")])
+    return content
 
 
 def _parsed(value: Mapping[str, Any]) -> Manifest:
     """Raises ValueError, or what else the wrong type in a place raises."""
     tensors, files = value["tensors"], value["files"]
     for row in tensors.values():
-        sizes = all(type(one) is int and one >= 0 for one in row["shape"])
-        if not sizes or row["dtype"] not in BITS or PurePath(row["file"]).name != row["file"]:
+        if not all(map(_counts, row["shape"])) or row["dtype"] not in BITS or not _lies_within(row["file"], deep=False):
             raise ValueError(row)
     for name, row in files.items():
-        if PurePath(name).is_absolute() or ".." in PurePath(name).parts or type(row["size"]) is not int:
+        if not _lies_within(name, deep=True) or not _counts(row["size"]):
             raise ValueError(name)
+    if not all(type(row["sha256"]) is str for row in (*tensors.values(), *files.values())):
+        raise ValueError("sha256")
     changes = {name: (row["module"], Sums(*row["sums"])) for name, row in value["changes"].items()}
     return Manifest(value["plan"], value["recipe"], tensors, changes, files)
+
+
+def _counts(number: object) -> bool:
+    return type(number) is int and 0 <= number < _MORE_THAN_ANY_DISK
+
+
+def _lies_within(name: str, *, deep: bool) -> bool:
+    """Whether a name is of a file in the folder, with `deep` also in a folder of it."""
+    path = PurePath(name)
+    plain = deep or path.name == name
+    return plain and bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
