@@ -144,9 +144,11 @@ def _lying(known: Known) -> Path:
 
 def _delete(place: Place, known: Known) -> str:
     """Why the folder stays; empty where it is gone."""
+    folder = Path(place.path)
+    if folder.is_symlink():
+        return "is a link by now"
     if place.state != "unchanged":
         return place.state
-    folder = Path(place.path)
     if more := extra(folder, known.contents):
         return f"also holds {more[0]}"
     with reaching(folder):

@@ -394,6 +394,28 @@ def test_rm_with_files_deletes_what_is_as_it_was_and_nothing_else(made, tmp_path
     assert (tmp_path / "beside" / "model.safetensors").exists()
 
 
+def test_rm_with_files_follows_no_link_to_a_folder_that_was_moved(made, tmp_path):
+    (tmp_path / "out").rename(tmp_path / "moved")
+    (tmp_path / "out").symlink_to(tmp_path / "moved")
+    before = world.bytes_of(tmp_path / "moved")
+
+    found = made.remove_artifact(1, files=True)
+
+    assert (found.deleted, found.kept) == ((), {str(tmp_path / "out"): "is a link by now"})
+    assert world.bytes_of(tmp_path / "moved") == before
+
+
+def test_rm_with_files_passes_by_what_is_gone_and_what_is_another_hosts(made, tmp_path, monkeypatch):
+    merged(made, tmp_path / "gone")
+    world.delete(tmp_path / "gone")
+    monkeypatch.setattr("registry.artifacts.places.socket.gethostname", lambda: "other")
+
+    found = made.remove_artifact(1, files=True)
+
+    assert found.kept == {str(tmp_path / "out"): "elsewhere", str(tmp_path / "gone"): "elsewhere"}
+    assert (tmp_path / "out" / "config.json").exists()
+
+
 def test_changes_are_in_the_audit_log(made):
     made.remove_artifact(1)
 
