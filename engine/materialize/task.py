@@ -15,7 +15,7 @@ class Task:
     """Write `target` from `source` with all `changes` added; independent of every other task.
 
     Without changes, and with one encoding and dtype, the bytes are copied. `seed` is of stochastic rounding, None
-    rounds to nearest; `module` is what the adapter calls the place. A `turned` target is the source's transpose.
+    rounds to nearest; `module` is what the adapter calls the place. A `turned` target is the source's transpose, and in another encoding.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Task:
         """Whether the bytes stay as they are."""
         same = self.source.encoding == self.target.encoding and self.source.parts.keys() == self.target.parts.keys()
         return (
-            not (self.changes or self.turned)
+            not self.changes
             and same
             and all(part.dtype == self.target.parts[role].dtype for role, part in self.source.parts.items())
         )
