@@ -7,7 +7,7 @@ from itertools import permutations
 from typing import TYPE_CHECKING
 
 from engine.compat.finding import Finding
-from engine.compat.together.parameters import before_swap
+from engine.compat.together.parameters import MOST_WRAPPERS, before_swap
 from engine.format.dtypes import READABLE
 from engine.format.keys import WRAPPER
 from engine.format.modules import parameter_names
@@ -17,7 +17,7 @@ from engine.materialize.changes.lowrank import LowRank
 from engine.materialize.matching.effect import Effect, place_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from engine.format.facts import AdapterFacts, ModuleFacts
     from engine.materialize.matching.seat import Seat, Shape
@@ -74,24 +74,36 @@ def _nested(
         return
     inner_first = sorted(group, key=lambda one: -one.name.count(WRAPPER))
     matcher = Matcher(lora)
-    for module, leaf in zip(inner_first, _order(path, inner_first, found, seats), strict=True):
+    ranks = {leaf: matcher.effective(f"{path}.{leaf}")[0] for leaf in found}
+    order = _order(path, inner_first, found, ranks, seats)
+    if order is None:
+        message = f"{path}: which factors are of which of its parameters {list(found)} cannot be told"
+        yield Finding("own-kind", "error", message, where=path)
+        return
+    for module, leaf in zip(inner_first, order, strict=True):
         rank, alpha = matcher.effective(f"{path}.{leaf}")
         scaling = alpha / (rank**0.5 if lora.use_rslora else rank)
         yield from _factors(facts, module, found[leaf], scaling * weight, turned=seats.is_turned_stack(path), rank=rank)
 
 
-def _order(path: str, group: Sequence[ModuleFacts], found: dict[str, Seat], seats: Seats) -> Sequence[str]:
-    """The parameters in the order of their wrappers: the only one in which they fit, else as the model has them."""
+def _order(
+    path: str, group: Sequence[ModuleFacts], found: dict[str, Seat], ranks: Mapping[str, int], seats: Seats
+) -> Sequence[str] | None:
+    """The parameters in the order of their wrappers: the only one in which they fit, else as the model has them; None
+    where transformers does not know the model.
+    """
     turned = seats.is_turned_stack(path)
-    fitting = [
-        order
-        for order in permutations(found)
-        if all(_fits(module, found[leaf], turned=turned) for module, leaf in zip(group, order, strict=True))
-    ]
+    fitting = []
+    for order in permutations(found) if len(found) <= MOST_WRAPPERS else ():
+        pairs = zip(group, order, strict=True)
+        if all(_fits(module, found[leaf], ranks[leaf], turned=turned) for module, leaf in pairs):
+            fitting.append(order)
     if len(fitting) == 1 or len(found) == 1:
         return fitting[0] if fitting else tuple(found)
     registered = seats.registered(path)
-    return sorted(found, key=lambda leaf: registered.index(leaf) if leaf in registered else len(registered))
+    if found.keys() <= set(registered):
+        return sorted(found, key=registered.index)
+    return None if fitting else tuple(found)
 
 
 def _widths(shape: Shape, *, turned: bool) -> tuple[int, int, int]:
@@ -102,18 +114,23 @@ def _widths(shape: Shape, *, turned: bool) -> tuple[int, int, int]:
     return (experts, one, two) if turned else (experts, two, one)
 
 
-def _fits(module: ModuleFacts, seat: Seat, *, turned: bool) -> bool:
+def _fits(module: ModuleFacts, seat: Seat, rank: int, *, turned: bool) -> bool:
     if len(seat.shape) not in (2, 3):
         return False
     experts, fan_in, fan_out = _widths(seat.shape, turned=turned)
-    rows, rest = divmod(module.a_shape[0], experts)
-    joined = module.a_shape[0] == module.b_shape[1]
-    return rows > 0 and not rest and joined and (module.a_shape[1], module.b_shape[0]) == (fan_in, fan_out)
+    return (module.a_shape, module.b_shape) == ((rank * experts, fan_in), (fan_out, rank * experts))
 
 
 def _factors(
-    facts: AdapterFacts, module: ModuleFacts, seat: Seat, factor: float, *, turned: bool = False, rank: int = 0
+    facts: AdapterFacts,
+    module: ModuleFacts,
+    seat: Seat,
+    factor: float,
+    *,
+    turned: bool = False,
+    rank: int | None = None,
 ) -> Iterator[Effect | Finding]:
+    rank = rank or module.configured_rank or module.rank
     problem = next(_problems(facts, module, seat, turned=turned, rank=rank), None)
     if problem is not None:
         yield problem
@@ -134,8 +151,8 @@ def _problems(facts: AdapterFacts, module: ModuleFacts, seat: Seat, *, turned: b
     if experts > 1 and not turned and _is_old(facts, module, fan_in, fan_out):
         message = f"{path}: its factors lie as peft before 0.19 laid those of experts"
         yield Finding("expert-layout", "error", message, where=module.a_key, fix=_SWAP_FIX)
-    elif not _fits(module, seat, turned=turned):
-        rows = (rank or module.rank) * experts
+    elif not _fits(module, seat, rank, turned=turned):
+        rows = rank * experts
         wanted = f"expected factors of {[rows, fan_in]} and {[fan_out, rows]}"
         message = f"{path}: {wanted}, found {list(module.a_shape)} and {list(module.b_shape)}"
         yield Finding("base-shape", "error", message, where=path)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from engine.format.canonical import canonical
+from engine.materialize.changes.tokens import Tokens
 from engine.materialize.matching.copies import is_table
 from engine.materialize.matching.same import same_numbers
 
@@ -79,6 +80,9 @@ def _alike(effects: Iterable[Sequence[Effect]], source: str, twin: str) -> bool:
 def _same(one: Effect, other: Effect) -> bool:
     if one.copy is not None and other.copy is not None and one.share == other.share:
         return same_numbers(one.copy, other.copy)
+    if isinstance(one.change, Tokens) and isinstance(other.change, Tokens):
+        alike = replace(one.change, rows=other.change.rows) == other.change
+        return alike and same_numbers(one.change.rows, other.change.rows)
     return one.change == other.change and one.copy == other.copy
 
 
