@@ -15,7 +15,8 @@ class Task:
     """Write `target` from `source` with all `changes` added; independent of every other task.
 
     Without changes, and with one encoding and dtype, the bytes are copied. `seed` is of stochastic rounding, None
-    rounds to nearest; `module` is what the adapter calls the place. A `turned` target is the source's transpose, and in another encoding.
+    rounds to nearest; `module` is what the adapter calls the place. A `turned` target is the source's transpose, in
+    another encoding.
     """
 
     name: str
