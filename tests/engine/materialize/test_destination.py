@@ -32,7 +32,7 @@ def wanted(tmp_path):
     return found
 
 
-@pytest.mark.parametrize("kind", ["file", "folder", "link", "dangling link"])
+@pytest.mark.parametrize("kind", ["file", "folder", "link", "link to an empty folder", "dangling link"])
 def test_what_is_there_is_never_overwritten(wanted, tmp_path, kind):
     out = tmp_path / "place" / "out"
     if kind == "file":
@@ -41,7 +41,8 @@ def test_what_is_there_is_never_overwritten(wanted, tmp_path, kind):
         out.mkdir()
         (out / "mine").write_text("mine")
     else:
-        out.symlink_to(tmp_path if kind == "link" else tmp_path / "gone")
+        (tmp_path / "empty").mkdir()
+        out.symlink_to(tmp_path / {"link": "given", "link to an empty folder": "empty"}.get(kind, "gone"))
 
     with pytest.raises(DestinationError, match="exists; give the name of a new folder"):
         materialize(wanted, out)
