@@ -15,6 +15,11 @@ from tests.registry.artifacts import world
 
 
 @pytest.fixture
+def database_url(sqlite_template, tmp_path):
+    return world.sqlite_alone(sqlite_template, tmp_path)
+
+
+@pytest.fixture
 def registry(prepared):
     return prepared(world.fill)
 

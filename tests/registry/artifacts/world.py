@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors.numpy import load_file
 
+from tests.factories import make_settings
 from tests.registries import MODULES, factors, make_adapter, make_base
 
 if TYPE_CHECKING:
@@ -22,6 +24,14 @@ def fill(registry: Registry, folder: Path) -> None:
     registry.add_base(make_base(folder / "base"), names=["team/base"])
     registry.push(make_adapter(folder / "a", seed=1), "team/a")
     registry.push(make_adapter(folder / "b", seed=2), "team/b")
+
+
+def sqlite_alone(template: Path, folder: Path) -> str:
+    """The URL of an unused SQLite catalog, for tests whose facts no database changes; rows are tested on both."""
+    file = make_settings(folder / "home").catalog_file
+    file.parent.mkdir()
+    shutil.copyfile(template, file)
+    return f"sqlite:///{file}"
 
 
 def expected(base: Path, weights: dict[int, float]) -> dict[str, np.ndarray]:
