@@ -262,3 +262,8 @@ def test_packed_layers_become_in_out_again(gpt2, tmp_path, kind):
         assert torch.allclose(found[name], (W.float() + 2 * B @ A).T, atol=1e-6)
     assert logits(tmp_path / "out").isfinite().all()
     assert verify(tmp_path / "out", gpt2 / kind, sources).tensors == len(found)
+
+
+def test_layers_that_nothing_but_the_turn_changes_are_verified(gpt2, tmp_path):
+    materialize(Request(base=gpt2 / "nf4", sources=()), tmp_path / "out")
+    assert verify(tmp_path / "out", gpt2 / "nf4").report["cast"] == 4
