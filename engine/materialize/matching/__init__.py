@@ -11,6 +11,7 @@ from engine.materialize.matching.adapters import effects_of
 from engine.materialize.matching.assembled import assembled
 from engine.materialize.matching.effect import Effect
 from engine.materialize.matching.frame import framed
+from engine.materialize.matching.repeated import hold_repeated
 from engine.materialize.matching.seats import Seats
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def outputs(checkpoint: Checkpoint, sources: Sequence[Source]) -> Outputs:
     """
     adapters = [read_adapter(source.path) for source in sources]
     seats = Seats(framed(checkpoint, _ranges(adapters)))
+    hold_repeated(seats)
     findings: list[Finding] = []
     effects: list[list[Effect]] = []
     for source, facts in zip(sources, adapters, strict=True):

@@ -61,7 +61,7 @@ def _layer(facts: AdapterFacts, path: str, claim: Claim, seats: Seats, shapes: M
     stated = bool(lora.fan_in_fan_out if lora else facts.config.raw.get("fan_in_fan_out"))
     turned = False
     if weight is not None and not weight.packed:
-        turned = is_turned(path, shape, _widths(facts, claim), seats.frame.model_type, stated=stated)
+        turned = is_turned(path, shape, _widths(facts, claim), seats.frame.model_types, stated=stated)
     return Layer(path, weight, bias, shape, turned)
 
 

@@ -116,8 +116,3 @@ def _output(name: str, stored: Stored, target: _Target | None) -> Output:
     ):
         source = replace(source, fold=2)  # by rows, not by whole experts
     return Output(name, source, tuple(target.changes), target.module, dtype=stored.numbers)
-
-
-def _goes_by_rows(change: Change) -> bool:
-    """Whether the change of a stack of experts is one of the rows of all of them."""
-    return isinstance(change, Experts) or (isinstance(change, Within) and change.fold > 1)

@@ -41,8 +41,10 @@ class Frame:
         return {path: name for name, path in canonical_names(self.tensors).items()}
 
     @property
-    def model_type(self) -> str | None:
-        return config_facts(self.config)["model_type"]
+    def model_types(self) -> frozenset[str]:
+        """The families of the base and of the parts of a composite one, such as the decoder of an encoder-decoder."""
+        parts = [self.config, *(value for value in self.config.values() if isinstance(value, dict))]
+        return frozenset(kind for part in parts if (kind := config_facts(part)["model_type"]))
 
 
 def framed(checkpoint: Checkpoint, ranges: Ranges | None) -> Frame:

@@ -57,10 +57,10 @@ class Layer:
 
 
 def is_turned(
-    path: str, shape: Shape, widths: tuple[int | None, int | None], model_type: str | None, *, stated: bool
+    path: str, shape: Shape, widths: tuple[int | None, int | None], model_types: frozenset[str], *, stated: bool
 ) -> bool:
     """Whether a linear weight is stored (in, out): as its `widths` (in, out) say, None where an adapter does not tell;
-    where both ways fit, as the model's family has it, or as `stated` in the adapter's config where no family is known.
+    where both ways fit, as the model's families have it, or as `stated` in the adapter's config where none is known.
     """
     if len(shape) != 2:
         return False
@@ -68,16 +68,16 @@ def is_turned(
     straight, turned = (fan_out in (None, out) and fan_in in (None, into) for out, into in (shape, shape[::-1]))
     if straight != turned:
         return turned
-    if model_type is None:
+    if not model_types:
         return stated
-    return model_type in TRANSPOSED_TYPES and path.rpartition(".")[2] in _TURNED_NAMES
+    return not model_types.isdisjoint(TRANSPOSED_TYPES) and path.rpartition(".")[2] in _TURNED_NAMES
 
 
 def expected(layer: Layer, claim: Claim, *, table: bool, groups: int) -> dict[str, Shape]:
     """The shape on disk of every tensor that an adapter may have on the layer, by role."""
-    rank, out, ones = claim.rank, layer.fan_out, (1,) * len(layer.kernel)
     if len(layer.shape) < 2:
         return {"bias": layer.bias.shape} if layer.bias else {}
+    rank, out, ones = claim.rank, layer.fan_out, (1,) * len(layer.kernel)
     if table:
         count, dim = layer.shape
         return {"A": (rank, count), "B": (dim, rank), "magnitude": (dim,), "rows": (len(claim.tokens), dim)}

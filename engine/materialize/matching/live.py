@@ -36,6 +36,10 @@ class Live:
         """Parameters that share another's numbers, with that other: the model's own names."""
         return dict(getattr(self._model, "all_tied_weights_keys", None) or {})
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of every tensor that the model stores, by its own name."""
+        return {name: tuple(one.shape) for name, one in self._state.items()}
+
     def parts_by_config(self) -> bool:
         """Whether `tie_word_embeddings: false` makes them parameters of their own; T5 ties whatever that says."""
         settings = self._model.config

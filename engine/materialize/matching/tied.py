@@ -45,9 +45,12 @@ def settled(seats: Seats, effects: Sequence[Sequence[Effect]]) -> Settled:
     for source, twins in groups.items():
         if not all(_alike(spread, source, twin) for twin in twins):
             parted |= dict.fromkeys(twins, source)
+    config = _config(seats) if parted else {}
+    if config:  # a model that ties no table ties nothing: BERT's biases of the output are two then as well
+        parted |= {twin: source for twin, source in seats.twins.items() if twin not in seats.frame.tensors}
     written = {canonical(name) for name in (*seats.frame.tensors, *parted)}
     kept = [tuple(effect for effect in own if effect.path in written or not _is_twin(effect, groups)) for own in spread]
-    return Settled(tuple(kept), parted, _config(seats) if parted else {})
+    return Settled(tuple(kept), parted, config)
 
 
 def _is_twin(effect: Effect, groups: Mapping[str, Sequence[str]]) -> bool:
