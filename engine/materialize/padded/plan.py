@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
 from engine.compat.together.check import check_together
 from engine.convert.rewrite.downlevel import trained_initialisation
-from engine.convert.rewrite.draft import Made, draft_of, number, refused
+from engine.convert.rewrite.draft import Made, draft_of, refused
 from engine.convert.rewrite.names import peft_names
 from engine.convert.rewrite.scales import Wanted, uniform
 from engine.convert.rewrite.targets import explicit_targets
@@ -73,15 +72,7 @@ def _refuse_variants(facts: AdapterFacts) -> None:
 
 def _at_rank(facts: AdapterFacts, rank: int) -> Draft:
     draft = uniform(trained_initialisation(peft_names(draft_of(facts))), Wanted(rank))
-    scales = [module.scaling for module in facts.modules]
-    alpha = _exact_alpha(float(draft.config["lora_alpha"]), rank, scales)
-    return draft.with_config(lora_alpha=number(alpha), lora_dropout=0.0)
-
-
-def _exact_alpha(alpha: float, rank: int, scales: Sequence[float]) -> float:
-    """The alpha beside this one which, divided by the rank, is a scaling bit for bit."""
-    beside = (alpha, math.nextafter(alpha, 0.0), math.nextafter(alpha, math.inf))
-    return next((one for one in beside if one / rank in scales), alpha)
+    return draft.with_config(lora_dropout=0.0)
 
 
 def _with_places(draft: Draft, places: dict[str, Made]) -> Draft:
