@@ -11,8 +11,8 @@ from engine.materialize import Request, Source, materialize
 from tests.engine.materialize.matching.judge import beside, close
 from tests.engine.model import drawn
 
-DRAWS = {draw.name: draw for draw in drawn.draws(24) if draw.family != "unet"}
-SLICE = [name for name, draw in DRAWS.items() if draw.number < 3]
+DRAWS = {draw.name: draw for draw in drawn.draws(24)}
+SLICE = [name for name, draw in DRAWS.items() if draw.number < 3 and draw.family != "unet"]
 
 
 @pytest.fixture(scope="session")
