@@ -11,7 +11,7 @@ from registry.artifacts.rows import Made
 from registry.checkout import put
 from registry.disk import sync_folder
 from registry.operations import Part, materialize_merged, plan_merged, write_images
-from registry.scratch import scratch_beside
+from registry.scratch import scratch_beside, scratch_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,12 +66,14 @@ def build(job: Job, to: Path) -> Made:
 
 
 def forecast(job: Job) -> dict[str, Any]:
-    """What would be made, from headers alone: everything that does not fit is refused as it would be. Of the other
-    forms nothing is told.
+    """What would be made; everything that does not fit is refused as it would be. A checkpoint is planned from headers,
+    images and plain folders, which are small, are made in a scratch folder and dropped.
     """
-    if job.request.kind != "merged":
-        return {}
-    return plan_merged(_parts(job), job.checkpoint, job.request.to, options=_options(job))
+    if job.request.kind == "merged":
+        return plan_merged(_parts(job), job.checkpoint, job.request.to, options=_options(job))
+    with scratch_folder(job.handle.settings.staging) as scratch:
+        made = build(job, scratch / job.request.kind)
+    return {**made.report, "size": sum(one.size for one in made.contents)}
 
 
 def _merged(job: Job, to: Path) -> tuple[dict[tuple[str, str], str], Mapping[str, Any]]:

@@ -24,13 +24,14 @@ from registry.checkout import put
 from registry.convert import require_free
 from registry.digests import hex_of
 from registry.disk import discard_tree
-from registry.errors import ConflictError, CorruptError
+from registry.errors import ConflictError, CorruptError, UsageError
 from registry.progress import silent, unheard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from engine.compat.finding import Finding
+    from registry.artifacts.basefolder import BaseFolder
     from registry.artifacts.request import MaterializeRequest
     from registry.artifacts.rows import Known
     from registry.handle import Handle
@@ -48,6 +49,7 @@ def materialize(
     adapters = fetch_adapters(handle, request.adapters, request.weights)
     adapters = with_image_names(adapters) if request.kind == "hotswap" else adapters
     base = needed_base(handle, request, adapters)
+    _require_outside(request.to, base)
     doubts = base_doubts(handle, base, adapters) if base is not None and request.kind == "merged" else ()
     job = Job(handle, request, adapters, base, recipe_of(request, adapters, base), progress)
     if request.dry_run:
@@ -94,7 +96,18 @@ def _put_back(attempt: Attempt) -> Iterator[None]:
         raise
 
 
+def _require_outside(to: Path, base: BaseFolder | None) -> None:
+    """Inside the base's folder a result would be one of the files that the next result takes over."""
+    place = None if base is None or base.path is None else base.path.resolve()
+    if place is not None and place in to.resolve().parents:
+        raise UsageError(f"{to} is inside the base's folder {place}", hint="name a folder outside of it")
+
+
 def _forecast(job: Job, doubts: tuple[Finding, ...]) -> MaterializeResult:
+    with job.handle.database.reading() as session:
+        known = rows.find(session, job.recipe.digest)
+    if known is None or not _known_at(known, job.request.to):
+        require_free(job.request.to)
     report = forecast(job)
     return MaterializeResult(
         None, job.recipe.body, report, recipe_digest=job.recipe.digest, size=report.get("size"), findings=doubts
@@ -145,10 +158,14 @@ def _tell_extra(attempt: Attempt, known: Known) -> None:
         attempt.notes.append(f"{to} also holds {', '.join(more[:5])}, which is no part of the artifact")
 
 
+def _known_at(known: Known, to: Path) -> bool:
+    return any(place.here and place.path == str(to) for place in known.places)
+
+
 def _displace(attempt: Attempt, known: Known, wrong: CorruptError) -> None:
     """Moves a folder aside that held the artifact and was changed; any other is ConflictError."""
     to = attempt.job.request.to
-    if not any(place.here and place.path == str(to) for place in known.places):
+    if not _known_at(known, to):
         raise ConflictError(f"{to} exists and holds something else", hint="name a folder that does not exist")
     attempt.aside = move_aside(to)
     attempt.notes.append(f"{to} was changed ({wrong}): it is {attempt.aside} now")

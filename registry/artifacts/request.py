@@ -124,7 +124,8 @@ def _check_options(kind: Kind, options: Mapping[str, Any]) -> None:
     """Options of another form are refused, not ignored."""
     for other, names in _OPTIONS.items():
         for name in names:
-            if name not in _OPTIONS[kind] and options.get(name):
+            given = options.get(name)  # 0 is a seed
+            if name not in _OPTIONS[kind] and given is not None and given is not False:
                 flag = _FLAGS.get(name, f"--{name.replace('_', '-')}")
                 raise UsageError(f"{flag} is of --as {other}, not of --as {kind}", hint="adapters materialize --help")
 
