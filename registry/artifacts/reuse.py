@@ -61,7 +61,7 @@ def move_aside(folder: Path) -> Path:
 
 
 def _bring(source: Path, target: Path) -> bool:
-    """Whether the new file shares its bytes with the source's."""
+    """Whether the new file shares its bytes with the source's; what both are is made read-only."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with reading(source) as origin:
         large = os.fstat(origin).st_size >= _LINKED
@@ -74,6 +74,8 @@ def _bring(source: Path, target: Path) -> bool:
         with suppress(OSError):  # another file system, another user's file, too many links
             target.unlink()
             os.link(source, target, follow_symlinks=False)
+            with suppress(OSError):  # another user's file
+                os.fchmod(origin, os.fstat(origin).st_mode & 0o555)  # written to in one place, it would change in both
             return True
         with opened(target, CREATE, mode=0o666) as descriptor:
             copy_hashed(origin, descriptor)
