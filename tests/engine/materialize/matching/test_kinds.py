@@ -59,6 +59,10 @@ CASES = {
         ],
     ),
     "ia3 and lora": (oracle.Linears, [lora(LINES), IA3Config(target_modules=LINES, feedforward_modules=["last"])]),
+    "ia3 and bias": (
+        oracle.Linears,
+        [IA3Config(target_modules=["one"], feedforward_modules=[]), lora(["one"], bias="lora_only")],
+    ),
     "adalora": (oracle.Linears, [ada(LINES, 6), ada(["one"], 3)]),
     "embedding": (oracle.Embeddings, [lora([*TABLES, "last"]), lora(["words"], r=2)]),
     "embedding dora": (oracle.Embeddings, [lora(TABLES, use_dora=True), lora(TABLES, use_dora=True, r=2)]),
