@@ -20,6 +20,7 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
         "cosine": _cosine(report.get("cosine")),
         "relative error": number(report.get("relative_error")),
         "swallowed": percent(report.get("swallowed")),
+        "kept": percent(report.get("kept")),
     }
     shown = {name: text for name, text in told.items() if text not in (None, "-")}
     if shown:

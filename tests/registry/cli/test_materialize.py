@@ -166,6 +166,7 @@ def test_people_see_what_was_made_how_exact_it_is_and_what_comes_next(adapters: 
         "cosine          0.999370",
         "relative error  0.03561",
         "swallowed       23.45 %",
+        "kept            99.00 %",
         "",
         "LEAST EXACT MODULES    COSINE  RELATIVE ERROR  SWALLOWED",
         "layers.1.q_proj      0.980000             0.2    40.00 %",
