@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from engine.errors import BaseError
+from engine.compat.finding import Finding
+from engine.errors import BaseError, RefusedError
 from engine.materialize.checkpoint import read_checkpoint
 from engine.materialize.companions import companions
 from engine.materialize.documents import documents_of, model_folder, resized, stem
@@ -17,9 +18,10 @@ from engine.materialize.recipe import canonical_digest, recipe_of
 from engine.materialize.request import checked
 from engine.materialize.shards import shards
 from engine.materialize.task import Task
+from engine.merge.dtypes import SIZES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from typing import Any
 
@@ -86,6 +88,7 @@ def plan(request: Request, folder: Path) -> Plan:
     files = shards(folder, stem(request.base), described, request.shard_size)
     places = {name: place for shard in files for name, place in shard.places.items()}
     tasks = tuple(_task(output, form, places, request) for output, form in pairs)
+    _hold_roundable(tasks)
     recipe = recipe_of(request)
     documents = documents_of(checkpoint, found, files, recipe=recipe, request=request)
     other_vocabulary = resized(checkpoint.config, found.config)
@@ -98,3 +101,13 @@ def _task(output: Output, form: Form, places: Mapping[str, Place], request: Requ
     target = form.placed(output.name, places)
     seed = request.seed if request.rounding == "stochastic" else None
     return Task(output.name, output.source, target, output.changes, seed, output.module, form.turned)
+
+
+def _hold_roundable(tasks: Sequence[Task]) -> None:
+    """Refuse to draw between neighbours in a dtype whose neighbours are not known."""
+    drawn = [task for task in tasks if task.seed is not None and not task.copies]
+    coarse = [task for task in drawn if task.target.numbers not in SIZES]
+    if coarse:
+        told = "rounding stochastic: expected a float of 16, 32 or 64 bits, found"
+        rows = [f"{task.name}: {told} {task.target.numbers}" for task in coarse]
+        raise RefusedError([Finding("rounding-dtype", "error", row, where="rounding") for row in rows])

@@ -34,5 +34,7 @@ class Task:
         return (
             not self.changes
             and same
-            and all(part.dtype == self.target.parts[role].dtype for role, part in self.source.parts.items())
+            and all(
+                not part.size or part.dtype == self.target.parts[role].dtype for role, part in self.source.parts.items()
+            )
         )

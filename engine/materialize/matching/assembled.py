@@ -109,10 +109,12 @@ def _unknown(effect: Effect, piece: Piece) -> Finding:
 
 def _output(name: str, stored: Stored, target: _Target | None) -> Output:
     if target is None:
-        return Output(name, stored)
-    source = stored if target.copy is None else plain(target.copy)
-    if any(
-        isinstance(change, Experts) or (isinstance(change, Within) and change.fold > 1) for change in target.changes
-    ):
-        source = replace(source, fold=2)  # by rows, not by whole experts
+        return Output(name, _by_rows(stored, ()))
+    source = _by_rows(stored if target.copy is None else plain(target.copy), target.changes)
     return Output(name, source, tuple(target.changes), target.module, dtype=stored.numbers)
+
+
+def _by_rows(source: Stored, changes: Sequence[Change]) -> Stored:
+    """A stack of experts seen as the rows of all of them, so that no block is a whole expert."""
+    stacked = all(isinstance(one, Experts) or (isinstance(one, Within) and one.fold > 1) for one in changes)
+    return replace(source, fold=2) if stacked and len(source.shape) == 3 else source
