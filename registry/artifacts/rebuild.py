@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
-from registry.artifacts import rows
+from registry.artifacts import rows, stored
 from registry.artifacts.basefolder import folder_of
 from registry.artifacts.baseneeds import needed_base
 from registry.artifacts.build import Job, build
@@ -34,6 +34,7 @@ from registry.scratch import scratch_beside
 
 if TYPE_CHECKING:
     from registry.artifacts.basefolder import BaseFolder
+    from registry.artifacts.places import Place
     from registry.artifacts.results import ArtifactCheck
     from registry.artifacts.rows import Known
     from registry.handle import Handle
@@ -53,15 +54,19 @@ class Repetition:
 def rebuild(handle: Handle, text: str, *, to: str | Path | None, progress: Progress, notice: Notice) -> RebuildResult:
     """Build it anew to `to`, or to a known place that is missing or changed, or only to compare.
 
-    NotFoundError names the adapters and the base that are gone, CorruptError the tensor that came out otherwise.
+    NotFoundError names the adapters and the base that are gone, unless the store has the artifact: then it comes from
+    there. CorruptError names the tensor that came out otherwise.
     """
     with handle.database.reading() as session:
         known = rows.get(session, text, path=rows.path_of(text))
     wanted = None if to is None else Path(os.path.abspath(Path(to).expanduser()))  # noqa: PTH100 (keeps no `..`)
     if wanted is not None:
         require_free(wanted)
-    adapters = _adapters(handle, known)
-    base = _base(handle, known, adapters)
+    try:
+        adapters = _adapters(handle, known)
+        base = _base(handle, known, adapters)
+    except NotFoundError as gone:
+        return _restored(handle, known, wanted or _lost_place(known), gone)
     with building(handle.settings.home / "artifacts", known.recipe_digest, notice=notice):
         job = Repetition(known, base, adapters, wanted or _lost_place(known))
         notes = _repeat(handle, job, progress)
@@ -82,11 +87,25 @@ def _repeat(handle: Handle, job: Repetition, progress: Progress) -> tuple[str, .
         if os.path.lexists(job.to):
             notes = (f"{job.to} was changed: it is {move_aside(job.to)} now",)
         put(place, job.to)
-    there = place_of(job.to, made.contents)
+    _record(handle, known, place_of(job.to, made.contents))
+    return notes
+
+
+def _restored(handle: Handle, known: Known, to: Path | None, gone: NotFoundError) -> RebuildResult:
+    """Put at the free place `to` from the store, hashed; where that is not possible, `gone` tells what is missing."""
+    if known.stored is None or to is None:
+        raise gone
+    if os.path.lexists(to):
+        raise NotFoundError(str(gone), hint=f"the store has it: adapters artifacts rebuild {known.id} --to DIR")
+    stored.restore(handle.store, known, to)
+    _record(handle, known, place_of(to, known.contents))
+    return RebuildResult(known.id, known.recipe_digest, known.digest, to, (f"not built: {gone}",), restored=True)
+
+
+def _record(handle: Handle, known: Known, there: Place) -> None:
     handle.database.write(
         lambda session: rows.change(session, known.recipe_digest, lambda one: rows.with_place_of(one, there))
     )
-    return notes
 
 
 def _lost_place(known: Known) -> Path | None:

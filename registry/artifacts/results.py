@@ -95,7 +95,8 @@ class RemovedArtifact:
 @dataclass(frozen=True, slots=True)
 class RebuildResult:
     """A build of the same recipe that came to the same digests; `path` is where it lies, None where it was dropped
-    because a known place holds these bytes.
+    because a known place holds these bytes. `restored`: not built but taken from the store, since what it was made from
+    is gone.
     """
 
     artifact: int
@@ -103,6 +104,7 @@ class RebuildResult:
     digest: str
     path: Path | None
     notes: tuple[str, ...] = ()
+    restored: bool = False
 
 
 @dataclass(frozen=True, slots=True)

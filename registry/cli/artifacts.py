@@ -73,8 +73,9 @@ def verify(invocation: Invocation, artifact: str, *, measure: bool) -> None:
 def rebuild(invocation: Invocation, artifact: str, *, to: str | None) -> None:
     """Build an artifact from its recipe again, and compare.
 
-    Exit code 6 names the first tensor that comes out otherwise. Without --to the build goes where the artifact lay, if
-    that is missing or changed by now; else it is dropped after the comparison.
+    Exit code 6 names the first tensor that comes out otherwise. Where what it was made from is gone, it is taken from
+    the store, if that has it. Without --to the build goes where the artifact lay, if that is missing or changed by now;
+    else it is dropped after the comparison.
     """
     with bars(invocation) as progress:
         found = invocation.registry.rebuild_artifact(artifact, to=to, progress=progress, notice=note)
@@ -155,7 +156,12 @@ def _verified(found: ArtifactCheck) -> Iterator[str]:
 
 
 def _rebuilt(found: RebuildResult) -> Iterator[str]:
-    yield f"artifact {found.artifact}: built again, every tensor has the digest it had"
+    how = (
+        "taken from the store, every byte hashed"
+        if found.restored
+        else "built again, every tensor has the digest it had"
+    )
+    yield f"artifact {found.artifact}: {how}"
     yield from fields({"digest": found.digest, "path": None if found.path is None else str(found.path)})
 
 

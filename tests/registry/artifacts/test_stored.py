@@ -14,7 +14,7 @@ from sqlalchemy import text
 from registry.artifacts import rows, stored
 from registry.artifacts.contents import contents_of
 from registry.database import Database
-from registry.errors import CorruptError
+from registry.errors import CorruptError, NotFoundError
 from tests.registries import make_adapter, make_base, open_registry
 from tests.registry.artifacts import world
 
@@ -280,3 +280,52 @@ def test_make_base_and_database_are_what_the_tests_think(database_url, tmp_path)
     (content,) = (one for one in contents_of(make_base(tmp_path / "base")) if one.path.endswith("safetensors"))
     assert sorted(piece.size for piece in content.pieces[1:]) == [16, 96, 128, 160]
     assert Database(database_url).is_sqlite is database_url.startswith("sqlite")
+
+
+# Rebuilt although what it was made from is gone
+
+
+def test_what_the_store_has_comes_back_without_its_adapter_and_base(registry, tmp_path):
+    made = merged(registry, tmp_path / "out", store=True)
+    right = world.bytes_of(tmp_path / "out")
+    registry.remove("team/a")
+    registry.gc(grace="0")
+    (tmp_path / "base").rename(tmp_path / "gone")
+    world.delete(tmp_path / "out")
+
+    found = registry.rebuild_artifact(1)
+
+    assert (found.path, found.restored, found.digest) == (tmp_path / "out", True, made.digest)
+    assert found.notes[0].startswith("not built: artifact 1: made from what is gone: team/a@1")
+    assert world.bytes_of(tmp_path / "out") == right
+    assert registry.rebuild_artifact(1, to=tmp_path / "two").restored
+    assert [place.path for place in registry.artifacts()[0].places] == [str(tmp_path / "out"), str(tmp_path / "two")]
+    with pytest.raises(NotFoundError, match="made from what is gone"):  # nothing to put back, nothing to compare with
+        registry.rebuild_artifact(1)
+
+
+def test_a_changed_folder_is_left_when_only_the_store_could_replace_it(registry, tmp_path):
+    merged(registry, tmp_path / "out", store=True)
+    registry.remove("team/a")
+    (tmp_path / "out" / "config.json").write_text("mine")
+
+    with pytest.raises(NotFoundError, match="made from what is gone") as caught:
+        registry.rebuild_artifact(1)
+
+    assert caught.value.hint == "the store has it: adapters artifacts rebuild 1 --to DIR"
+    assert (tmp_path / "out" / "config.json").read_text() == "mine"
+    assert registry.rebuild_artifact(1, to=tmp_path / "two").restored
+
+
+def test_wrong_bytes_in_the_store_are_never_put_back(registry, tmp_path):
+    merged(registry, tmp_path / "out", store=True)
+    registry.remove("team/a")
+    world.delete(tmp_path / "out")
+    largest = max((tmp_path / "home" / "blobs").rglob("*"), key=lambda one: one.stat().st_size * one.is_file())
+    largest.chmod(0o644)
+    world.flip(largest)
+
+    with pytest.raises(CorruptError):
+        registry.rebuild_artifact(1)
+
+    assert not (tmp_path / "out").exists()

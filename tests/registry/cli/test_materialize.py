@@ -305,6 +305,16 @@ def test_rm_says_what_went_and_what_stayed(adapters: Adapters):
     assert outcome.out.splitlines() == ["artifact 3 is forgotten", "deleted /m", "kept /n: changed"]
 
 
+def test_what_came_from_the_store_is_not_said_to_be_built(adapters: Adapters):
+    done = RebuildResult(3, RECIPE, DIGEST, Path("/n"), restored=True)
+
+    outcome = adapters("artifacts", "rebuild", "3", rebuild_artifact=done)
+    document = json.loads(adapters("artifacts", "rebuild", "3", "--format", "json", rebuild_artifact=done).out)
+
+    assert outcome.out.splitlines()[0] == "artifact 3: taken from the store, every byte hashed"
+    assert (document["restored"], document["path"]) == (True, "/n")
+
+
 def test_rebuild_notes_go_to_stderr(adapters: Adapters):
     done = RebuildResult(3, RECIPE, DIGEST, None, ("it is /x.changed-1 now",))
 
