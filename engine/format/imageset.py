@@ -116,7 +116,7 @@ def read_imageset(path: Path) -> ImageSet:
     try:
         swap_class, tables, described = parse_class(texts[0]), _tables(texts[1]), json.loads(texts[2])
         images = {info.name: _image(header, info, tables, described[info.name]) for info in header.tensors.values()}
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
         raise UnreadableError(path, f"its map cannot be read: {type(error).__name__} {error!s:.80}") from None
     wrong = [one.name for one in images.values() if one.size < swap_class.numbers * BITS[swap_class.dtype] // 8]
     if wrong or not images:

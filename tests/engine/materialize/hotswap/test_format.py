@@ -153,6 +153,19 @@ MADE_UP = {
         lambda told: told.update({"hotswap.class": told["hotswap.class"].replace('"numbers":480', '"numbers":4800')}),
         "image 'a' is shorter than its map",
     ),
+    "endlessly many numbers": (
+        lambda told: told.update({"hotswap.class": told["hotswap.class"].replace('"numbers":480', '"numbers":Infinity')}),
+        "its map cannot be read: OverflowError",
+    ),
+    "not a number": (
+        lambda told: told.update({"hotswap.class": told["hotswap.class"].replace('"numbers":480', '"numbers":NaN')}),
+        "its map cannot be read: ValueError",
+    ),
+    "a list for a class": (lambda told: told.update({"hotswap.class": "[]"}), "its map cannot be read: TypeError"),
+    "a map without a bottom": (
+        lambda told: told.update({"hotswap.images": "[" * 200_000}),
+        "its map cannot be read: RecursionError",
+    ),
 }  # fmt: skip
 
 
