@@ -59,8 +59,9 @@ def _misfit(facts: AdapterFacts, name: str, seat: Seat, seats: Seats) -> Finding
         message = f"{name}: expected {list(seat.shape)}, found {list(found.shape)}"
         return Finding("base-shape", "error", message, where=name)
     stored = seats.stored(seat.pieces[0].name)
-    if found.dtype not in READABLE and stored.numbers != found.dtype:
-        message = f"{name}: expected a floating dtype or {stored.numbers}, found {found.dtype}"
+    if stored.numbers != found.dtype and not {found.dtype, stored.numbers} <= READABLE:
+        wanted = "a floating dtype" if stored.numbers in READABLE else stored.numbers
+        message = f"{name}: expected {wanted}, found {found.dtype}"
         return Finding("own-dtype", "error", message, where=name)
     return None
 

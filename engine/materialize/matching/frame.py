@@ -50,11 +50,16 @@ class Frame:
 def framed(checkpoint: Checkpoint, ranges: Ranges | None) -> Frame:
     """The frame with layers repeated in half-open `ranges`.
 
-    Raises RefusedError for ranges that the base does not have, all at once, and for a base without such layers.
+    Raises RefusedError for ranges that the base does not have, all at once, for a base without such layers, and for one
+    that holds others than its config tells of, such as those that predict further tokens.
     """
     if not ranges:
         return Frame(checkpoint, checkpoint.tensors, checkpoint.config)
     body, count = _layers(checkpoint)
+    stated = _stated(checkpoint.config)
+    if stated and count not in stated:
+        message = f"layer_replication: config.json tells of {min(stated)} layers, the weights are of {count}"
+        raise RefusedError([Finding("replication-config", "error", message, where="layer_replication")])
     wrong = [(start, end) for start, end in ranges if not 0 <= start < end <= count]
     if wrong:
         raise RefusedError([_beyond(one, count) for one in wrong])
@@ -83,6 +88,13 @@ def _repeated(tensors: Mapping[str, Stored], body: str, sources: Sequence[int]) 
         for number, source in enumerate(sources):
             if source == int(match["number"]):
                 yield f"{body}{number}.{name[match.end() :]}", stored
+
+
+def _stated(config: Mapping[str, Any]) -> set[int]:
+    """The numbers of layers that a config tells, its own and the text's."""
+    inner = config.get("text_config")
+    parts = [config, inner if isinstance(inner, dict) else {}]
+    return {part[key] for part in parts for key in _COUNTS if isinstance(part.get(key), int)}
 
 
 def _settings(config: Mapping[str, Any], sources: Sequence[int], count: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -17,7 +18,7 @@ from transformers import (
 from engine.errors import RefusedError
 from engine.materialize.matching.layers import is_turned
 from tests.engine.materialize.matching.judge import beside, close, merged, out, saved, tensors
-from tests.engine.model.live import lora_folder
+from tests.engine.model.live import llama, lora_folder
 from tests.engine.model.test_replaced import SMALL
 
 BERT = BertConfig(
@@ -120,3 +121,27 @@ def test_repeated_layers_of_experts_that_are_alike_are_not(tmp_path):
     folder = lora_folder(tmp_path / "a", model, target_modules=["q_proj"], layer_replication=[[0, 2], [1, 2]])
     done = merged(saved(model, tmp_path / "base"), [folder], tmp_path / "out")
     close(out(Qwen3MoeForCausalLM.from_pretrained(done)), out(beside(model, [folder])), 1e-5)
+
+
+def test_layers_that_the_config_does_not_tell_of_are_not_repeated(tmp_path):
+    """Of four numbered layers on disk the model has three; the fourth would be counted as one of its own."""
+    model = llama(num_hidden_layers=3)
+    folder = lora_folder(tmp_path / "a", model, layer_replication=[[0, 2], [1, 3]])
+    base = saved(model, tmp_path / "base")
+    held = tensors(base)
+    held |= {name.replace(".2.", ".3."): one.clone() for name, one in held.items() if ".layers.2." in name}
+    save_file(held, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RefusedError, match="tells of 3 layers, the weights are of 4") as refused:
+        merged(base, [folder], tmp_path / "out")
+    assert [finding.rule for finding in refused.value.findings] == ["replication-config"]
+
+
+def test_a_copy_of_floats_for_whole_numbers_is_no_copy(tmp_path):
+    """A cast would cut 0.7 to 0 without a word."""
+    model = llama()
+    folder = lora_folder(tmp_path / "a", model, target_modules=["q_proj"], modules_to_save=["model.norm"])
+    base = saved(model, tmp_path / "base")
+    save_file(tensors(base) | {"model.norm.weight": torch.arange(32)}, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RefusedError, match="expected I64, found F32") as refused:
+        merged(base, [folder], tmp_path / "out")
+    assert [finding.rule for finding in refused.value.findings] == ["own-dtype"]
