@@ -52,9 +52,18 @@ def is_table(path: str) -> bool:
     return ends_with_any(path, INPUT_NAMES) or ends_with_any(path, OUTPUT_NAMES)
 
 
+def is_output_bias(path: str) -> bool:
+    """Whether this is the bias of an output table, one number per token."""
+    return path.endswith(".bias") and ends_with_any(f"{path.removesuffix('bias')}weight", OUTPUT_NAMES)
+
+
 def _misfit(facts: AdapterFacts, name: str, seat: Seat, seats: Seats) -> Finding | None:
     found = facts.header.tensors[name]
-    resized = is_table(seat.path) and found.shape[1:] == seat.shape[1:] and len(found.shape) == len(seat.shape)
+    resized = (
+        (is_table(seat.path) or is_output_bias(seat.path))
+        and found.shape[1:] == seat.shape[1:]
+        and len(found.shape) == len(seat.shape)
+    )
     if found.shape != seat.shape and not resized:
         message = f"{name}: expected {list(seat.shape)}, found {list(found.shape)}"
         return Finding("base-shape", "error", message, where=name)

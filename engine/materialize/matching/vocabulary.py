@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.compat.finding import Finding
 from engine.errors import RefusedError
-from engine.materialize.matching.copies import is_table
+from engine.materialize.matching.copies import is_output_bias, is_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,8 +35,14 @@ def resized(config: Mapping[str, Any], before: Mapping[str, int], tables: Sequen
 
 
 def tables_of(outputs: Sequence[Output]) -> list[Output]:
-    """The tables of tokens, those of an input and of an output."""
-    return [output for output in outputs if is_table(output.name) and len(output.source.shape) == 2]
+    """The tables of tokens, those of an input and of an output, and the biases of these."""
+    lengths = {output.name: len(output.source.shape) for output in outputs}
+    return [
+        output
+        for output in outputs
+        if (lengths[output.name] == 2 and is_table(output.name))
+        or (lengths[output.name] == 1 and is_output_bias(output.name))
+    ]
 
 
 def _settings(config: Mapping[str, Any], old: set[int], rows: int) -> dict[str, Any]:

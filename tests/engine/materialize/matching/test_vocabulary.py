@@ -4,12 +4,13 @@ import json
 
 import pytest
 import torch
+import transformers
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from engine.errors import RefusedError
-from tests.engine.materialize.matching.judge import IDS, close, merged, out, saved, tensors
-from tests.engine.model.live import llama
+from tests.engine.materialize.matching.judge import IDS, beside, close, merged, out, saved, tensors
+from tests.engine.model.live import llama, lora_folder
 
 CASES = {
     "copies": ({"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}, False),
@@ -82,3 +83,34 @@ def test_a_table_of_another_width_is_of_another_base(tmp_path):
     save_file(held | {head: torch.zeros(80, 33)}, folder / "adapter_model.safetensors")
     with pytest.raises(RefusedError, match=r"expected \[64, 32\], found \[80, 33\]"):
         merged(base, [folder], tmp_path / "out")
+
+
+def phi(folder):
+    """A base whose output has a bias, one number per token; a copy of it with 80 tokens, and an adapter of that."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
+    model = transformers.PhiForCausalLM(transformers.PhiConfig(**sizes, num_attention_heads=4)).eval()
+    base = saved(model, folder / "base")
+    model.resize_token_embeddings(80)
+    with torch.no_grad():
+        model.lm_head.bias.normal_()
+    config = {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}
+    return model, base, lora_folder(folder / "adapter", model, **config)
+
+
+def test_the_bias_of_an_output_grows_with_its_table(tmp_path):
+    model, base, folder = phi(tmp_path)
+    done = merged(base, [folder], tmp_path / "out")
+    found = transformers.PhiForCausalLM.from_pretrained(done)
+    assert tuple(found.lm_head.bias.shape) == (80,)
+    close(out(found, IDS + 60), out(beside(model, [folder]), IDS + 60))
+
+
+def test_a_bias_that_keeps_the_bases_size_beside_a_longer_table_is_refused(tmp_path):
+    _, base, folder = phi(tmp_path)
+    held = load_file(folder / "adapter_model.safetensors")
+    (bias,) = [name for name in held if name.endswith("lm_head.bias")]
+    save_file({name: one for name, one in held.items() if name != bias}, folder / "adapter_model.safetensors")
+    with pytest.raises(RefusedError, match=r"lm_head\.bias 64 rows") as refused:
+        merged(base, [folder], tmp_path / "out")
+    assert [finding.rule for finding in refused.value.findings] == ["vocabulary-sizes"]
