@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from engine.errors import RefusedError
+from engine.errors import DestinationError, RefusedError
 from registry.errors import ConflictError, CorruptError, NotFoundError, UsageError
 from tests.registries import make_adapter, make_base
 from tests.registry.artifacts import world
@@ -68,6 +68,13 @@ def test_a_link_is_never_a_place(registry, tmp_path, target):
         merged(registry, tmp_path / "elsewhere")  # from now on the artifact is known
 
     assert list((tmp_path / "somewhere").iterdir()) == []
+
+
+def test_a_place_that_nothing_can_be_written_to_is_named_as_it_was_asked_for(registry):
+    with pytest.raises(DestinationError, match=r"^/proc/out: No such file or directory"):
+        merged(registry, "/proc/out")
+
+    assert registry.artifacts() == ()
 
 
 def test_an_empty_folder_is_taken(registry, tmp_path):
