@@ -184,6 +184,31 @@ def test_a_card_or_a_hidden_file_beside_a_base_changes_nothing(registry, tmp_pat
     assert merged(registry, tmp_path / "two").artifact == first.artifact
 
 
+@pytest.mark.parametrize(("name", "counts"), [("original/params.pth", False), ("original/params.json", True)])
+def test_of_weights_below_a_base_nothing_counts_but_their_size_if_they_are_huge(
+    registry, tmp_path, monkeypatch, name, counts
+):
+    """Some repositories keep the makers' own checkpoint in a folder: tens of GB that no result takes over."""
+    monkeypatch.setattr("registry.artifacts.basefolder._LARGEST", 10)
+    (tmp_path / "base" / "original").mkdir()
+    digests = set()
+    for content in ("a" * 20, "b" * 20):
+        (tmp_path / "base" / name).write_text(content)
+        digests.add(merged(registry, tmp_path / f"out-{content[0]}").recipe_digest)
+
+    assert len(digests) == 1 + counts
+
+
+def test_a_result_calls_its_base_by_the_oldest_name_here(registry, tmp_path):
+    first = merged(registry, tmp_path / "one")
+    registry.add_base(tmp_path / "base", names=["team/newer", "team/newest"])
+
+    second = merged(registry, tmp_path / "two", base="team/newest")
+
+    assert (first.recipe["base"]["name"], second.recipe["base"]["name"]) == ("team/base", "team/base")
+    assert second.artifact == first.artifact
+
+
 def test_a_version_that_is_gone_leaves_its_artifact_where_it_lies(registry, tmp_path):
     merged(registry, tmp_path / "out")
     registry.remove("team/a")
