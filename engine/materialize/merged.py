@@ -7,28 +7,28 @@ import shutil
 from typing import TYPE_CHECKING
 
 from engine.errors import NoSpaceError
-from engine.materialize.companions import copy_companion
-from engine.materialize.durable import sync_tree, syncing
-from engine.materialize.files import opened, write
-from engine.materialize.identity import check_unchanged
-from engine.materialize.journal import begin, finished, note
-from engine.materialize.manifest import MANIFEST, manifest_of, rendered
+from engine.materialize.folder.companions import copy_companion
+from engine.materialize.folder.durable import sync_tree, syncing
+from engine.materialize.folder.identity import check_unchanged
+from engine.materialize.folder.journal import begin, finished, note
+from engine.materialize.folder.manifest import MANIFEST, manifest_of, rendered
+from engine.materialize.folder.staging import claimed, emptied, publish, staging
 from engine.materialize.plan import plan
-from engine.materialize.pool import threads
+from engine.materialize.quantising.surviving import hold_surviving
 from engine.materialize.report import Materialized, told
-from engine.materialize.staging import claimed, emptied, publish, staging
-from engine.materialize.surviving import hold_surviving
+from engine.materialize.stored.files import opened, write
+from engine.materialize.tasks.pool import threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from engine.materialize.execute import Written
-    from engine.materialize.manifest import Manifest
+    from engine.materialize.folder.manifest import Manifest
+    from engine.materialize.folder.shards import Shard
+    from engine.materialize.folder.staging import Staging
     from engine.materialize.plan import Plan
     from engine.materialize.request import Request
-    from engine.materialize.shards import Shard
-    from engine.materialize.staging import Staging
+    from engine.materialize.tasks.execute import Written
 
     Progress = Callable[[int, int, str], None]
 

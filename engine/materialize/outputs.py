@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from engine.materialize.changes.change import Change
-    from engine.materialize.place import Stored
+    from engine.materialize.stored.place import Stored
 
 
 @dataclass(frozen=True, slots=True)

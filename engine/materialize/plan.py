@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 from engine.compat.finding import Finding
 from engine.errors import BaseError, RefusedError
-from engine.materialize.checkpoint import read_checkpoint
-from engine.materialize.companions import companions
-from engine.materialize.documents import documents_of, model_folder, resized, stem
-from engine.materialize.identity import source_identities
+from engine.materialize.folder.companions import companions
+from engine.materialize.folder.documents import documents_of, model_folder, resized, stem
+from engine.materialize.folder.identity import source_identities
+from engine.materialize.folder.shards import shards
 from engine.materialize.matching import outputs
-from engine.materialize.quantise import forms
+from engine.materialize.quantising.quantise import forms
 from engine.materialize.recipe import canonical_digest, recipe_of
 from engine.materialize.request import checked
-from engine.materialize.shards import shards
-from engine.materialize.task import Task
+from engine.materialize.stored.checkpoint import read_checkpoint
+from engine.materialize.tasks.task import Task
 from engine.merge.dtypes import SIZES
 
 if TYPE_CHECKING:
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    from engine.materialize.companions import Companion
-    from engine.materialize.forms import Form
-    from engine.materialize.identity import Identity
+    from engine.materialize.folder.companions import Companion
+    from engine.materialize.folder.identity import Identity
+    from engine.materialize.folder.shards import Shard
     from engine.materialize.outputs import Output
-    from engine.materialize.place import Place
+    from engine.materialize.quantising.forms import Form
     from engine.materialize.request import Request
-    from engine.materialize.shards import Shard
+    from engine.materialize.stored.place import Place
 
 
 @dataclass(frozen=True)

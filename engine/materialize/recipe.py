@@ -11,7 +11,7 @@ from engine.format.adapter import CONFIG_NAME, WEIGHTS_NAME
 from engine.format.base import read_base
 from engine.format.digest import tensors_digest
 from engine.format.header import read_header
-from engine.materialize.packed import FOUR_BITS
+from engine.materialize.stored.packed import FOUR_BITS
 
 if TYPE_CHECKING:
     from engine.materialize.request import Request, Source

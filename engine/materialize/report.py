@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine.format.adapter import WEIGHTS_NAME
-from engine.materialize.place import PLAIN
-from engine.materialize.sums import NOTHING
+from engine.materialize.stored.place import PLAIN
+from engine.materialize.tasks.sums import NOTHING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from engine.materialize.execute import Written
     from engine.materialize.plan import Plan
-    from engine.materialize.sums import Sums
-    from engine.materialize.task import Task
+    from engine.materialize.tasks.execute import Written
+    from engine.materialize.tasks.sums import Sums
+    from engine.materialize.tasks.task import Task
 
 SWALLOWED = 0.2
 """The share of elements that may stay unmoved before a warning."""

@@ -11,31 +11,31 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from engine.errors import BaseError, OptionError, UnreadableError, WrongBytesError
-from engine.materialize.blocks import row_blocks
-from engine.materialize.contents import strangers, wrong_contents
 from engine.materialize.encodings import ENCODINGS
-from engine.materialize.execute import Written, measured_again, rounding_of
-from engine.materialize.hashing import place_digest
-from engine.materialize.manifest import MANIFEST, read_manifest
-from engine.materialize.numbers import DTYPES
-from engine.materialize.operands import operands
-from engine.materialize.place import PLAIN
+from engine.materialize.folder.contents import strangers, wrong_contents
+from engine.materialize.folder.manifest import MANIFEST, read_manifest
 from engine.materialize.plan import plan
-from engine.materialize.pool import threads
 from engine.materialize.report import told
 from engine.materialize.request import Request
-from engine.materialize.sums import NOTHING, Sums, measured
+from engine.materialize.stored.blocks import row_blocks
+from engine.materialize.stored.hashing import place_digest
+from engine.materialize.stored.numbers import DTYPES
+from engine.materialize.stored.place import PLAIN
+from engine.materialize.tasks.execute import Written, measured_again, rounding_of
+from engine.materialize.tasks.operands import operands
+from engine.materialize.tasks.pool import threads
+from engine.materialize.tasks.sums import NOTHING, Sums, measured
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from engine.materialize.changes.change import Rows
-    from engine.materialize.contents import Wrong
-    from engine.materialize.manifest import Manifest
+    from engine.materialize.folder.contents import Wrong
+    from engine.materialize.folder.manifest import Manifest
     from engine.materialize.plan import Plan
     from engine.materialize.request import Source
-    from engine.materialize.task import Task
+    from engine.materialize.tasks.task import Task
 
 _NEAR = 1e-3
 """How far shares and errors may lie from those of the manifest: another machine sums in another order."""

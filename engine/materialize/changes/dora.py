@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.materialize.blocks import row_blocks
-from engine.materialize.numbers import floats
+from engine.materialize.stored.blocks import row_blocks
+from engine.materialize.stored.numbers import floats
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from engine.materialize.changes.change import Rows, Weight
     from engine.materialize.changes.lowrank import LowRank
-    from engine.materialize.place import Place
+    from engine.materialize.stored.place import Place
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.materialize.numbers import floats
+from engine.materialize.stored.numbers import floats
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from engine.materialize.changes.change import Rows, Weight
-    from engine.materialize.place import Place
+    from engine.materialize.stored.place import Place
 
 
 @dataclass(frozen=True, slots=True)

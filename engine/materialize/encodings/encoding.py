@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from engine.materialize.place import Stored
+    from engine.materialize.stored.place import Stored
 
     Rounded = Callable[[Tensor, int, torch.dtype], Tensor]
     """The numbers of the rows from the given one on in a dtype that is stored."""

@@ -15,8 +15,8 @@ from engine.format.header import open_regular
 from engine.materialize.encodings.codes import alike, coded, pairs
 from engine.materialize.encodings.encoding import Encoding
 from engine.materialize.encodings.scales import beside, scales_of
-from engine.materialize.files import opened, write, write_tensor
-from engine.materialize.numbers import fill
+from engine.materialize.stored.files import opened, write, write_tensor
+from engine.materialize.stored.numbers import fill
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from engine.materialize.encodings.encoding import Rounded
-    from engine.materialize.place import Stored
+    from engine.materialize.stored.place import Stored
 
 
 class FourBitReader:

@@ -11,8 +11,8 @@ import torch
 
 from engine.format.header import open_regular
 from engine.materialize.encodings.encoding import Encoding
-from engine.materialize.files import opened, write, write_tensor
-from engine.materialize.numbers import fill, tensor_at
+from engine.materialize.stored.files import opened, write, write_tensor
+from engine.materialize.stored.numbers import fill, tensor_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from engine.materialize.encodings.encoding import Rounded
-    from engine.materialize.place import Stored
+    from engine.materialize.stored.place import Stored
 
 
 class Int8Reader:

@@ -11,9 +11,9 @@ import torch
 
 from engine.format.header import open_regular
 from engine.materialize.encodings.encoding import Encoding
-from engine.materialize.files import opened, write
-from engine.materialize.numbers import DTYPES, fill
-from engine.materialize.place import PLAIN
+from engine.materialize.stored.files import opened, write
+from engine.materialize.stored.numbers import DTYPES, fill
+from engine.materialize.stored.place import PLAIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from engine.materialize.encodings.encoding import Rounded
-    from engine.materialize.place import Stored
+    from engine.materialize.stored.place import Stored
 
 
 class PlainReader:

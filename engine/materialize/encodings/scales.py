@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.materialize.encodings.codes import table
-from engine.materialize.numbers import DTYPES, tensor_at
-from engine.materialize.packed import NESTED_BLOCK, STATE, four_bit_parts, quant_state
+from engine.materialize.stored.numbers import DTYPES, tensor_at
+from engine.materialize.stored.packed import NESTED_BLOCK, STATE, four_bit_parts, quant_state
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from engine.materialize.place import Stored
+    from engine.materialize.stored.place import Stored
 
 _LONGEST = "1.1754943508222875e-38"
 """No average of scales, float32 and at least 0, is written longer."""

@@ -11,9 +11,9 @@ from engine.errors import BaseError, OptionError, RefusedError
 from engine.format.adapter import read_adapter
 from engine.format.base import read_model_config
 from engine.format.imageset import ModulePlaces, Place, SwapClass, class_text, parse_class
-from engine.materialize.checkpoint import CONFIG
 from engine.materialize.hotswap.repeated import without_repeated
 from engine.materialize.hotswap.standins import standins
+from engine.materialize.stored.checkpoint import CONFIG
 from engine.merge.dtypes import parse_dtype, widest
 from engine.model.fitting.fit import fit, refuse_ranks
 from engine.model.kinds import KINDS

@@ -16,8 +16,8 @@ from engine.format.canonical import canonical
 from engine.format.header import open_regular
 from engine.format.keys import WRAPPER, parse_key
 from engine.materialize.hotswap.standins import needs_base
-from engine.materialize.numbers import raw
-from engine.materialize.place import Place
+from engine.materialize.stored.numbers import raw
+from engine.materialize.stored.place import Place
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -22,10 +22,10 @@ from engine.format.imageset import (
     digest_of,
     read_imageset,
 )
-from engine.materialize.files import opened, write
+from engine.materialize.folder.whole import whole_file
 from engine.materialize.hotswap.plan import plan_images
-from engine.materialize.numbers import DTYPES
-from engine.materialize.whole import whole_file
+from engine.materialize.stored.files import opened, write
+from engine.materialize.stored.numbers import DTYPES
 from engine.model.kinds import KINDS
 from engine.model.kinds.sections import write as write_sections
 from engine.model.memory.image import Image, all_finite

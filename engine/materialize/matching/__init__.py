@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.format.facts import AdapterFacts
-    from engine.materialize.checkpoint import Checkpoint
     from engine.materialize.matching.frame import Ranges
     from engine.materialize.outputs import Outputs
     from engine.materialize.request import Source
+    from engine.materialize.stored.checkpoint import Checkpoint
 
 __all__ = ["outputs"]
 

@@ -15,7 +15,7 @@ from engine.materialize.matching.same import same_numbers
 from engine.materialize.matching.tied import settled
 from engine.materialize.matching.vocabulary import resized, tables_of
 from engine.materialize.outputs import Output, Outputs
-from engine.materialize.place import PLAIN, plain
+from engine.materialize.stored.place import PLAIN, plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from engine.materialize.matching.effect import Effect
     from engine.materialize.matching.seat import Piece, Seat
     from engine.materialize.matching.seats import Seats
-    from engine.materialize.place import Place, Stored
+    from engine.materialize.stored.place import Place, Stored
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from engine.format.dtypes import READABLE
 from engine.format.keys import WRAPPER, parse_key
 from engine.materialize.matching.effect import Effect, place_of
 from engine.materialize.matching.same import same_numbers
-from engine.materialize.place import PLAIN
+from engine.materialize.stored.place import PLAIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engine.materialize.place import Place
+from engine.materialize.stored.place import Place
 
 if TYPE_CHECKING:
     from engine.format.facts import AdapterFacts

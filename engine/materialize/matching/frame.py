@@ -15,8 +15,8 @@ from engine.format.canonical import canonical_names
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from engine.materialize.checkpoint import Checkpoint
-    from engine.materialize.place import Stored
+    from engine.materialize.stored.checkpoint import Checkpoint
+    from engine.materialize.stored.place import Stored
 
 Ranges = tuple[tuple[int, int], ...]
 

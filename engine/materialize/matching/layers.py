@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from engine.format.facts import AdapterFacts
     from engine.materialize.changes.change import Change
     from engine.materialize.matching.seat import Seat, Shape
-    from engine.materialize.place import Place
+    from engine.materialize.stored.place import Place
     from engine.model.fitting.claims import Claim
 
 _TURNED_NAMES = frozenset({"c_attn", "c_proj", "c_fc", "q_attn"})

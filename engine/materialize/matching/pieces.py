@@ -14,7 +14,7 @@ from engine.materialize.changes.vectors import Added
 if TYPE_CHECKING:
     from engine.materialize.changes.change import Change
     from engine.materialize.matching.seat import Piece, Seat
-    from engine.materialize.place import Place
+    from engine.materialize.stored.place import Place
 
 
 def change_of(change: Change, piece: Piece, seat: Seat) -> Change | None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.format.header import BITS, open_regular
-from engine.materialize.numbers import DTYPES, fill
+from engine.materialize.stored.numbers import DTYPES, fill
 
 if TYPE_CHECKING:
-    from engine.materialize.place import Place
+    from engine.materialize.stored.place import Place
 
 _STEP = 1 << 20
 """Elements."""

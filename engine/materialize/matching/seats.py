@@ -12,14 +12,14 @@ from engine.format.renamed import RENAMED_TYPES
 from engine.materialize.matching.live import live_of
 from engine.materialize.matching.same import same_numbers
 from engine.materialize.matching.seat import Piece, Seat
-from engine.materialize.place import PLAIN
+from engine.materialize.stored.place import PLAIN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from engine.materialize.matching.frame import Frame
     from engine.materialize.matching.live import Live
-    from engine.materialize.place import Stored
+    from engine.materialize.stored.place import Stored
 
 _WRITERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _HEAD = "lm_head.weight"

@@ -10,10 +10,10 @@ from engine.convert.rewrite.apply import apply_rewrites
 from engine.convert.rewrite.plan import RewritePlan
 from engine.format.adapter import CONFIG_NAME, WEIGHTS_NAME, read_adapter
 from engine.format.select import select_files
-from engine.materialize.copying import copy_range
-from engine.materialize.files import opened
+from engine.materialize.folder.whole import whole_folder
 from engine.materialize.padded.plan import plan_padded
-from engine.materialize.whole import whole_folder
+from engine.materialize.stored.copying import copy_range
+from engine.materialize.stored.files import opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

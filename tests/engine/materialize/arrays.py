@@ -3,7 +3,7 @@
 from safetensors.torch import save_file
 
 from engine.format.header import read_header
-from engine.materialize.place import Place, plain
+from engine.materialize.stored.place import Place, plain
 
 
 def saved(file, tensors):

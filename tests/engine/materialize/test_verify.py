@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from engine.errors import BaseError, OptionError, UnreadableError, WrongBytesError
 from engine.materialize import Request, Source, materialize
-from engine.materialize.manifest import MANIFEST, Manifest, read_manifest, rendered
+from engine.materialize.folder.manifest import MANIFEST, Manifest, read_manifest, rendered
 from engine.materialize.recipe import canonical_digest
 from engine.materialize.verify import verify
 from tests.engine.materialize.small import contents, make_adapter, make_base, request

@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import save_file
 
 from engine.format.header import read_header
-from engine.materialize import blocks
 from engine.materialize.changes import CHANGES
 from engine.materialize.changes.dora import Dora
 from engine.materialize.changes.experts import Experts
@@ -17,8 +16,9 @@ from engine.materialize.changes.scale import Scale
 from engine.materialize.changes.tokens import Tokens
 from engine.materialize.changes.vectors import Added, Shift
 from engine.materialize.changes.within import Within
-from engine.materialize.place import Place
-from engine.materialize.wire import from_json, to_json
+from engine.materialize.stored import blocks
+from engine.materialize.stored.place import Place
+from engine.materialize.tasks.wire import from_json, to_json
 
 DRAW = torch.Generator().manual_seed(3)
 NUMBERS = {

@@ -3,7 +3,7 @@
 import torch
 from bitsandbytes.functional import dequantize_blockwise, int8_vectorwise_dequant, int8_vectorwise_quant, quantize_4bit
 
-from engine.materialize.packed import packed
+from engine.materialize.stored.packed import packed
 from tests.engine.materialize.arrays import saved
 
 

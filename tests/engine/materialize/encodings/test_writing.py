@@ -7,13 +7,13 @@ import torch
 from bitsandbytes.functional import int8_vectorwise_quant, quantize_4bit
 from safetensors.torch import load_file
 
-from engine.materialize import blocks
 from engine.materialize.changes.lowrank import LowRank
-from engine.materialize.execute import execute
-from engine.materialize.forms import packed_form, same_form
-from engine.materialize.place import Place, plain
-from engine.materialize.shards import shards
-from engine.materialize.task import Task
+from engine.materialize.folder.shards import shards
+from engine.materialize.quantising.forms import packed_form, same_form
+from engine.materialize.stored import blocks
+from engine.materialize.stored.place import Place, plain
+from engine.materialize.tasks.execute import execute
+from engine.materialize.tasks.task import Task
 from tests.engine.materialize.arrays import saved
 from tests.engine.materialize.encodings.library import four_bits, stored
 

@@ -10,13 +10,13 @@ from torch import nn
 
 from engine.errors import RefusedError
 from engine.format.adapter import read_adapter
-from engine.materialize.checkpoint import read_checkpoint
 from engine.materialize.matching import outputs
 from engine.materialize.matching.frame import framed
 from engine.materialize.matching.same import same_numbers
 from engine.materialize.matching.seats import Seats
-from engine.materialize.place import Place
 from engine.materialize.request import Source
+from engine.materialize.stored.checkpoint import read_checkpoint
+from engine.materialize.stored.place import Place
 from tests.engine.materialize.matching.judge import beside, close, merged, out, saved, tensors
 from tests.engine.model.kinds import oracle
 from tests.engine.model.live import llama, lora_folder

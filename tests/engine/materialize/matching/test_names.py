@@ -15,7 +15,7 @@ from engine.materialize.changes.tokens import Tokens
 from engine.materialize.changes.vectors import Added
 from engine.materialize.matching.pieces import change_of, copy_of
 from engine.materialize.matching.seat import Piece, Seat
-from engine.materialize.place import Place
+from engine.materialize.stored.place import Place
 from tests.engine.materialize.matching.judge import beside, close, merged, out, saved, tensors
 from tests.engine.model import drawn
 from tests.engine.model.live import llama, lora_folder
