@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import HeaderError
 from engine.format.header import parse_header
+from engine.format.loadable import is_loadable
 from registry.digests import digest_of
 from registry.disk import reaching, reading_beneath
 from registry.errors import CorruptError
@@ -81,18 +82,27 @@ def contents_of(folder: Path, known: Mapping[tuple[str, str], str] | None = None
 
 
 def difference(folder: Path, contents: Contents) -> CorruptError | None:
-    """The first file or tensor that is not as recorded, every byte hashed; None where all are. Other files may lie
-    beside them: `extra` names those.
+    """The first file or tensor that is not as recorded, every byte hashed, or a file that could be loaded in their
+    place; None where all is as it was. Other files may lie beside them: `extra` names those.
     """
     with ThreadPoolExecutor(_THREADS) as threads:
         found = threads.map(partial(_wrong, folder), sorted(contents, key=lambda one: -one.size))
-        return next((wrong for wrong in found if wrong is not None), None)
+        wrong = next((one for one in found if one is not None), None)
+    if wrong is not None:
+        return wrong
+    stray = next(filter(is_loadable, extra(folder, contents)), None)
+    return None if stray is None else CorruptError(str(folder / stray), expected="no such file", actual="such a file")
 
 
 def extra(folder: Path, contents: Contents) -> tuple[str, ...]:
-    """Files that are no part of the artifact."""
+    """Files that are no part of the artifact, but for hidden ones and what Python leaves beside code."""
     with reaching(folder):
-        return tuple(sorted(set(files_of(folder)) - {one.path for one in contents}))
+        others = set(files_of(folder)) - {one.path for one in contents}
+    return tuple(sorted(path for path in others if not _left_behind(path)))
+
+
+def _left_behind(path: str) -> bool:
+    return any(part.startswith(".") or part == "__pycache__" for part in path.split("/"))
 
 
 def files_of(folder: Path, above: str = "") -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import HeaderError
 from engine.format.header import open_regular
+from engine.format.loadable import is_loadable
 from engine.format.writer import laid_out
 from engine.materialize.folder.companions import is_companion
 from engine.materialize.folder.manifest import MANIFEST
@@ -27,8 +28,6 @@ Wrong = tuple[str, str, str]
 
 _INDEX = ".safetensors.index.json"
 _NO_FILE = "no such file"
-_LOADED = (".safetensors", ".index.json", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")
-"""Endings of files that a loader may take for, or before, the weights."""
 
 
 def wrong_contents(folder: Path, manifest: Manifest, *, jobs: int | None = None) -> list[Wrong]:
@@ -101,7 +100,7 @@ def _file(folder: Path, manifest: Manifest, name: str) -> Wrong | None:
 
 def _strangers(folder: Path, manifest: Manifest) -> Iterator[Wrong]:
     for name in strangers(folder, manifest):
-        if is_companion(name) or name.endswith(_LOADED):
+        if is_companion(name) or is_loadable(name):
             yield name, _NO_FILE, "such a file"
 
 

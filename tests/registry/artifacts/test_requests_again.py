@@ -277,3 +277,18 @@ def test_a_list_that_tells_of_a_file_outside_is_wrong_bytes(registry, tmp_path):
         registry.verify_artifact(str(tmp_path / "given"))
 
     assert caught.value.exit_code == 6
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors.index.json", "code/other.safetensors"])
+def test_a_file_that_would_be_loaded_instead_makes_a_folder_another_one(registry, tmp_path, name):
+    out = tmp_path / "out"
+    merged(registry, out)
+    before = world.bytes_of(out)
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).write_bytes(b"{}")
+
+    again = merged(registry, out)
+
+    assert again.reused != "kept"
+    assert world.bytes_of(out) == before
+    assert (tmp_path / "out.changed-1" / name).read_bytes() == b"{}"

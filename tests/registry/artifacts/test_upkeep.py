@@ -181,6 +181,15 @@ def test_verify_finds_files_that_are_too_many_too_few_or_too_long(made, tmp_path
         made.verify_artifact(1)
 
 
+@pytest.mark.parametrize("name", [".DS_Store", "__pycache__/modeling.cpython-311.pyc", "notes.txt"])
+def test_what_no_loader_takes_may_lie_beside_the_files(made, tmp_path, name):
+    stray = tmp_path / "out" / name
+    stray.parent.mkdir(exist_ok=True)
+    stray.write_bytes(b"x")
+
+    assert made.verify_artifact(1).artifact == 1
+
+
 def test_a_link_in_the_place_of_a_file_is_not_followed(made, tmp_path):
     config = tmp_path / "out" / "config.json"
     config.rename(tmp_path / "moved.json")
