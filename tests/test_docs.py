@@ -20,6 +20,7 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 
 from registry.cli.failure import run
 from registry.cli.root import VERBS, root
@@ -201,6 +202,7 @@ def said_by_a_fork(command: str, folder: Path) -> tuple[int, str]:
             os.dup2(descriptor, 2)
             sys.stdout = os.fdopen(1, "w", encoding="utf-8")
             sys.stderr = os.fdopen(2, "w", encoding="utf-8", buffering=1)
+            torch.set_num_threads(1)  # the threads that earlier tests began did not come along, and would be waited for
             code = run(shlex.split(command)[1:])
             sys.stdout.flush()
         finally:

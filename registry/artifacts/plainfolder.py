@@ -6,10 +6,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from registry.checkout import put
 from registry.errors import FindingsError
 from registry.operations import pad_adapter
 from registry.rewrite import RewriteRequest, rewrite
-from registry.scratch import scratch_folder
+from registry.scratch import scratch_beside, scratch_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +26,10 @@ def write_plain(
 ) -> dict[str, Any]:
     """Writes the new folder `to`, and tells what was done. Padded first: what rewrites an adapter keeps its rank."""
     if request.target is None:
-        return pad_adapter(adapter.path, to, rank=request.rank)
+        with scratch_beside(to) as scratch:  # which the next request clears, whatever stops this one
+            told = pad_adapter(adapter.path, scratch / "padded", rank=request.rank)
+            put(scratch / "padded", to)
+        return told
     with ExitStack() as stack:
         source, told = adapter.path, {}
         if request.rank is not None:

@@ -8,7 +8,8 @@ import shutil
 import pytest
 import torch
 
-from engine.materialize.folder import durable, journal, materialize, merged
+from engine.materialize import materialize, merged
+from engine.materialize.folder import durable, journal
 from engine.materialize.tasks.execute import execute
 from engine.materialize.verify import verify
 from tests.e2e.crashes import Inline, killed_at, points

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from engine.errors import BaseError, DestinationError, HeaderError, NoSpaceError, RefusedError
-from engine.materialize.folder import durable, materialize, merged, staging
+from engine.materialize import materialize, merged
+from engine.materialize.folder import durable, staging
 from engine.materialize.folder.durable import sync_tree, syncing
 from engine.materialize.stored.files import sync
 from tests.engine.materialize.small import LINEARS, contents, make_adapter, request

@@ -6,7 +6,8 @@ The positive control leaves out what makes it durable and must lose something, o
 import pytest
 
 from engine.errors import DestinationError
-from engine.materialize.folder import durable, materialize, staging
+from engine.materialize import materialize
+from engine.materialize.folder import durable, staging
 from engine.materialize.stored.files import sync
 from engine.materialize.verify import verify
 from tests.engine.materialize.small import contents, request
