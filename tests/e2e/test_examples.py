@@ -106,8 +106,11 @@ def test_an_adapter_with_a_tensor_too_few_or_too_many_is_not_scored(evaluate, ba
 
 
 @needs_base
-@pytest.mark.parametrize(("merged", "ends_with"), [(0.78, None), (0.77, "less than 80%")])
-def test_the_demo_fails_when_the_merge_forgets(monkeypatch, capsys, merged, ends_with):
+@pytest.mark.parametrize(
+    ("merged", "drift", "ends_with"),
+    [(0.78, 0.011, None), (0.77, 0.0, "less than 80%"), (0.78, 0.013, "the materialised model scores")],
+)
+def test_the_demo_fails_when_a_merge_forgets_or_a_file_drifts(monkeypatch, capsys, merged, drift, ends_with):
     monkeypatch.syspath_prepend(str(EXAMPLES))
     import demo
 
@@ -116,6 +119,7 @@ def test_the_demo_fails_when_the_merge_forgets(monkeypatch, capsys, merged, ends
         "act": {"act": 1.0, "progress": 0.7},
         "progress": {"act": 0.5, "progress": 0.8},
         "merged": {"act": 0.95, "progress": merged + 0.001},
+        "standalone": {"act": 0.95, "progress": merged + 0.001 - drift},
     }
     monkeypatch.setattr(demo, "tell_the_story", lambda *_: scores)
     if ends_with is None:
