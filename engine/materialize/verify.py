@@ -19,12 +19,12 @@ from engine.materialize.report import told
 from engine.materialize.request import Request
 from engine.materialize.stored.blocks import row_blocks
 from engine.materialize.stored.hashing import place_digest
-from engine.materialize.stored.numbers import DTYPES
 from engine.materialize.stored.place import PLAIN
 from engine.materialize.tasks.execute import Written, measured_again, rounding_of
 from engine.materialize.tasks.operands import operands
 from engine.materialize.tasks.pool import threads
 from engine.materialize.tasks.sums import NOTHING, Sums, measured
+from engine.model.memory.tensordata import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -28,7 +28,7 @@ class Experts:
     factor: float
     transposed: bool = False
 
-    def opened(self, shape: tuple[int, ...], weight: Weight) -> Rows:  # noqa: ARG002 (W is not needed)
+    def opened(self, shape: tuple[int, ...], _weight: Weight) -> Rows:
         experts = shape[0]
         A, B = floats(self.A), floats(self.B)
         A = A.view(experts, -1, A.shape[1])

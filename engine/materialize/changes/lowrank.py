@@ -32,7 +32,7 @@ class LowRank:
     expert: int = 0
     experts: int = 1
 
-    def opened(self, shape: tuple[int, ...], weight: Weight) -> Rows:  # noqa: ARG002 (W is not needed)
+    def opened(self, _shape: tuple[int, ...], _weight: Weight) -> Rows:
         left, right = self.sides()
         return lambda start, stop, _: torch.mm(left[start:stop], right)
 

@@ -25,7 +25,7 @@ class Scale:
     columns: bool = False
     groups: int = 1
 
-    def opened(self, shape: tuple[int, ...], weight: Weight) -> Rows:  # noqa: ARG002 (W comes with the rows)
+    def opened(self, shape: tuple[int, ...], _weight: Weight) -> Rows:
         grown = (floats(self.scale).flatten() - 1) * self.weight
         if not self.columns:
             return lambda start, stop, W: W * grown[start:stop].view(-1, 1)

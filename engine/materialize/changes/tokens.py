@@ -26,7 +26,7 @@ class Tokens:
     tokens: tuple[int, ...]
     weight: float
 
-    def opened(self, shape: tuple[int, ...], weight: Weight) -> Rows:  # noqa: ARG002 (W comes with the rows)
+    def opened(self, _shape: tuple[int, ...], _weight: Weight) -> Rows:
         rows = floats(self.rows)
         places = {token: place for place, token in enumerate(self.tokens)}
 

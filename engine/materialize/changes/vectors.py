@@ -19,7 +19,7 @@ class Added:
     vector: Place
     factor: float
 
-    def opened(self, shape: tuple[int, ...], weight: Weight) -> Rows:  # noqa: ARG002 (W is not needed)
+    def opened(self, shape: tuple[int, ...], _weight: Weight) -> Rows:
         vector = floats(self.vector).view(shape[0], -1) * self.factor
         return lambda start, stop, _: vector[start:stop].clone()
 
@@ -32,6 +32,6 @@ class Shift:
     base: Place
     weight: float
 
-    def opened(self, shape: tuple[int, ...], weight: Weight) -> Rows:  # noqa: ARG002 (W may be another's copy)
+    def opened(self, shape: tuple[int, ...], _weight: Weight) -> Rows:
         way = (floats(self.copy) - floats(self.base)).view(shape[0], -1) * self.weight
         return lambda start, stop, _: way[start:stop].clone()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from engine.materialize.stored.files import opened, reading
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     import torch
@@ -54,3 +58,30 @@ class Encoding:
     reading: Callable[[Stored], AbstractContextManager[Reader]]
     writing: Callable[[Stored, Rounded], AbstractContextManager[Writer]]
     packed: Callable[[Stored], AbstractContextManager[PackedReader]] | None = None
+
+
+Opened = TypeVar("Opened", bound=Reader)
+
+
+def reads(reader: Callable[[int, Stored], Opened]) -> Callable[[Stored], AbstractContextManager[Opened]]:
+    """`reader` over the open file that holds a weight's numbers or codes."""
+
+    @contextmanager
+    def held(stored: Stored) -> Iterator[Opened]:
+        with reading(stored.parts[""].file) as descriptor:
+            yield reader(descriptor, stored)
+
+    return held
+
+
+def writes(
+    writer: Callable[[int, Stored, Rounded], Writer],
+) -> Callable[[Stored, Rounded], AbstractContextManager[Writer]]:
+    """`writer` over the open file that is to hold them."""
+
+    @contextmanager
+    def held(stored: Stored, rounded: Rounded) -> Iterator[Writer]:
+        with opened(stored.parts[""].file, os.O_WRONLY) as descriptor:
+            yield writer(descriptor, stored, rounded)
+
+    return held

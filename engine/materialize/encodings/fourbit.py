@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from contextlib import contextmanager
 from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from engine.format.header import open_regular
 from engine.materialize.encodings.codes import alike, coded, pairs
-from engine.materialize.encodings.encoding import Encoding
+from engine.materialize.encodings.encoding import Encoding, reads, writes
 from engine.materialize.encodings.scales import beside, scales_of
-from engine.materialize.stored.files import opened, write, write_tensor
+from engine.materialize.stored.files import write, write_tensor
 from engine.materialize.stored.numbers import fill
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -66,7 +61,7 @@ class FourBitReader:
 class FourBitWriter:
     """Rows into an open file, whole blocks of one scale at a time; the scales follow the last row."""
 
-    def __init__(self, descriptor: int, stored: Stored) -> None:
+    def __init__(self, descriptor: int, stored: Stored, _: Rounded) -> None:
         self._descriptor = descriptor
         self._stored = stored
         self._scales = torch.empty(-(-prod(stored.shape) // stored.blocksize))
@@ -88,20 +83,5 @@ class FourBitWriter:
         }
 
 
-@contextmanager
-def _reading(stored: Stored) -> Iterator[FourBitReader]:
-    descriptor = open_regular(stored.parts[""].file)
-    try:
-        yield FourBitReader(descriptor, stored)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _writing(stored: Stored, _: Rounded) -> Iterator[FourBitWriter]:
-    with opened(stored.parts[""].file, os.O_WRONLY) as descriptor:
-        yield FourBitWriter(descriptor, stored)
-
-
-NF4 = Encoding("nf4", _reading, _writing, _reading)
-FP4 = Encoding("fp4", _reading, _writing, _reading)
+NF4 = Encoding("nf4", reads(FourBitReader), writes(FourBitWriter), reads(FourBitReader))
+FP4 = Encoding("fp4", reads(FourBitReader), writes(FourBitWriter), reads(FourBitReader))

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 
-from engine.format.header import open_regular
-from engine.materialize.encodings.encoding import Encoding
-from engine.materialize.stored.files import opened, write, write_tensor
+from engine.materialize.encodings.encoding import Encoding, reads, writes
+from engine.materialize.stored.files import write, write_tensor
 from engine.materialize.stored.numbers import fill, tensor_at
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
     from engine.materialize.encodings.encoding import Rounded
@@ -51,7 +46,7 @@ class Int8Reader:
 class Int8Writer:
     """Rows into an open file; the scales follow the last."""
 
-    def __init__(self, descriptor: int, stored: Stored) -> None:
+    def __init__(self, descriptor: int, stored: Stored, _: Rounded) -> None:
         self._descriptor = descriptor
         self._stored = stored
         self._scales = torch.empty(stored.matrix[0])
@@ -86,19 +81,4 @@ def _coded(numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return codes, scales, halves
 
 
-@contextmanager
-def _reading(stored: Stored) -> Iterator[Int8Reader]:
-    descriptor = open_regular(stored.parts[""].file)
-    try:
-        yield Int8Reader(descriptor, stored)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _writing(stored: Stored, _: Rounded) -> Iterator[Int8Writer]:
-    with opened(stored.parts[""].file, os.O_WRONLY) as descriptor:
-        yield Int8Writer(descriptor, stored)
-
-
-INT8 = Encoding("int8", _reading, _writing, _reading)
+INT8 = Encoding("int8", reads(Int8Reader), writes(Int8Writer), reads(Int8Reader))

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 
-from engine.format.header import open_regular
-from engine.materialize.encodings.encoding import Encoding
-from engine.materialize.stored.files import opened, write
-from engine.materialize.stored.numbers import DTYPES, fill
+from engine.materialize.encodings.encoding import Encoding, reads, writes
+from engine.materialize.stored.files import write
+from engine.materialize.stored.numbers import fill
 from engine.materialize.stored.place import PLAIN
+from engine.model.memory.tensordata import DTYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
     from engine.materialize.encodings.encoding import Rounded
@@ -67,21 +63,4 @@ class PlainWriter:
         return {"": self._sum.hexdigest()}
 
 
-@contextmanager
-def _reading(stored: Stored) -> Iterator[PlainReader]:
-    place = stored.parts[""]
-    descriptor = open_regular(place.file)
-    try:
-        yield PlainReader(descriptor, stored)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _writing(stored: Stored, rounded: Rounded) -> Iterator[PlainWriter]:
-    place = stored.parts[""]
-    with opened(place.file, os.O_WRONLY) as descriptor:
-        yield PlainWriter(descriptor, stored, rounded)
-
-
-ENCODING = Encoding(PLAIN, _reading, _writing)
+ENCODING = Encoding(PLAIN, reads(PlainReader), writes(PlainWriter))

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.materialize.encodings.codes import table
-from engine.materialize.stored.numbers import DTYPES, tensor_at
+from engine.materialize.stored.numbers import tensor_at
 from engine.materialize.stored.packed import NESTED_BLOCK, STATE, four_bit_parts, quant_state
+from engine.model.memory.tensordata import DTYPES
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,19 +12,16 @@ from engine.errors import RefusedError
 from engine.format.adapter import describe
 from engine.format.base import has_weights, read_headers
 from engine.format.canonical import canonical
-from engine.format.header import open_regular
 from engine.format.keys import WRAPPER, parse_key
 from engine.materialize.hotswap.standins import needs_base
-from engine.materialize.stored.numbers import raw
-from engine.materialize.stored.place import Place
+from engine.materialize.stored.numbers import tensor_at
+from engine.materialize.stored.place import placed
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import Tensor
-
     from engine.format.facts import AdapterFacts
-    from engine.format.tensors import Header, TensorInfo
+    from engine.materialize.stored.place import Place
 
 
 def without_repeated(facts: AdapterFacts, base: Path | None) -> AdapterFacts:
@@ -54,12 +50,8 @@ def _refused(name: str) -> Finding:
 
 def _base_places(base: Path) -> dict[str, Place]:
     return {
-        info.name: _place(file, header, info) for file, header in read_headers(base) for info in header.tensors.values()
+        info.name: placed(file, header, info) for file, header in read_headers(base) for info in header.tensors.values()
     }
-
-
-def _place(file: Path, header: Header, info: TensorInfo) -> Place:
-    return Place(file, header.data_offset + info.start, info.dtype, info.shape)
 
 
 def _path_of(name: str) -> str:
@@ -69,16 +61,8 @@ def _path_of(name: str) -> str:
 
 def _repeats(facts: AdapterFacts, name: str, place: Place | None) -> bool:
     """Whether the adapter's embedding, in the base's dtype, is the base's."""
-    mine = _place(facts.weights, facts.header, facts.header.tensors[name])
+    mine = placed(facts.weights, facts.header, facts.header.tensors[name])
     if place is None or place.shape != mine.shape:
         return False
-    theirs = _numbers(place)
-    return torch.equal(_numbers(mine).to(theirs.dtype), theirs)
-
-
-def _numbers(place: Place) -> Tensor:
-    descriptor = open_regular(place.file)
-    try:
-        return raw(descriptor, place)
-    finally:
-        os.close(descriptor)
+    theirs = tensor_at(place)
+    return torch.equal(tensor_at(mine).to(theirs.dtype), theirs)

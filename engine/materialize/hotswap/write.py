@@ -25,11 +25,10 @@ from engine.format.imageset import (
 from engine.materialize.folder.whole import whole_file
 from engine.materialize.hotswap.plan import plan_images
 from engine.materialize.stored.files import opened, write
-from engine.materialize.stored.numbers import DTYPES
 from engine.model.kinds import KINDS
 from engine.model.kinds.sections import write as write_sections
 from engine.model.memory.image import Image, all_finite
-from engine.model.memory.tensordata import TensorData
+from engine.model.memory.tensordata import DTYPES, TensorData
 from engine.model.names import check_name
 
 if TYPE_CHECKING:

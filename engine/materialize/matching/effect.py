@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engine.materialize.stored.place import Place
+from engine.materialize.stored.place import placed
 
 if TYPE_CHECKING:
     from engine.format.facts import AdapterFacts
     from engine.materialize.changes.change import Change
+    from engine.materialize.stored.place import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,4 +32,4 @@ class Effect:
 def place_of(facts: AdapterFacts, name: str) -> Place:
     """Where an adapter's tensor lies."""
     info = facts.header.tensors[name]
-    return Place(facts.weights, facts.header.data_offset + info.start, info.dtype, info.shape)
+    return placed(facts.weights, facts.header, info)

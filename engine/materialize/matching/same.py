@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.format.header import BITS, open_regular
-from engine.materialize.stored.numbers import DTYPES, fill
+from engine.materialize.stored.numbers import fill
+from engine.model.memory.tensordata import DTYPES
 
 if TYPE_CHECKING:
     from engine.materialize.stored.place import Place

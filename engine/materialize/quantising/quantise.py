@@ -13,10 +13,11 @@ from engine.format.base import config_facts
 from engine.materialize.matching.frame import Frame
 from engine.materialize.quantising.convertible import linear_weights
 from engine.materialize.quantising.forms import packed_form, plain_form, same_form
-from engine.materialize.stored.numbers import DTYPES, NAMES
+from engine.materialize.stored.numbers import NAMES
 from engine.materialize.stored.packed import FOUR_BITS, INT8
 from engine.materialize.stored.place import PLAIN
 from engine.merge.dtypes import SIZES
+from engine.model.memory.tensordata import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,13 +11,13 @@ from engine.format.canonical import canonical_names
 from engine.materialize.stored.foreign import hold_readable
 from engine.materialize.stored.numbers import NAMES
 from engine.materialize.stored.packed import packed
-from engine.materialize.stored.place import Place
+from engine.materialize.stored.place import placed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from engine.materialize.stored.place import Stored
+    from engine.materialize.stored.place import Place, Stored
 
 CONFIG = "config.json"
 
@@ -45,7 +45,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     places: dict[str, Place] = {}
     for file, header in read_headers(path):
         for info in header.tensors.values():
-            places[info.name] = Place(file, header.data_offset + info.start, info.dtype, info.shape)
+            places[info.name] = placed(file, header, info)
     config_file = (path if path.is_dir() else path.parent) / CONFIG
     config = read_model_config(config_file) if config_file.is_file() else {}
     tensors = packed(places, NAMES.get(config_facts(config)["dtype"] or "", "F16"))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from engine.format.header import open_regular
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -16,6 +18,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from engine.materialize.stored.place import Place
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[int]:
+    """A descriptor of a regular file that is closed again. Raises HeaderError as `open_regular`."""
+    descriptor = open_regular(file)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

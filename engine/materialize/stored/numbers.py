@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.errors import HeaderError
-from engine.format.header import open_regular
+from engine.materialize.stored.files import reading
+from engine.model.memory.tensordata import DTYPES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,21 +17,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from engine.materialize.stored.place import Place
-
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
 
 NAMES = {str(dtype).removeprefix("torch."): name for name, dtype in DTYPES.items()}
 """safetensors' name by torch's, as configs spell it."""
@@ -43,11 +29,8 @@ def floats(place: Place, columns: slice = slice(None)) -> Tensor:
 
 def tensor_at(place: Place) -> Tensor:
     """All numbers of the tensor, as stored."""
-    descriptor = open_regular(place.file)
-    try:
+    with reading(place.file) as descriptor:
         return raw(descriptor, place)
-    finally:
-        os.close(descriptor)
 
 
 def raw(descriptor: int, place: Place) -> Tensor:

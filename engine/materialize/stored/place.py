@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from engine.format.tensors import Header, TensorInfo
+
 PLAIN = "plain"
 BESIDE = frozenset({"SCB", "weight_format"})
 """Roles of 8 bits: named beside the weight, not below it."""
@@ -35,6 +37,11 @@ class Place:
         """Where `count` entries of the first dimension lie, from `first` on."""
         line = self.size // max(self.shape[0], 1)
         return Place(self.file, self.offset + first * line, self.dtype, (count, *self.shape[1:]))
+
+
+def placed(file: Path, header: Header, info: TensorInfo) -> Place:
+    """Where the header says that a tensor of `file` lies."""
+    return Place(file, header.data_offset + info.start, info.dtype, info.shape)
 
 
 @dataclass(frozen=True, slots=True)

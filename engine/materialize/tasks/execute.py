@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,12 +12,11 @@ import torch
 
 from engine.compat.finding import Finding
 from engine.errors import RefusedError
-from engine.format.header import open_regular
 from engine.materialize.encodings import ENCODINGS
 from engine.materialize.stored.blocks import row_blocks
 from engine.materialize.stored.copying import copy_range
-from engine.materialize.stored.files import opened
-from engine.materialize.stored.numbers import fill
+from engine.materialize.stored.files import opened, reading
+from engine.materialize.stored.hashing import place_digest
 from engine.materialize.tasks.operands import operands
 from engine.materialize.tasks.rounding import nearest, random_of, stochastic
 from engine.materialize.tasks.sums import NOTHING, Sums, measured
@@ -33,8 +31,6 @@ if TYPE_CHECKING:
     from engine.materialize.stored.place import Place
     from engine.materialize.tasks.operands import Operands
     from engine.materialize.tasks.task import Task
-
-_STEP = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +58,9 @@ def _copied(task: Task) -> Written:
 
 
 def _copy(source: Place, target: Place) -> str:
-    digest = hashlib.sha256()
-    reading = open_regular(source.file)
-    try:
-        with opened(target.file, os.O_WRONLY) as writing:
-            copy_range(reading, source.offset, writing, target.offset, source.size, file=source.file)
-        data = torch.empty(min(source.size, _STEP), dtype=torch.uint8)
-        for start in range(0, source.size, _STEP):
-            block = data[: source.size - start]
-            fill(reading, source.file, block, source.offset + start)
-            digest.update(block.numpy().data)
-    finally:
-        os.close(reading)
-    return digest.hexdigest()
+    with reading(source.file) as descriptor, opened(target.file, os.O_WRONLY) as writing:
+        copy_range(descriptor, source.offset, writing, target.offset, source.size, file=source.file)
+    return place_digest(source)
 
 
 def _changed(task: Task) -> Written:
