@@ -16,7 +16,7 @@ from engine.materialize.folder.staging import claimed, emptied, publish, staging
 from engine.materialize.plan import plan
 from engine.materialize.quantising.surviving import hold_surviving
 from engine.materialize.report import Materialized, told
-from engine.materialize.stored.files import opened, write
+from engine.materialize.stored.files import claim_blocks, opened, write
 from engine.materialize.tasks.pool import threads
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def _reserve(shard: Shard) -> None:
     with opened(shard.file, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW) as descriptor:
         write(descriptor, memoryview(shard.header), 0)
         os.ftruncate(descriptor, shard.size)
+        claim_blocks(descriptor, shard.size)
 
 
 def _run(

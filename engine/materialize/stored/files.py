@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from engine.materialize.stored.place import Place
+
+_UNABLE = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+"""What file systems say that set nothing aside."""
 
 
 @contextmanager
@@ -45,6 +49,19 @@ def write(descriptor: int, data: memoryview, offset: int) -> None:
     while data:
         written = os.pwrite(descriptor, data, offset)
         data, offset = data[written:], offset + written
+
+
+def claim_blocks(descriptor: int, size: int) -> None:
+    """Have the disk set aside what an open file of that many bytes needs, where its file system can.
+
+    A disk that others fill meanwhile has room for it still; and threads that write to one file need not wait for each
+    other's blocks, a sixth of the time on ext4.
+    """
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno not in _UNABLE:
+            raise
 
 
 def sync(path: Path) -> None:

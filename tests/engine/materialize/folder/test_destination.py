@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from engine.errors import BaseError, DestinationError, HeaderError, NoSpaceError
 from engine.materialize import materialize, merged
 from engine.materialize.folder import durable, staging
 from engine.materialize.folder.durable import sync_tree, syncing
+from engine.materialize.stored import files
 from engine.materialize.stored.files import sync
 from tests.engine.materialize.small import LINEARS, contents, make_adapter, request
 from tests.registry.places import mounted, remount
@@ -179,6 +181,48 @@ def test_a_disk_that_fills_meanwhile_is_named_and_the_finished_part_resumed(want
         assert left(place) == ["out"]
         materialize(wanted, wanted.base.parent / "undisturbed")
         assert contents(place / "out") == contents(wanted.base.parent / "undisturbed")
+
+
+def test_the_disk_has_set_aside_all_weights_before_the_first_is_written(wanted, tmp_path, monkeypatch):
+    real, found = merged.threads, []
+
+    def looked(tasks, *, jobs):
+        files = (tmp_path / "place" / ".out.partial" / "files").glob("*.safetensors")
+        found.extend((file.stat().st_size, file.stat().st_blocks * 512) for file in files)
+        return real(tasks, jobs=jobs)
+
+    monkeypatch.setattr(merged, "threads", looked)
+    materialize(replace(wanted, shard_size=10**6), tmp_path / "place" / "out")
+
+    [(size, blocks)] = found
+    assert blocks >= size > 4096  # more than the block that the header fills
+
+
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
+def test_a_file_system_that_sets_nothing_aside_does(wanted, tmp_path, monkeypatch, code):
+    materialize(wanted, tmp_path / "place" / "usual")
+    asked = []
+
+    def refuse(_, start, size):
+        asked.append((start, size))
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(files.os, "posix_fallocate", refuse)
+    materialize(wanted, tmp_path / "place" / "out")
+
+    assert asked == [(0, file.stat().st_size) for file in sorted((tmp_path / "place" / "out").glob("*.safetensors"))]
+    assert contents(tmp_path / "place" / "out") == contents(tmp_path / "place" / "usual")
+
+
+def test_a_disk_that_cannot_set_it_aside_is_named_and_nothing_stays(wanted, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.os, "posix_fallocate", refuse)
+
+    with pytest.raises(DestinationError, match="No space left on device"):
+        materialize(wanted, tmp_path / "place" / "out")
+    assert left(tmp_path / "place") == []
 
 
 def test_what_is_there_already_counts_as_room(wanted, tmp_path, monkeypatch):
