@@ -62,7 +62,7 @@ def factors(torch, rows, columns, given):
 def ours(given, method, pairs):
     """A function that merges, as a caller would: from the factors each time."""
     from engine.merge import METHODS, Options, Part, Parts, Site
-    from engine.merge.options import complete
+    from engine.merge.given.options import complete
 
     row = METHODS[method]
     options = Options(density=DENSITY[method], trim="tensor" if "trim" in row.defaults else None)

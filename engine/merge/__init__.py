@@ -7,16 +7,17 @@ except ModuleNotFoundError as _error:
 
     raise MissingExtraError("merge", "torch", "engine") from _error
 
+from engine.merge.given.options import Options
+from engine.merge.given.ranks import RankRule
+from engine.merge.given.source import Source
+from engine.merge.given.weights import Weight, WeightRule
+from engine.merge.matrices.parts import Part, Parts
+from engine.merge.matrices.target import Target
+from engine.merge.measuring.report import Dominance, MergeReport, ModuleReport, PairReport, ParentReport, RankNeed
 from engine.merge.methods import METHODS, Method, Site
-from engine.merge.options import Options
-from engine.merge.parts import Part, Parts
-from engine.merge.plan import MergePlan, plan
-from engine.merge.ranks import RankRule
-from engine.merge.report import Dominance, MergeReport, ModuleReport, PairReport, ParentReport, RankNeed
+from engine.merge.plan import MergePlan
+from engine.merge.planning import plan
 from engine.merge.run import apply, apply_grid, merge
-from engine.merge.source import Source
-from engine.merge.target import Target
-from engine.merge.weights import Weight, WeightRule
 
 __all__ = [
     "METHODS",

@@ -13,13 +13,13 @@ from torch.nn.utils.rnn import pad_sequence
 from engine.compat.together.refusals import refusal
 from engine.errors import RefusedError
 from engine.merge.dtypes import LONG_NAMES, SIZES
-from engine.merge.factors import TORCH_DTYPES, as_bytes, grouped, joined, padded
-from engine.merge.ia3 import vector_key
-from engine.merge.measure import add, measure, module_report, spread
+from engine.merge.given.ranks import Spectrum, searched
+from engine.merge.matrices.factors import TORCH_DTYPES, as_bytes, grouped, joined, padded
+from engine.merge.matrices.parts import Parts, join_together
+from engine.merge.measuring.measure import add, measure, module_report, spread
 from engine.merge.methods import Site
-from engine.merge.parts import Parts, join_together
 from engine.merge.peft.order import transposed
-from engine.merge.ranks import Spectrum, searched
+from engine.merge.result.ia3 import vector_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from engine.format.writer import TensorWriter
-    from engine.merge.factors import FactorFile
-    from engine.merge.measure import Sums
+    from engine.merge.given.weights import Weight
+    from engine.merge.matrices.factors import FactorFile
+    from engine.merge.matrices.target import Target
+    from engine.merge.measuring.measure import Sums
+    from engine.merge.measuring.report import ModuleReport
     from engine.merge.plan import MergePlan, ModulePlan
-    from engine.merge.report import ModuleReport
-    from engine.merge.target import Target
-    from engine.merge.weights import Weight
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,24 +11,24 @@ import torch
 from engine.format.folder import fresh_folder
 from engine.format.writer import TensorWriter, header_size
 from engine.merge.device import TOGETHER, batches, parse_device
-from engine.merge.factors import FactorFile
-from engine.merge.measure import merge_report
+from engine.merge.given.ranks import ranks
+from engine.merge.matrices.factors import FactorFile
+from engine.merge.measuring.measure import merge_report
 from engine.merge.module import Writing, merge_modules, spectrum
-from engine.merge.plan import DEFAULT_RULE, NO_OPTIONS, check_weights, plan
-from engine.merge.ranks import ranks
+from engine.merge.planning import DEFAULT_RULE, NO_OPTIONS, check_weights, plan
 from engine.merge.workers import each, each_batch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from engine.merge.measure import Sums
-    from engine.merge.options import Options
+    from engine.merge.given.options import Options
+    from engine.merge.given.ranks import RankRule
+    from engine.merge.given.source import Source
+    from engine.merge.given.weights import Weight
+    from engine.merge.measuring.measure import Sums
+    from engine.merge.measuring.report import MergeReport, ModuleReport
     from engine.merge.plan import MergePlan, ModulePlan
-    from engine.merge.ranks import RankRule
-    from engine.merge.report import MergeReport, ModuleReport
-    from engine.merge.source import Source
-    from engine.merge.weights import Weight
     from engine.merge.workers import Progress
 
 WEIGHTS = "adapter_model.safetensors"

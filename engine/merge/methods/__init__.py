@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from engine.errors import OptionError
+from engine.merge.dropping.survey import with_digests, with_thresholds
 from engine.merge.methods.core_ties import core_ties
 from engine.merge.methods.dare_linear import dare_linear
 from engine.merge.methods.dare_ties import dare_ties
@@ -12,11 +13,10 @@ from engine.merge.methods.model_stock import equal_weights, model_stock
 from engine.merge.methods.slerp import slerp, slerp_weights
 from engine.merge.methods.stacked import stacked
 from engine.merge.methods.svd import svd
-from engine.merge.methods.table import Method, Site
 from engine.merge.methods.ties import ties
 from engine.merge.methods.tsv_m import tsv_m
 from engine.merge.peft import ROWS as PEFT
-from engine.merge.survey import with_digests, with_thresholds
+from engine.merge.table import Method, Site
 
 _TRIM = {"density": 0.2, "trim": "global", "rescale": "none", "scale": 1.0, "seed": 0}
 _DROP = {"density": 0.5, "rescale": "density", "scale": 1.0, "seed": 0}

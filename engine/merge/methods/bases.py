@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.merge.subspace import FLOAT64_EPSILON
+from engine.merge.matrices.subspace import FLOAT64_EPSILON
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from engine.merge.methods.table import Site
-    from engine.merge.parts import Parts
-    from engine.merge.subspace import Basis
+    from engine.merge.matrices.parts import Parts
+    from engine.merge.matrices.subspace import Basis
+    from engine.merge.table import Site
 
 NOISE = 16 * FLOAT64_EPSILON
 """Times the largest dimension and singular value: up to there singular values are rounding."""

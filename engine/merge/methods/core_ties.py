@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engine.merge.matrices.subspace import FLOAT64_EPSILON
+from engine.merge.matrices.target import combination, from_core
 from engine.merge.methods.bases import left_singular, taking_part
 from engine.merge.methods.signs import ties
-from engine.merge.subspace import FLOAT64_EPSILON
-from engine.merge.target import combination, from_core
 
 if TYPE_CHECKING:
-    from engine.merge.methods.table import Site
-    from engine.merge.parts import Parts
-    from engine.merge.target import Target
+    from engine.merge.matrices.parts import Parts
+    from engine.merge.matrices.target import Target
+    from engine.merge.table import Site
 
 
 def core_ties(parts: Parts, site: Site) -> Target:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engine.merge.matrices.target import combination
 from engine.merge.methods.elements import drop, live, reduced, scale, summed
-from engine.merge.target import combination
 
 if TYPE_CHECKING:
-    from engine.merge.methods.table import Site
-    from engine.merge.parts import Parts
-    from engine.merge.target import Target
+    from engine.merge.matrices.parts import Parts
+    from engine.merge.matrices.target import Target
+    from engine.merge.table import Site
 
 
 def dare_linear(parts: Parts, site: Site) -> Target:

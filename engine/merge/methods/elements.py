@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.merge.masks import mask, mask_key, mask_keys
+from engine.merge.dropping.masks import mask, mask_key, mask_keys
+from engine.merge.dropping.thresholds import threshold
+from engine.merge.matrices.rows import filled
+from engine.merge.matrices.sketch import sketch
 from engine.merge.methods.signs import trimmed
-from engine.merge.rows import filled
-from engine.merge.sketch import sketch
-from engine.merge.thresholds import threshold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
-    from engine.merge.methods.table import Site
-    from engine.merge.parts import Part, Parts
-    from engine.merge.target import Target
+    from engine.merge.matrices.parts import Part, Parts
+    from engine.merge.matrices.target import Target
+    from engine.merge.table import Site
 
     Prune = Callable[[Sequence[Tensor], int], list[Tensor]]
 

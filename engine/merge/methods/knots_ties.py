@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from engine.merge.matrices.subspace import FLOAT64_EPSILON, span
+from engine.merge.matrices.target import combination, from_core
 from engine.merge.methods.bases import left_singular, taking_part
 from engine.merge.methods.signs import ties
-from engine.merge.subspace import FLOAT64_EPSILON, span
-from engine.merge.target import combination, from_core
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
-    from engine.merge.methods.table import Site
-    from engine.merge.parts import Parts
-    from engine.merge.target import Target
+    from engine.merge.matrices.parts import Parts
+    from engine.merge.matrices.target import Target
+    from engine.merge.table import Site
 
 
 def knots_ties(parts: Parts, site: Site) -> Target:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.errors import OptionError
-from engine.merge.target import combination
+from engine.merge.matrices.target import combination
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from engine.merge.methods.table import Site
-    from engine.merge.parts import Parts
-    from engine.merge.target import Target
+    from engine.merge.matrices.parts import Parts
+    from engine.merge.matrices.target import Target
+    from engine.merge.table import Site
 
 
 def model_stock(parts: Parts, site: Site) -> Target:

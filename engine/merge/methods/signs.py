@@ -11,17 +11,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from engine.merge.dropping.thresholds import count
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from torch import Tensor
 
-    from engine.merge.options import Options
-
-
-def count(size: int, density: float) -> int:
-    """How many of `size` elements the share `density` is: rounded down as peft and mergekit do, at least one."""
-    return max(1, int(density * size))
+    from engine.merge.given.options import Options
 
 
 def threshold(matrix: Tensor, density: float) -> Tensor:

@@ -6,14 +6,14 @@ import math
 from typing import TYPE_CHECKING
 
 from engine.errors import OptionError
-from engine.merge.target import combination
+from engine.merge.matrices.target import combination
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from engine.merge.methods.table import Site
-    from engine.merge.parts import Parts
-    from engine.merge.target import Target
+    from engine.merge.matrices.parts import Parts
+    from engine.merge.matrices.target import Target
+    from engine.merge.table import Site
 
 PARALLEL = 0.9995
 """From this |cosine| on the chord is taken: sin θ would divide by too little. mergekit's number."""

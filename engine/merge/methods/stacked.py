@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.merge.target import combination
+from engine.merge.matrices.target import combination
 
 if TYPE_CHECKING:
-    from engine.merge.methods.table import Site
-    from engine.merge.parts import Parts
-    from engine.merge.target import Target
+    from engine.merge.matrices.parts import Parts
+    from engine.merge.matrices.target import Target
+    from engine.merge.table import Site
 
 
 def stacked(parts: Parts, site: Site) -> Target:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.merge.rows import filled
-from engine.merge.sketch import sketch
-from engine.merge.target import combination
+from engine.merge.matrices.rows import filled
+from engine.merge.matrices.sketch import sketch
+from engine.merge.matrices.target import combination
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from engine.merge.methods.table import Site
-    from engine.merge.parts import Parts
-    from engine.merge.target import Target
+    from engine.merge.matrices.parts import Parts
+    from engine.merge.matrices.target import Target
+    from engine.merge.table import Site
 
 
 def svd(parts: Parts, site: Site) -> Target:

@@ -8,9 +8,9 @@ from engine.merge.methods.elements import live, reduced, trim
 from engine.merge.methods.signs import agreed
 
 if TYPE_CHECKING:
-    from engine.merge.methods.table import Site
-    from engine.merge.parts import Parts
-    from engine.merge.target import Target
+    from engine.merge.matrices.parts import Parts
+    from engine.merge.matrices.target import Target
+    from engine.merge.table import Site
 
 
 def ties(parts: Parts, site: Site) -> Target:

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from engine.merge.matrices.subspace import FLOAT64_EPSILON
+from engine.merge.matrices.target import combination, from_core
 from engine.merge.methods.bases import NOISE, taking_part
-from engine.merge.subspace import FLOAT64_EPSILON
-from engine.merge.target import combination, from_core
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from engine.merge.methods.table import Site
-    from engine.merge.parts import Parts
-    from engine.merge.target import Target
+    from engine.merge.matrices.parts import Parts
+    from engine.merge.matrices.target import Target
+    from engine.merge.table import Site
 
 DEPENDENT = 1e-10
 """Eigenvalues of a Gram matrix of unit vectors up to here, times the largest, are directions that others span."""

@@ -6,10 +6,10 @@ docs/methods/semantics-peft.md names every quirk and what is refused.
 from collections.abc import Mapping
 from functools import partial
 
-from engine.merge.methods.table import Method
 from engine.merge.peft import operators
 from engine.merge.peft.dense import dense, svd
 from engine.merge.peft.factorwise import factorwise, stacked
+from engine.merge.table import Method
 
 _DENSITY: Mapping[str, object] = {"density": None}
 _ELECTED: Mapping[str, object] = {**_DENSITY, "majority_sign": "total"}

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.merge.subspace import Basis
-from engine.merge.target import Target, combination
+from engine.merge.matrices.subspace import Basis
+from engine.merge.matrices.target import Target, combination
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from engine.merge.methods.table import Site
-    from engine.merge.parts import Part, Parts
+    from engine.merge.matrices.parts import Part, Parts
     from engine.merge.peft.operators import Operator
+    from engine.merge.table import Site
 
 
 def svd(parts: Parts, site: Site) -> Target:

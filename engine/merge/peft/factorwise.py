@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.merge.subspace import FLOAT64_EPSILON, span
-from engine.merge.target import from_core
+from engine.merge.matrices.subspace import FLOAT64_EPSILON, span
+from engine.merge.matrices.target import from_core
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from engine.merge.methods.table import Site
-    from engine.merge.parts import Parts
+    from engine.merge.matrices.parts import Parts
+    from engine.merge.matrices.target import Target
     from engine.merge.peft.operators import Operator
-    from engine.merge.target import Target
+    from engine.merge.table import Site
 
 
 def factorwise(parts: Parts, site: Site, *, operator: Operator) -> Target:

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from engine.compat.finding import Finding
     from engine.format.facts import AdapterFacts, ModuleFacts
     from engine.format.settings import LoraSettings
-    from engine.merge.methods.table import Method
+    from engine.merge.given.ranks import RankRule
     from engine.merge.plan import ModulePlan
-    from engine.merge.ranks import RankRule
+    from engine.merge.table import Method
 
 RULE = "merge-peft"
 

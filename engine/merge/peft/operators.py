@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from engine.merge.methods.table import Site
+    from engine.merge.table import Site
 
     Operator = Callable[[Sequence[Tensor], Sequence[float], Site], Tensor]
 

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from engine.format.writer import TensorWriter
-from engine.merge.factors import as_bytes
+from engine.merge.matrices.factors import as_bytes
 from tests.engine.merge.factories import normal
 
 NAMES = {

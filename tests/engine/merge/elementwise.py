@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from engine.merge import METHODS, Options, Part, Parts, Site
-from engine.merge.options import complete
+from engine.merge.given.options import complete
 
 
 def part(rows, columns, rank, seed, *, scaling=2.25, dtype=torch.float32):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.merge import Options, RankRule, Source, merge
-from engine.merge.ranks import Spectrum, ranks, searched
+from engine.merge.given.ranks import Spectrum, ranks, searched
 from tests.engine.merge.elementwise import disjoint_mean, trimmed
 from tests.engine.merge.factories import deltas, linear, write_adapter
 

@@ -7,8 +7,8 @@ from safetensors.torch import save_file
 from engine.errors import OptionError, RefusedError
 from engine.merge import Options, Source, apply_grid, merge, plan
 from engine.merge.device import batches, parse_device
-from engine.merge.factors import FactorFile, grouped
-from engine.merge.parts import Part, Parts, join_together
+from engine.merge.matrices.factors import FactorFile, grouped
+from engine.merge.matrices.parts import Part, Parts, join_together
 from tests.engine.merge.factories import deltas, distance, linear, normal, write_adapter
 
 

@@ -9,7 +9,7 @@ from engine.errors import OptionError
 from engine.format.adapter import read_adapter
 from engine.format.digest import tensors_digest
 from engine.merge import METHODS, Options, RankRule, Source, merge
-from engine.merge.masks import mask, mask_key
+from engine.merge.dropping.masks import mask, mask_key
 from tests.engine.merge import definitions
 from tests.engine.merge.drawn import FAMILIES, draw_model
 from tests.engine.merge.factories import best, deltas, distance, pairs

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from engine.merge import METHODS, Options, Part, Parts, RankRule, Site, Source, merge
-from engine.merge.options import complete
-from engine.merge.rows import filled
+from engine.merge.given.options import complete
+from engine.merge.matrices.rows import filled
 from tests.engine.merge.drawn import FAMILIES, draw_model
 from tests.engine.merge.factories import deltas, distance, linear, write_adapter
-from tests.engine.merge.test_peft import add
+from tests.engine.merge.peft.test_peft import add
 
 SUMS = ("cat", "linear", "svd")
 SIGNED = ("ties", "dare_ties", "knots_ties", "core_ties")

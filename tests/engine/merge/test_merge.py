@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from engine.errors import DestinationError, RefusedError, UnreadableError
 from engine.merge import RankRule, Source, apply, merge, plan
-from engine.merge.factors import FactorFile
+from engine.merge.matrices.factors import FactorFile
 from tests.engine.merge.factories import (
     best,
     conv,

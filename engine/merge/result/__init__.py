@@ -1,0 +1,1 @@
+"""What the result holds beside merged factors: its config, tensors carried whole, vectors."""
