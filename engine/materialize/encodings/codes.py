@@ -12,28 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from engine.model.weights.fourbit import table
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
 _SMALLEST = 1e-38
 """What divides a block of zeros."""
-
-
-@cache
-def table(kind: str) -> Tensor:
-    """The 16 numbers that codes of `nf4` or `fp4` stand for, float32, in the order of the codes."""
-    from bitsandbytes.functional import get_4bit_type
-
-    found: Tensor = get_4bit_type(kind, device=torch.device("cpu"))  # type: ignore[no-untyped-call]  # theirs
-    return found
-
-
-@cache
-def pairs(kind: str) -> NDArray[np.uint64]:
-    """The two numbers that each byte stands for, side by side in 8 bytes."""
-    codes = table(kind).numpy()
-    return np.stack([codes.repeat(16), np.tile(codes, 16)], axis=1).view(np.uint64).ravel()
 
 
 def coded(numbers: Tensor, blocksize: int, kind: str) -> tuple[NDArray[np.uint8], Tensor]:

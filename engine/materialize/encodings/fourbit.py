@@ -6,17 +6,16 @@ import hashlib
 from math import prod
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
-from engine.materialize.encodings.codes import alike, coded, pairs
+from engine.materialize.encodings.codes import alike, coded
 from engine.materialize.encodings.encoding import Encoding, reads, writes
 from engine.materialize.encodings.scales import beside, scales_of
 from engine.materialize.stored.files import write, write_tensor
 from engine.materialize.stored.numbers import fill
+from engine.model.weights.fourbit import decoded
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from engine.materialize.encodings.encoding import Rounded
@@ -31,31 +30,25 @@ class FourBitReader:
         self._stored = stored
         self._columns = stored.matrix[1]
         self._scales = scales_of(stored)
-        self._pairs = pairs(stored.encoding)
 
     def rows(self, start: int, stop: int) -> Tensor:
         begin, end, size = start * self._columns, stop * self._columns, self._stored.blocksize
         first = begin // size * size
-        found = np.take(self._pairs, self._codes(first, end)).view(np.float32)
-        numbers = torch.from_numpy(found)[: end - first]
-        scales = self._scales[first // size :]
-        whole = len(numbers) // size * size
-        numbers[:whole].view(-1, size).mul_(scales[: whole // size, None])
-        if whole < len(numbers):
-            numbers[whole:] *= scales[whole // size]
-        return numbers[begin - first :].view(stop - start, -1)
+        codes, scales = self._codes(first, end), self._scales[first // size :]
+        found = decoded(codes, scales, self._stored.encoding, size, end - first)
+        return found[begin - first :].view(stop - start, -1)
 
     def alike(self, start: int, numbers: Tensor) -> int:
         begin, count = start * self._columns, numbers.numel()
         codes, _ = coded(numbers.flatten(), self._stored.blocksize, self._stored.encoding)
-        return alike(codes, self._codes(begin, begin + count), count)
+        return alike(codes, self._codes(begin, begin + count).numpy(), count)
 
-    def _codes(self, first: int, end: int) -> NDArray[np.uint8]:
+    def _codes(self, first: int, end: int) -> Tensor:
         """Of the numbers from an even one on."""
         data = torch.empty((end - first + 1) // 2, dtype=torch.uint8)
         place = self._stored.parts[""]
         fill(self._descriptor, place.file, data, place.offset + first // 2)
-        return data.numpy()
+        return data
 
 
 class FourBitWriter:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.materialize.encodings.codes import table
 from engine.materialize.stored.numbers import tensor_at
 from engine.materialize.stored.packed import NESTED_BLOCK, STATE, four_bit_parts, quant_state
 from engine.model.memory.tensordata import DTYPES
+from engine.model.weights.fourbit import nested_scales, table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,17 +38,9 @@ def scales_of(stored: Stored) -> Tensor:
     scales = tensor_at(stored.parts["absmax"])
     if "nested_absmax" not in stored.parts:
         return scales
-    from bitsandbytes.functional import QuantState, dequantize_blockwise
-
-    outer = QuantState(  # type: ignore[no-untyped-call]  # theirs
-        absmax=tensor_at(stored.parts["nested_absmax"]),
-        code=tensor_at(stored.parts["nested_quant_map"]),
-        blocksize=NESTED_BLOCK,
-        dtype=torch.float32,
-    )
     average = quant_state(stored.parts[STATE + stored.encoding])["nested_offset"]
-    nested: Tensor = dequantize_blockwise(scales, outer)
-    return nested + torch.tensor(average)
+    outer, code = (tensor_at(stored.parts[role]) for role in ("nested_absmax", "nested_quant_map"))
+    return nested_scales(scales, code, outer, NESTED_BLOCK, torch.tensor(average))
 
 
 def beside(stored: Stored, scales: Tensor) -> dict[str, Tensor]:

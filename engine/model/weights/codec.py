@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from engine.model.memory.places import resident
+from engine.model.weights.fourbit import decoded, nested_scales
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,12 +104,13 @@ def _restore_int8(layer: nn.Module, name: str, kept: tuple[Tensor, Tensor]) -> N
 
 
 def _read_4bit(layer: nn.Module, name: str) -> Tensor:
-    from bitsandbytes.functional import dequantize_4bit
-
     data, state = _unpacked(getattr(layer, name))
-    state.dtype = torch.float32  # what the numbers are given as; the stored codes and scales stay what they are
-    W: Tensor = dequantize_4bit(data, state)
-    return W
+    scales = state.absmax.float().flatten()
+    if state.nested:
+        outer = state.state2
+        scales = nested_scales(state.absmax, outer.code, outer.absmax, outer.blocksize, state.offset)
+    codes = data.contiguous().view(torch.uint8).flatten()
+    return decoded(codes, scales, state.quant_type, state.blocksize, state.shape.numel()).view(state.shape)
 
 
 def _unpacked(weight: Any) -> tuple[Tensor, Any]:

@@ -5,7 +5,8 @@ import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
-from engine.materialize.encodings.codes import alike, coded, pairs, table
+from engine.materialize.encodings.codes import alike, coded
+from engine.model.weights.fourbit import decoded, table
 
 
 def theirs(numbers, blocksize, kind):
@@ -53,7 +54,7 @@ def test_a_byte_stands_for_the_two_numbers_that_the_library_reads(kind):
     every = torch.arange(256, dtype=torch.uint8)
     _, state = quantize_4bit(torch.ones(512), blocksize=64, quant_type=kind)
     numbers = dequantize_4bit(every[:, None], state).flatten()
-    assert torch.equal(torch.from_numpy(pairs(kind).view(np.float32)), numbers)
+    assert torch.equal(decoded(every, state.absmax, kind, 64, 512), numbers)
 
 
 def test_codes_are_compared_one_by_one_and_padding_is_not():
