@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine.format.adapter import WEIGHTS_NAME
+from engine.materialize.stored.packed import FOUR_BITS
 from engine.materialize.stored.place import PLAIN
 from engine.materialize.tasks.sums import NOTHING
 
@@ -44,7 +45,7 @@ def told(planned: Plan, done: Sequence[Written]) -> dict[str, Any]:
         "modules": len(changed),
         **_others(planned),
         **_numbers(overall),
-        "warnings": [*_coarse(planned, changed), *_lost(planned, changed)],
+        "warnings": [*_coarse(planned, changed), *_lost(planned, changed), *_misread(planned)],
         "per_module": sorted(per_module, key=lambda one: (-one["relative_error"], one["tensor"])),
     }
 
@@ -106,6 +107,21 @@ def _lost(planned: Plan, changed: Sequence[Written]) -> list[str]:
         f"{overall.kept_share:.0%} of the update survives packing; over {SWALLOWED:.0%} is lost of {len(worst)} of"
         f" {len(changed)} weights ({worst[0].name} keeps {worst[0].sums.kept_share:.0%}). Take the full-precision"
         f" checkpoint as base, or leave quantize out, or leave the adapter unmerged"
+    )
+    return [text]
+
+
+def _misread(planned: Plan) -> list[str]:
+    """What bitsandbytes 0.50.2 on a processor reads with the scales of other blocks, or refuses to run."""
+    targets = {task.name: task.target for task in planned.tasks if task.target.encoding in FOUR_BITS}
+    crossing = [name for name, target in targets.items() if target.multiple > 1]
+    if not crossing:
+        return []
+    columns, blocksize = targets[crossing[0]].matrix[1], targets[crossing[0]].blocksize
+    text = (
+        f"{len(crossing)} of {len(targets)} 4-bit weights have rows that are no whole number of blocks ({crossing[0]}:"
+        f" {columns} numbers, blocks of {blocksize}). What is stored is right, but bitsandbytes computes with other"
+        f" numbers on a processor, or refuses. Run them on a GPU, or take quantize int8, or none"
     )
     return [text]
 

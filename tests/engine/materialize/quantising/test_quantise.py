@@ -21,7 +21,10 @@ from transformers import (
 
 from engine.errors import OptionError, RefusedError
 from engine.materialize import Request, Source, materialize
+from engine.materialize.encodings import ENCODINGS
+from engine.materialize.stored.packed import packed
 from engine.materialize.verify import verify
+from tests.engine.materialize.arrays import places
 
 IDS = torch.arange(12)[None]
 CONFIG = LlamaConfig(
@@ -146,6 +149,37 @@ def test_4_bit_layers_compute_in_the_dtype_of_the_others(llama, tmp_path, dtype,
     state = json.loads(bytes(found["model.layers.0.mlp.up_proj.weight.quant_state.bitsandbytes__nf4"]))
     assert state["dtype"] == compute
     assert logits(tmp_path / "out").dtype == getattr(torch, compute)
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory):
+    """A base whose rows of 96 are one and a half blocks of 64, but for those of o_proj (4 heads of 16) and down_proj (128)."""
+    folder = tmp_path_factory.mktemp("narrow")
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(**{**CONFIG.to_dict(), "hidden_size": 96})).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_rows_that_are_no_whole_blocks_are_stored_right_and_warned_of(llama, narrow, tmp_path, kind):
+    """Of 7 weights in each of two layers, 5 cross blocks."""
+    done = materialize(Request(base=narrow, sources=(), quantize=kind), tmp_path / "out")
+    even = materialize(Request(base=llama / "base", sources=(), quantize=kind), tmp_path / "even")
+    assert even.report["warnings"] == []
+    if kind == "int8":
+        assert done.report["warnings"] == []
+    else:
+        (warning,) = done.report["warnings"]
+        assert warning.startswith(
+            "10 of 14 4-bit weights have rows that are no whole number of blocks (model.layers.0."
+        )
+        assert "96 numbers, blocks of 64" in warning
+        assert verify(tmp_path / "out", narrow, ()).report["warnings"] == [warning]
+    numbers = packed(places(tmp_path / "out/model.safetensors"), "F32")
+    for name, W in load_file(narrow / "model.safetensors").items():
+        with ENCODINGS[numbers[name].encoding].reading(numbers[name]) as reader:
+            found = reader.rows(0, numbers[name].matrix[0])
+        assert (found - W.view_as(found)).norm() <= 0.1 * W.norm()
 
 
 def test_shards_hold_each_weight_with_all_that_is_beside_it(llama, tmp_path):
