@@ -67,6 +67,11 @@ def reading_beneath(folder: Path, relative: str) -> Iterator[int]:
         os.close(here)
 
 
+def clipped(name: str, size: int) -> str:
+    """The beginning of a file's name, of at most `size` bytes: room for what is to stand beside it in another name."""
+    return os.fsencode(name)[:size].decode(errors="ignore")
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the names in a folder survive power loss."""
     with opened(folder, FOLDER) as descriptor:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import ColumnElement, exists, func, select
 
+from registry.artifacts.turn import left_turns
 from registry.clock import now
 from registry.gc import SAMPLE, Tally, expired, orphans, refuse_lost
 from registry.leases import leased
@@ -37,7 +38,9 @@ def forecast(handle: Handle, *, grace: timedelta) -> GcResult:
         blobs=tally.blobs,
         bytes=tally.bytes,
         versions=versions,
-        temporary=len(handle.store.stale_staging()) + len(stale_pulls(handle.settings.pulled)),
+        temporary=len(handle.store.stale_staging())
+        + len(stale_pulls(handle.settings.pulled))
+        + left_turns(handle.settings.artifacts),
         removed=tuple(tally.sample),
     )
 

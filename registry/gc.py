@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 from sqlalchemy import exists, func, or_, select, update
 
 from registry import claims
+from registry.artifacts.turn import clear_turns
 from registry.audit import note
 from registry.blobs import StoredBlob
 from registry.clock import now
@@ -76,6 +77,7 @@ def collect(handle: Handle, *, grace: timedelta) -> GcResult:
         assert who is not None
         database.write(lambda session: _drop_leases(session, store, handle.settings.actor))
         temporary = store.clear_stale() + clear_stale_pulls(handle.settings.pulled)
+        temporary += clear_turns(handle.settings.artifacts)
         versions = _free_versions(database, grace, handle.settings.actor)
         _condemn(database)
         for work in (claims.take_over, claims.take):

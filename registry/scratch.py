@@ -10,13 +10,14 @@ import uuid
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from registry.disk import FOLDER, discard_tree, make_folder, opened, reaching
+from registry.disk import FOLDER, clipped, discard_tree, make_folder, opened, reaching
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 _SUFFIX = ".tmp"
+_LABEL = 200  # bytes of a name of at most 255, beside 32 hex, the suffix and dots
 
 
 @contextmanager
@@ -38,7 +39,7 @@ def scratch_folder(parent: Path, *, label: str = "", mode: int = 0o700) -> Itera
 @contextmanager
 def scratch_beside(target: Path, *, mode: int = 0o700) -> Iterator[Path]:
     """A scratch folder that says which target it becomes. What dead processes left on their way to it goes first."""
-    label = f".{target.name[:64]}."
+    label = f".{clipped(target.name, _LABEL)}."
     with suppress(OSError):  # a leftover is in nobody's way
         for folder in _folders(target.parent):
             if re.fullmatch(rf"{re.escape(label)}[0-9a-f]{{32}}{re.escape(_SUFFIX)}", folder.name):

@@ -89,6 +89,11 @@ class Settings:
         return self.home / "staging"
 
     @property
+    def artifacts(self) -> Path:
+        """Locks and scratch of builds: nothing that has to stay."""
+        return self.home / "artifacts"
+
+    @property
     def resolved_database_url(self) -> str:
         """The URL to connect to."""
         return self.database_url or f"sqlite:///{self.catalog_file}"

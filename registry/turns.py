@@ -35,11 +35,11 @@ _WAYS = (os.O_RDWR, os.O_RDWR | os.O_CREAT | os.O_EXCL, os.O_RDWR, os.O_RDONLY)
 @contextmanager
 def in_use(path: Path) -> Iterator[None]:
     """Notes the moment of use and keeps `alone` away while the block runs, as far as the file system allows."""
-    lock = _open(path)
+    lock = open_lock(path)
     try:
         if lock is not None:
             with suppress(OSError):
-                _try(lock, fcntl.LOCK_SH)
+                lock_now(lock, fcntl.LOCK_SH)
             _touch(lock)
         yield
     finally:
@@ -67,9 +67,11 @@ def turn(path: Path, *, ready: Callable[[], bool], notice: Notice) -> Iterator[N
 @contextmanager
 def alone(path: Path, *, create: bool = True) -> Iterator[bool]:
     """Whether nobody uses or fetches what the lock is for; nobody begins to while the block runs."""
-    lock = _open(path, _WAYS if create else (os.O_RDWR, os.O_RDONLY))
+    lock = open_lock(path, _WAYS if create else (os.O_RDWR, os.O_RDONLY))
     try:
-        yield (lock is None and not create) or (lock is not None and _try(lock, fcntl.LOCK_EX) and _is_at(lock, path))
+        yield (lock is None and not create) or (
+            lock is not None and lock_now(lock, fcntl.LOCK_EX) and is_at(lock, path)
+        )
     finally:
         if lock is not None:
             os.close(lock)
@@ -77,13 +79,13 @@ def alone(path: Path, *, create: bool = True) -> Iterator[bool]:
 
 def _wait(path: Path, ready: Callable[[], bool], notice: Notice) -> int | None:
     """An exclusive lock; None where there is nothing to wait for any more."""
-    lock, pause, told, start = _open(path), _PAUSES_S[0], False, monotonic()
+    lock, pause, told, start = open_lock(path), _PAUSES_S[0], False, monotonic()
     sign, heard = _sign(lock), start
     while lock is not None and not ready():
-        if _try(lock, fcntl.LOCK_EX) and _is_at(lock, path):
+        if lock_now(lock, fcntl.LOCK_EX) and is_at(lock, path):
             return lock
         now = monotonic()
-        if not _is_at(lock, path) or now - heard > SILENCE_S:
+        if not is_at(lock, path) or now - heard > SILENCE_S:
             lock = _renewed(lock, path, notice)
         if sign != (sign := _sign(lock)):
             heard = now
@@ -100,7 +102,7 @@ def _wait(path: Path, ready: Callable[[], bool], notice: Notice) -> int | None:
 def _renewed(lock: int, path: Path, notice: Notice) -> int | None:
     """The lock file that is there now; a new one in the place of one whose holder is silent."""
     try:
-        if _is_at(lock, path):
+        if is_at(lock, path):
             notice(
                 f"the process that was fetching this version has been silent for {SILENCE_S:.0f} s: fetching it here"
             )
@@ -109,7 +111,7 @@ def _renewed(lock: int, path: Path, notice: Notice) -> int | None:
         return None
     finally:
         os.close(lock)
-    return _open(path)
+    return open_lock(path)
 
 
 @contextmanager
@@ -131,7 +133,7 @@ def _beating(lock: int | None) -> Iterator[None]:
         thread.join()
 
 
-def _open(path: Path, ways: tuple[int, ...] = _WAYS) -> int | None:
+def open_lock(path: Path, ways: tuple[int, ...] = _WAYS) -> int | None:
     """The lock file, made where there is none, for every user that reaches its folder; None where that cannot be."""
     for flags in ways:
         try:
@@ -147,7 +149,8 @@ def _open(path: Path, ways: tuple[int, ...] = _WAYS) -> int | None:
     return None
 
 
-def _try(lock: int, kind: int) -> bool:
+def lock_now(lock: int, kind: int) -> bool:
+    """Whether the lock is ours now; OSError where the file system has none."""
     try:
         fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -155,7 +158,7 @@ def _try(lock: int, kind: int) -> bool:
     return True
 
 
-def _is_at(lock: int, path: Path) -> bool:
+def is_at(lock: int, path: Path) -> bool:
     """Whether the open file still is the one at the path: whoever removes an entry removes its lock file with it."""
     try:
         return os.path.samestat(os.fstat(lock), path.lstat())

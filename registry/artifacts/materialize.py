@@ -19,12 +19,12 @@ from registry.artifacts.recipe import recipe_of
 from registry.artifacts.results import MaterializeResult
 from registry.artifacts.reuse import bring, move_aside
 from registry.artifacts.sources import fetch_adapters, with_image_names
-from registry.artifacts.turn import building
+from registry.artifacts.turn import building, writing
 from registry.artifacts.upkeep import agree
 from registry.checkout import put
 from registry.convert import require_free
-from registry.digests import hex_of
-from registry.disk import discard_tree
+from registry.digests import digest_of, hex_of
+from registry.disk import clipped, discard_tree
 from registry.errors import ConflictError, CorruptError, UsageError
 from registry.progress import silent, unheard
 
@@ -56,7 +56,11 @@ def materialize(
     if request.dry_run:
         return _forecast(job, doubts)
     attempt = Attempt(job)
-    with building(handle.settings.home / "artifacts", job.recipe.digest, notice=notice), _put_back(attempt):
+    with (
+        building(handle.settings.artifacts, job.recipe.digest, notice=notice),
+        writing(request.to, notice=notice),
+        _put_back(attempt),
+    ):
         known, reused = _found(attempt) or (_built(job), None)
         lost = reused is None and known.stored is not None  # built although the store has it: its copy is wrong
         if lost or (request.store and known.stored is None):
@@ -227,7 +231,8 @@ def _built(job: Job) -> Known:
 def _beside(job: Job) -> Path:
     """Where a build of this recipe for this place goes on, now and with --resume."""
     to = job.request.to
-    return to.with_name(f".{to.name[:32]}.{hex_of(job.recipe.digest)[:16]}")  # a name has 255 bytes at most
+    both = digest_of(os.fsencode(to.name) + job.recipe.digest.encode())
+    return to.with_name(f".{clipped(to.name, 100)}.{hex_of(both)[:16]}")  # a name has 255 bytes at most
 
 
 def _recorded(job: Job) -> Known:

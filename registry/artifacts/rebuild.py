@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from registry.artifacts.recipe import METHOD, request_of
 from registry.artifacts.results import RebuildResult
 from registry.artifacts.reuse import move_aside
 from registry.artifacts.sources import Adapter, folder_digest
-from registry.artifacts.turn import building
+from registry.artifacts.turn import building, writing
 from registry.artifacts.upkeep import agree, verify_artifact
 from registry.checkout import put
 from registry.convert import require_free
@@ -33,6 +34,8 @@ from registry.refs import is_path
 from registry.scratch import scratch_beside
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from registry.artifacts.basefolder import BaseFolder
     from registry.artifacts.places import Place
     from registry.artifacts.results import ArtifactCheck
@@ -66,17 +69,33 @@ def rebuild(handle: Handle, text: str, *, to: str | Path | None, progress: Progr
         adapters = _adapters(handle, known)
         base = _base(handle, known, adapters)
     except NotFoundError as gone:
-        return _restored(handle, known, wanted or _lost_place(known), gone)
-    with building(handle.settings.home / "artifacts", known.recipe_digest, notice=notice):
-        job = Repetition(known, base, adapters, wanted or _lost_place(known))
-        notes = _repeat(handle, job, progress)
-    return RebuildResult(known.id, known.recipe_digest, known.digest, job.to, notes)
+        with _place(known, wanted, notice) as place:
+            return _restored(handle, known, place, gone)
+    with (
+        building(handle.settings.artifacts, known.recipe_digest, notice=notice),
+        _place(known, wanted, notice) as place,
+    ):
+        notes = _repeat(handle, Repetition(known, base, adapters, place), progress)
+    return RebuildResult(known.id, known.recipe_digest, known.digest, place, notes)
+
+
+@contextmanager
+def _place(known: Known, wanted: Path | None, notice: Notice) -> Iterator[Path | None]:
+    """Where the artifact is to lie, which nobody else writes meanwhile; None where it lies already."""
+    to = wanted or _lost_place(known)
+    if to is None:
+        yield None
+        return
+    with writing(to, notice=notice):
+        if wanted is not None:
+            require_free(wanted)
+        yield to if wanted is not None or difference(to, known.contents) is not None else None
 
 
 def _repeat(handle: Handle, job: Repetition, progress: Progress) -> tuple[str, ...]:
     known = job.known
     notes: tuple[str, ...] = ()
-    beside = job.to or handle.settings.home / "artifacts" / "rebuilt"
+    beside = job.to or handle.settings.artifacts / "rebuilt"
     with scratch_beside(beside, mode=0o777) as scratch:
         request = request_of(known.recipe, [one.name for one in job.adapters], to=beside)
         recipe, place = RecipeDraft(METHOD, known.recipe), scratch / beside.name

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from registry.artifacts.contents import difference
 from registry.checkout import put
-from registry.disk import CREATE, opened, reaching, reading, sync_folders
+from registry.disk import CREATE, clipped, opened, reaching, reading, sync_folders
 from registry.errors import ConflictError, CorruptError
 from registry.scratch import scratch_beside
 from registry.transfer import copy_hashed
@@ -50,7 +50,7 @@ def sync(folder: Path, contents: Contents) -> None:
 def move_aside(folder: Path) -> Path:
     """Renames a folder to a free name beside it, which is returned: what someone changed is not ours to delete."""
     for number in range(1, 1000):
-        aside = folder.with_name(f"{folder.name}.changed-{number}")
+        aside = folder.with_name(f"{clipped(folder.name, 240)}.changed-{number}")
         if os.path.lexists(aside):
             continue
         with reaching(folder):

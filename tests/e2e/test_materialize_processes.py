@@ -30,6 +30,13 @@ def filled(registry):
     registry.push(make_adapter(registry.settings.home.parent / "source", 1), "team/sql")
 
 
+def result_of(registry):
+    """A folder for each home: those of the others that were killed lie beside it."""
+    place = registry.settings.home.with_name(f"{registry.settings.home.name}-result")
+    place.mkdir(exist_ok=True)
+    return place / "out"
+
+
 def wanted(registry):
     """What the folder has to hold, from a registry that nobody disturbed."""
     to = registry.settings.home.parent / "wanted"
@@ -59,11 +66,11 @@ def test_a_stored_artifact_killed_anywhere(tmp_path, server, step):
     """The folder is there whole or not at all; the same request then ends well, and gc leaves what it keeps."""
 
     def work(registry, speaker):
-        result = plain(registry, registry.settings.home / "out", store=True)
+        result = plain(registry, result_of(registry), store=True)
         speaker.write(f"{result.digest}\n")
 
     def check(registry, said):
-        to = registry.settings.home / "out"
+        to = result_of(registry)
         if to.exists():
             assert world.bytes_of(to) == wanted(registry)
         else:
@@ -73,6 +80,7 @@ def test_a_stored_artifact_killed_anywhere(tmp_path, server, step):
         assert world.bytes_of(to) == wanted(registry)
         assert registry.verify_artifact(1).status == "pass"
         registry.gc(grace="0")
+        assert list(registry.settings.artifacts.iterdir()) == []
         world.delete(to)
         assert plain(registry, to).reused == "restored"
         assert [path.name for path in to.parent.iterdir() if ".out" in path.name] == []
@@ -152,6 +160,24 @@ def test_processes_of_other_homes_build_beside_each_other(postgres_url, tmp_path
     assert isinstance(answers[0], int)
     folders = [world.bytes_of(tmp_path / f"o{number}") for number in range(4)]
     assert folders == [folders[0]] * 4
+
+
+def test_processes_of_other_homes_that_want_one_folder_all_get_it(postgres_url, tmp_path):
+    """Their locks meet beside the folder: one builds, whoever comes later finds it and moves nothing."""
+    make_adapter(tmp_path / "source", 1)
+
+    def asks(number):
+        registry = open_registry(tmp_path / f"home{number}", postgres_url)
+        to = tmp_path / "out"
+        return registry.materialize([tmp_path / "source"], kind="peft", to=to, rank=8).reused
+
+    for spoilt in range(3):
+        answers = together(*(lambda number=number: asks(number) for number in range(4)))
+
+        assert sorted(map(str, answers)) == ["None", *["kept"] * 3]
+        aside = [f"out.changed-{number}" for number in range(1, spoilt + 1)]
+        assert sorted(path.name for path in tmp_path.iterdir() if "out" in path.name) == ["out", *aside]
+        world.flip(tmp_path / "out" / "adapter_config.json")
 
 
 @pytest.mark.parametrize("rounds", [6, pytest.param(60, marks=pytest.mark.slow)])
