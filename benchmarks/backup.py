@@ -26,9 +26,9 @@ import sqlalchemy
 from sqlalchemy import make_url, text
 
 from benchmarks.catalog import build, pushers, server
-from registry.backup import back_up
-from registry.database import Database
+from registry.catalog.database import Database
 from registry.models import metadata
+from registry.upkeep.backup import back_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -28,16 +28,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import sqlalchemy
 
 from benchmarks import catalog_data
-from registry.database import Database
-from registry.draft import VersionDraft
-from registry.filters import list_query
-from registry.lineage import lineage
-from registry.listing import list_versions
-from registry.publish import record
-from registry.refs import parse_name, parse_ref
-from registry.resolve import resolve
+from registry.browse.filters import list_query
+from registry.browse.lineage import lineage
+from registry.browse.listing import list_versions
+from registry.catalog.database import Database
+from registry.catalog.schema import prepare
+from registry.records.draft import VersionDraft
 from registry.results import FileEntry
-from registry.schema import prepare
+from registry.values.refs import parse_name, parse_ref
+from registry.versions.publish import record
+from registry.versions.resolve import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -28,11 +28,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from sqlalchemy import func, insert, select
 
-from registry.blobs import StoredBlob
-from registry.gc import collect
+from registry.collecting.gc import collect
 from registry.handle import Handle
 from registry.models import Adapter, Blob, File, Version
 from registry.settings import Settings
+from registry.store.blobs import StoredBlob
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

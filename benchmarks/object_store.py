@@ -19,11 +19,11 @@ from pathlib import Path
 
 import obstore
 
-from registry.bucket import Bucket
-from registry.disk import reading
-from registry.objects import ObjectStore
-from registry.storeurl import parse_store_url
-from registry.uploads import PART
+from registry.files.disk import reading
+from registry.store.bucket.bucket import Bucket
+from registry.store.bucket.objects import ObjectStore
+from registry.store.bucket.uploads import PART
+from registry.store.storeurl import parse_store_url
 
 PUT, GET = "obstore put", "obstore get"
 MOTO = """

@@ -18,11 +18,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from registry.digests import digest_of
-from registry.folder import FolderStore
-from registry.manifest import manifest_bytes
-from registry.pulled import ensure_pulled
+from registry.files.manifest import manifest_bytes
+from registry.pulls.pulled import ensure_pulled
 from registry.results import FileEntry
+from registry.store.folder import FolderStore
+from registry.values.digests import digest_of
 
 FLOOR = "hashlib + cp + fsync"
 

@@ -1,4 +1,4 @@
-"""Runs migrations: inside the transaction that registry/schema.py opened, or, for developers, in one of its own."""
+"""Runs migrations: in the transaction that registry/catalog/schema.py opened, or, for developers, in one of its own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from alembic import context
 
-from registry.database import Database
+from registry.catalog.database import Database
 from registry.models import metadata
 from registry.settings import load_settings
 

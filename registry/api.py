@@ -5,32 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from registry import aliases as alias_moves
-from registry import bases as base_models
-from registry import labels, removal
-from registry.checkverbs import CheckVerbs
-from registry.convertverbs import ConvertVerbs
-from registry.filters import list_query, parse_duration
+from registry.basemodels import bases as base_models
+from registry.browse.filters import list_query, parse_duration
+from registry.catalog.schema import prepare
 from registry.handle import Handle
 from registry.hub.verbs import HubVerbs
-from registry.lookverbs import LookVerbs
-from registry.materialverbs import MaterialVerbs
-from registry.progress import silent, unheard
-from registry.pullverbs import PullVerbs
-from registry.refs import Ref, parse_alias
-from registry.resolve import resolve
-from registry.schema import prepare
 from registry.settings import Settings, load_settings
+from registry.values.progress import silent, unheard
+from registry.values.refs import Ref, parse_alias
+from registry.verbs.checkverbs import CheckVerbs
+from registry.verbs.convertverbs import ConvertVerbs
+from registry.verbs.lookverbs import LookVerbs
+from registry.verbs.materialverbs import MaterialVerbs
+from registry.verbs.pullverbs import PullVerbs
+from registry.versions import aliases as alias_moves
+from registry.versions import labels, removal
+from registry.versions.resolve import resolve
 
 if TYPE_CHECKING:
     import builtins
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Unpack
 
-    from registry.baseinfo import BaseInfo
-    from registry.filters import ListFilters
-    from registry.options import MergeOptions, PushOptions, RerunOptions
-    from registry.progress import Notice, Progress
+    from registry.basemodels.baseinfo import BaseInfo
+    from registry.browse.filters import ListFilters
+    from registry.pulls.watch import Watch
     from registry.results import (
         AliasInfo,
         BackupResult,
@@ -46,7 +45,8 @@ if TYPE_CHECKING:
         VersionDetail,
         VersionInfo,
     )
-    from registry.watch import Watch
+    from registry.values.progress import Notice, Progress
+    from registry.verbs.options import MergeOptions, PushOptions, RerunOptions
 
 
 class Registry(LookVerbs, PullVerbs, CheckVerbs, HubVerbs, ConvertVerbs, MaterialVerbs):
@@ -92,13 +92,13 @@ class Registry(LookVerbs, PullVerbs, CheckVerbs, HubVerbs, ConvertVerbs, Materia
 
     def migrate(self) -> RegistryStatus:
         """Bring an older schema up to date, PostgreSQL's too."""
-        from registry.schema import migrate
+        from registry.catalog.schema import migrate
 
         return self._handle.status(migrate(self._handle.unchecked))
 
     def doctor(self) -> RegistryStatus:
         """Places, versions, and whether each can be used; changes nothing in an existing registry."""
-        from registry.doctor import examine_registry
+        from registry.upkeep.doctor import examine_registry
 
         return examine_registry(self._handle, self.settings)
 
@@ -111,7 +111,7 @@ class Registry(LookVerbs, PullVerbs, CheckVerbs, HubVerbs, ConvertVerbs, Materia
         include, allow, git_commit, run_id, data_digest, licence.
         """
         from registry.hub.push import push_path
-        from registry.options import push_request
+        from registry.verbs.options import push_request
 
         progress = options.get("progress") or silent
         request = push_request(self._handle, path, name, options)
@@ -126,7 +126,7 @@ class Registry(LookVerbs, PullVerbs, CheckVerbs, HubVerbs, ConvertVerbs, Materia
         progress: Progress | None = None,
     ) -> ExportResult:
         """Write versions to one file, with parents, bases, reports and labels; a name stands for all its versions."""
-        from registry.bundle import export_bundle
+        from registry.bundles.bundle import export_bundle
 
         refs = tuple(self._handle.ref(name) for name in names)
         place = Path(to).expanduser()
@@ -142,7 +142,7 @@ class Registry(LookVerbs, PullVerbs, CheckVerbs, HubVerbs, ConvertVerbs, Materia
         progress: Progress | None = None,
     ) -> ImportResult:
         """Bring in the versions of a bundle. `names` maps a namespace or a name there to one here."""
-        from registry.bundleimport import import_bundle
+        from registry.bundles.bundleimport import import_bundle
 
         place = Path(source).expanduser()
         return import_bundle(
@@ -153,7 +153,7 @@ class Registry(LookVerbs, PullVerbs, CheckVerbs, HubVerbs, ConvertVerbs, Materia
 
     def get(self, ref: str) -> VersionDetail:
         """Everything known about a version."""
-        from registry.detail import show
+        from registry.browse.detail import show
 
         wanted = self._handle.ref(ref)
         with self._handle.database.reading() as session:
@@ -163,7 +163,7 @@ class Registry(LookVerbs, PullVerbs, CheckVerbs, HubVerbs, ConvertVerbs, Materia
         """The same as `get`, also for a deleted version; `energy` adds the ranks that keep this share of every module,
         known of merges alone.
         """
-        from registry.detail import show
+        from registry.browse.detail import show
 
         wanted = self._handle.ref(ref)
         with self._handle.database.reading() as session:
@@ -174,7 +174,7 @@ class Registry(LookVerbs, PullVerbs, CheckVerbs, HubVerbs, ConvertVerbs, Materia
 
         The filters are the options of `adapters list`; ranges are `LO..HI` or (low, high), None leaving an end open.
         """
-        from registry.listing import list_versions
+        from registry.browse.listing import list_versions
 
         base = filters.get("base")
         if base is not None:
@@ -197,7 +197,7 @@ class Registry(LookVerbs, PullVerbs, CheckVerbs, HubVerbs, ConvertVerbs, Materia
 
         Each version is pulled before its event. While database or store are away, `notice` is told and it goes on.
         """
-        from registry.watch import Watch, WatchPlan
+        from registry.pulls.watch import Watch, WatchPlan
 
         plan = WatchPlan(interval=interval, timeout=timeout, once=once, command=tuple(command))
         return Watch(self._handle, self._handle.ref(ref), plan, notice=notice or unheard)
@@ -262,8 +262,8 @@ class Registry(LookVerbs, PullVerbs, CheckVerbs, HubVerbs, ConvertVerbs, Materia
 
     def verify(self, ref: str) -> VerifyResult:
         """Hash every blob of a version; CorruptError names the first that is wrong or missing."""
-        from registry.pull import files_of
-        from registry.verify import verify_files
+        from registry.pulls.pull import files_of
+        from registry.upkeep.verify import verify_files
 
         wanted = self._handle.ref(ref)
         with self._handle.database.reading() as session:
@@ -273,22 +273,22 @@ class Registry(LookVerbs, PullVerbs, CheckVerbs, HubVerbs, ConvertVerbs, Materia
 
     def fsck(self, *, rebuild: bool = False, progress: Progress | None = None) -> FsckResult:
         """Check every row and every byte; with `rebuild`, first make versions again that only their blobs tell of."""
-        from registry.fsck import check_registry, rebuild_registry
+        from registry.upkeep.fsck import check_registry, rebuild_registry
 
         return (rebuild_registry if rebuild else check_registry)(self._handle, progress=progress or silent)
 
     def backup(self, to: str | Path, *, force: bool = False) -> BackupResult:
         """Copy a SQLite catalog to a file while it is in use; the blobs are copied after it, by other means."""
-        from registry.backup import back_up
+        from registry.upkeep.backup import back_up
 
         return back_up(self._handle.database, Path(to).expanduser(), force=force)
 
     def gc(self, *, grace: str = "7d", dry_run: bool = False) -> GcResult:
         """Free what nothing needs; `grace` is how long a deletion must be past."""
         if dry_run:
-            from registry.forecast import forecast as run
+            from registry.collecting.forecast import forecast as run
         else:
-            from registry.gc import collect as run
+            from registry.collecting.gc import collect as run
         return run(self._handle, grace=parse_duration(grace))
 
     # Bases, merges
@@ -300,7 +300,7 @@ class Registry(LookVerbs, PullVerbs, CheckVerbs, HubVerbs, ConvertVerbs, Materia
 
         `norms` also streams the weights once and keeps their Frobenius norms, for the rules that compare ‖ΔW‖ with ‖W‖.
         """
-        from registry.basefiles import read_base_place, with_norms
+        from registry.basemodels.basefiles import read_base_place, with_norms
 
         place = Path(path).expanduser()
         facts = read_base_place(place)
@@ -337,14 +337,14 @@ class Registry(LookVerbs, PullVerbs, CheckVerbs, HubVerbs, ConvertVerbs, Materia
 
     def rerun(self, ref: str, **options: Unpack[RerunOptions]) -> RerunResult:
         """Repeat the merge that made a version, compare the tensors, publish nothing."""
-        from registry.options import rerun_options
-        from registry.rerun import rerun
+        from registry.merges.rerun import rerun
+        from registry.verbs.options import rerun_options
 
         return rerun(self._handle, self._handle.ref(ref), **rerun_options(options))
 
     def _merged(self, refs: Sequence[str], into: str, options: MergeOptions) -> Sequence[MergeResult]:
-        from registry.merge import merge
-        from registry.options import merge_request
+        from registry.merges.merge import merge
+        from registry.verbs.options import merge_request
 
         progress = options.get("progress") or silent
         return merge(self._handle, merge_request(self._handle, refs, into, options), progress=progress)

@@ -11,12 +11,12 @@ from engine.format.digest import combined, tensor_hashes
 from engine.format.pairing import compare_modules
 from engine.format.subspaces import together
 from registry.differences import DiffResult, DiffSide, DiffSummary, ModuleDiff, SpaceDiff, ThingDiff, ValueDiff
-from registry.entry import files_of_entry
-from registry.intake import scan
-from registry.progress import silent
-from registry.pull import pull
-from registry.refs import is_path
-from registry.transfer import hash_file
+from registry.files.intake import scan
+from registry.files.transfer import hash_file
+from registry.pulls.entry import files_of_entry
+from registry.pulls.pull import pull
+from registry.values.progress import silent
+from registry.values.refs import is_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from engine.format.subspaces import Contrast, Spaces
     from registry.differences import Change
     from registry.handle import Handle
-    from registry.progress import Progress
+    from registry.values.progress import Progress
 
 # PEFT turns these lists into sets before it writes them, so their order says nothing.
 _SETS = frozenset({"target_modules", "exclude_modules", "modules_to_save", "target_parameters"})

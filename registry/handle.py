@@ -6,27 +6,27 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from registry.database import Database
-from registry.draft import Parent
-from registry.recordrows import keep_record
-from registry.refs import is_path, parse_name, parse_ref
-from registry.resolve import resolve
+from registry.browse.summary import summaries
+from registry.catalog.database import Database
+from registry.catalog.schema import prepare
+from registry.records.draft import Parent
+from registry.records.recordrows import keep_record
 from registry.results import RegistryStatus
-from registry.schema import prepare
-from registry.stores import open_store
-from registry.summary import summaries
+from registry.store.stores import open_store
+from registry.values.refs import is_path, parse_name, parse_ref
+from registry.versions.resolve import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from sqlalchemy.orm import Session
 
-    from registry.draft import Relation
+    from registry.catalog.schema import SchemaState
     from registry.models import Version
-    from registry.refs import Name, Ref
+    from registry.records.draft import Relation
     from registry.results import VersionInfo
-    from registry.schema import SchemaState
     from registry.settings import Settings
+    from registry.values.refs import Name, Ref
 
 
 class Handle:

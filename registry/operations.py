@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from engine.format.facts import BaseFacts
     from engine.materialize import Request
     from engine.merge import WeightRule
-    from registry.combination import Combination
-    from registry.weighting import Weighting
+    from registry.merges.combination import Combination
+    from registry.merges.weighting import Weighting
 
 _HEAVY = frozenset({"torch", "transformers", "bitsandbytes"})
 

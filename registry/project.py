@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from registry.errors import UsageError
-from registry.provenance import FIELDS, claims
+from registry.origins.provenance import FIELDS, claims
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from registry.provenance import Claim
+    from registry.origins.provenance import Claim
 
 PROJECT, USER, LOCK = "adapters.toml", "config.toml", "adapters.lock"
 # Where a registry is: these hold together, so they are taken from one place or not at all.

@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any
 from engine.compat.licence_rules import PARENT_RULES
 from engine.compat.rules import RULES
 from engine.format.adapter import WEIGHTS_NAME
-from registry import bases
-from registry.basefiles import read_base_place
-from registry.draft import Parent, RecipeDraft, VersionDraft
+from registry.basemodels import bases
+from registry.basemodels.basefiles import read_base_place
+from registry.collecting.protection import await_deletion, protected
 from registry.errors import BlobGoingError, FindingsError, LeaseLostError, MissingBlobError, UsageError
-from registry.examine import Examined, documents, examine, named_base
-from registry.intake import scan
-from registry.labeltexts import check_texts
-from registry.manifest import manifest_bytes
-from registry.origin import Origin, base_licence, origin
-from registry.progress import silent
-from registry.protection import await_deletion, protected
-from registry.publish import Published, record
-from registry.recordscan import refuse_record
+from registry.files.intake import scan
+from registry.files.manifest import manifest_bytes
+from registry.findings.examine import Examined, documents, examine, named_base
+from registry.origins.origin import Origin, base_licence, origin
+from registry.origins.sidecar import Sidecar, read_sidecar
+from registry.records.draft import Parent, RecipeDraft, VersionDraft
+from registry.records.recordscan import refuse_record
 from registry.results import FileEntry, PushResult
-from registry.sidecar import Sidecar, read_sidecar
-from registry.strictjson import canonical_json
+from registry.values.labeltexts import check_texts
+from registry.values.progress import silent
+from registry.values.strictjson import canonical_json
+from registry.versions.publish import Published, record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 
     from engine.compat.finding import Finding
     from engine.format.facts import BaseFacts
-    from registry.blobs import BlobStore
-    from registry.database import Database
+    from registry.catalog.database import Database
+    from registry.files.intake import Intake
+    from registry.files.staging import StagedFile, Staging
     from registry.handle import Handle
-    from registry.intake import Intake
-    from registry.progress import Progress
-    from registry.provenance import Claim
-    from registry.refs import Name
-    from registry.staging import StagedFile, Staging
+    from registry.origins.provenance import Claim
+    from registry.store.blobs import BlobStore
+    from registry.values.progress import Progress
+    from registry.values.refs import Name
 
 _LONGEST_TYPE = 64
 

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from engine.compat.finding import Finding
-    from registry.rankneeds import RanksFor
-    from registry.verdicts import CheckState
+    from registry.browse.rankneeds import RanksFor
+    from registry.findings.verdicts import CheckState
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 from registry.contexts import Chosen, absolute, choose
 from registry.errors import UsageError
+from registry.origins.provenance import LONGEST, Claim, first
+from registry.origins.surroundings import surrounding_actor, surrounding_claims
 from registry.project import ConfigFile, PushDefaults, find_project, find_user
-from registry.provenance import LONGEST, Claim, first
-from registry.surroundings import surrounding_actor, surrounding_claims
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from registry.database import Database
-from registry.schema import prepare
+from registry.catalog.database import Database
+from registry.catalog.schema import prepare
 from tests import statements  # noqa: F401 (it listens to every engine)
 from tests.buckets import CREDENTIALS, make_bucket, serving, store_url
 from tests.factories import make_settings

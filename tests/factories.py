@@ -6,13 +6,13 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry.database import Database
-from registry.draft import VersionDraft
-from registry.publish import Published, record
-from registry.refs import parse_name
+from registry.catalog.database import Database
+from registry.catalog.schema import prepare
+from registry.records.draft import VersionDraft
 from registry.results import FileEntry
-from registry.schema import prepare
 from registry.settings import Settings
+from registry.values.refs import parse_name
+from registry.versions.publish import Published, record
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session

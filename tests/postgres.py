@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from registry.database import Database
-from registry.schema import prepare
+from registry.catalog.database import Database
+from registry.catalog.schema import prepare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

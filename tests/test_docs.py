@@ -37,7 +37,7 @@ SLOW_TO_IMPORT = (
     "sqlalchemy.orm",
     "torch",
     "engine.merge",
-    "registry.merge",
+    "registry.merges.merge",
     "registry.cli.findings",
 )
 # what a newcomer does not meet in the README

@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 
-from registry.database import Database
+from registry.catalog.database import Database
 from tests.factories import publish
 
 

@@ -11,15 +11,15 @@ from sqlalchemy import select
 from engine.compat.finding import Finding
 from engine.errors import EngineError
 from engine.format.base import has_weights, read_base
-from registry import bases
 from registry.artifacts.request import as_place
-from registry.digests import digest_of
-from registry.disk import reaching, reading
+from registry.basemodels import bases
 from registry.errors import NotFoundError, UsageError
+from registry.files.disk import reaching, reading
+from registry.files.transfer import hash_file
 from registry.models import Base, BaseName
-from registry.refs import is_path
-from registry.strictjson import canonical_json
-from registry.transfer import hash_file
+from registry.values.digests import digest_of
+from registry.values.refs import is_path
+from registry.values.strictjson import canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

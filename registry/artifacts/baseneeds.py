@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.format.adapter import read_adapter
-from registry import bases
 from registry.artifacts.basefolder import BaseFolder, base_folder, base_names
 from registry.artifacts.request import as_place
-from registry.basecheck import base_facts
-from registry.basefiles import read_base_place
+from registry.basemodels import bases
+from registry.basemodels.basecheck import base_facts
+from registry.basemodels.basefiles import read_base_place
 from registry.errors import NotFoundError
-from registry.examine import named_base
-from registry.refs import is_path
+from registry.findings.examine import named_base
+from registry.values.refs import is_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from registry.artifacts.contents import contents_of
 from registry.artifacts.plainfolder import write_plain
 from registry.artifacts.rows import Made
-from registry.checkout import put
-from registry.disk import sync_folder
+from registry.files.checkout import put
+from registry.files.disk import sync_folder
+from registry.files.scratch import scratch_beside, scratch_folder
 from registry.operations import Part, materialize_merged, plan_merged, write_images
-from registry.scratch import scratch_beside, scratch_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from registry.artifacts.basefolder import BaseFolder
     from registry.artifacts.request import MaterializeRequest
     from registry.artifacts.sources import Adapter
-    from registry.draft import RecipeDraft
     from registry.handle import Handle
-    from registry.progress import Progress
+    from registry.records.draft import RecipeDraft
+    from registry.values.progress import Progress
 
 IMAGES = "adapters.safetensors"
 _OPTIONS = ("dtype", "quantize", "rounding", "seed", "shard_size", "lossy")
@@ -115,6 +115,6 @@ def _digest(text: str) -> str:
 
 
 def _plain(report: Mapping[str, Any]) -> dict[str, Any]:
-    from registry.plainjson import to_json
+    from registry.values.plainjson import to_json
 
     return dict(to_json(dict(report)))

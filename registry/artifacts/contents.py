@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import HeaderError
 from engine.format.header import parse_header
 from engine.format.loadable import is_loadable
-from registry.digests import digest_of
-from registry.disk import reaching, reading_beneath
 from registry.errors import CorruptError
-from registry.strictjson import canonical_json
+from registry.files.disk import reaching, reading_beneath
+from registry.values.digests import digest_of
+from registry.values.strictjson import canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

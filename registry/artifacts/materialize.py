@@ -21,12 +21,12 @@ from registry.artifacts.reuse import bring, move_aside
 from registry.artifacts.sources import fetch_adapters, with_image_names
 from registry.artifacts.turn import building, writing
 from registry.artifacts.upkeep import agree
-from registry.checkout import put
-from registry.convert import require_free
-from registry.digests import digest_of, hex_of
-from registry.disk import clipped, discard_tree
+from registry.conversions.convert import require_free
 from registry.errors import ConflictError, CorruptError, UsageError
-from registry.progress import silent, unheard
+from registry.files.checkout import put
+from registry.files.disk import clipped, discard_tree
+from registry.values.digests import digest_of, hex_of
+from registry.values.progress import silent, unheard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from registry.artifacts.request import MaterializeRequest
     from registry.artifacts.rows import Known
     from registry.handle import Handle
-    from registry.progress import Notice, Progress
+    from registry.values.progress import Notice, Progress
 
 
 def materialize(

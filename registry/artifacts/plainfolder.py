@@ -6,11 +6,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from registry.checkout import put
+from registry.conversions.rewrite import RewriteRequest, rewrite
 from registry.errors import FindingsError
+from registry.files.checkout import put
+from registry.files.scratch import scratch_beside, scratch_folder
 from registry.operations import pad_adapter
-from registry.rewrite import RewriteRequest, rewrite
-from registry.scratch import scratch_beside, scratch_folder
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -22,16 +22,16 @@ from registry.artifacts.reuse import move_aside
 from registry.artifacts.sources import Adapter, folder_digest
 from registry.artifacts.turn import building, writing
 from registry.artifacts.upkeep import agree, verify_artifact
-from registry.checkout import put
-from registry.convert import require_free
-from registry.draft import RecipeDraft
+from registry.conversions.convert import require_free
 from registry.errors import NotFoundError, RegistryError, UsageError
+from registry.files.checkout import put
+from registry.files.scratch import scratch_beside
 from registry.models import Adapter as AdapterRow
 from registry.models import Version
 from registry.operations import Part, measure_again
-from registry.pull import pull
-from registry.refs import is_path
-from registry.scratch import scratch_beside
+from registry.pulls.pull import pull
+from registry.records.draft import RecipeDraft
+from registry.values.refs import is_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from registry.artifacts.results import ArtifactCheck
     from registry.artifacts.rows import Known
     from registry.handle import Handle
-    from registry.progress import Notice, Progress
+    from registry.values.progress import Notice, Progress
 
 
 @dataclass(frozen=True, slots=True)

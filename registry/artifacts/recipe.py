@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from registry.artifacts.request import SHARD_SIZE, MaterializeRequest
-from registry.draft import RecipeDraft
 from registry.operations import dtype_name, materialize_versions
+from registry.records.draft import RecipeDraft
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

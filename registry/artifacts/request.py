@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from registry.errors import UsageError
-from registry.refs import is_path
+from registry.values.refs import is_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from engine.compat.engines.table import EngineTarget
     from registry.handle import Handle
-    from registry.progress import Notice, Progress
+    from registry.values.progress import Notice, Progress
 
 Kind = Literal["merged", "hotswap", "peft"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -131,8 +131,8 @@ def _check_options(kind: Kind, options: Mapping[str, Any]) -> None:
 
 
 def _weights(given: Sequence[float] | None, count: int, kind: Kind) -> tuple[float, ...]:
-    from registry.ingredients import check_weights
-    from registry.weighting import Weighting
+    from registry.merges.ingredients import check_weights
+    from registry.merges.weighting import Weighting
 
     if not count:
         raise UsageError("nothing to materialise: expected at least one adapter")
@@ -163,7 +163,7 @@ def _seed(number: int | None) -> int:
 
 
 def _shard_size(value: int | str | None) -> int:
-    from registry.filters import parse_size
+    from registry.browse.filters import parse_size
 
     size = SHARD_SIZE if value is None else parse_size(value) if isinstance(value, str) else value
     if size < 1:

@@ -76,7 +76,7 @@ class ArtifactDetail:
 
     def as_json(self) -> dict[str, Any]:
         """The row's fields beside the others."""
-        from registry.plainjson import to_json
+        from registry.values.plainjson import to_json
 
         rest = {"recipe": self.recipe, "files": self.files, "tensors": self.tensors, "report": self.report}
         return {**to_json(self.info), **to_json(rest)}

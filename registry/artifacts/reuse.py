@@ -8,11 +8,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from registry.artifacts.contents import difference
-from registry.checkout import put
-from registry.disk import CREATE, clipped, opened, reaching, reading, sync_folders
 from registry.errors import ConflictError, CorruptError
-from registry.scratch import scratch_beside
-from registry.transfer import copy_hashed
+from registry.files.checkout import put
+from registry.files.disk import CREATE, clipped, opened, reaching, reading, sync_folders
+from registry.files.scratch import scratch_beside
+from registry.files.transfer import copy_hashed
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,12 +12,12 @@ from sqlalchemy import select
 
 from registry.artifacts.contents import Content, Contents, contents_digest
 from registry.artifacts.places import Place, with_place, without
-from registry.audit import note
-from registry.clock import now
-from registry.database import insert_into
+from registry.catalog.audit import note
+from registry.catalog.clock import now
+from registry.catalog.database import insert_into
 from registry.errors import ConflictError, NotFoundError, UsageError
 from registry.models import Artifact, Recipe
-from registry.refs import is_path
+from registry.values.refs import is_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Select
     from sqlalchemy.orm import Session
 
-    from registry.database import Database
-    from registry.draft import RecipeDraft
+    from registry.catalog.database import Database
+    from registry.records.draft import RecipeDraft
 
 _SHORTEST = len("sha256:") + 12
 Layout = dict[str, list[list[Any]]]

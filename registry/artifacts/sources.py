@@ -6,19 +6,19 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from registry.artifacts.request import as_place
-from registry.digests import digest_of
 from registry.errors import UsageError
-from registry.ingredients import fetch
-from registry.intake import scan
-from registry.manifest import manifest_bytes
+from registry.files.intake import scan
+from registry.files.manifest import manifest_bytes
+from registry.files.transfer import hash_file
+from registry.merges.ingredients import fetch
 from registry.results import FileEntry
-from registry.transfer import hash_file
+from registry.values.digests import digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from registry.bases import BaseMention
+    from registry.basemodels.bases import BaseMention
     from registry.handle import Handle
 
 

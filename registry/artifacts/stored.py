@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
-from registry import leases
 from registry.artifacts.contents import ranges
 from registry.artifacts.reuse import sync
 from registry.artifacts.rows import change
-from registry.blobrows import know_blobs
-from registry.checkout import put
-from registry.disk import CREATE, opened, reaching, reading_beneath
+from registry.catalog import leases
+from registry.collecting.protection import protected
 from registry.errors import CorruptError
+from registry.files.checkout import put
+from registry.files.disk import CREATE, opened, reaching, reading_beneath
+from registry.files.scratch import scratch_beside
+from registry.files.staging import StagedFile
+from registry.files.transfer import write_all
 from registry.models import Blob
-from registry.protection import protected
+from registry.records.blobrows import know_blobs
 from registry.results import FileEntry
-from registry.scratch import scratch_beside
-from registry.staging import StagedFile
-from registry.transfer import write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
     from registry.artifacts.contents import Content
     from registry.artifacts.rows import Known, Layout
-    from registry.blobs import BlobStore
+    from registry.files.staging import Staging
     from registry.handle import Handle
-    from registry.progress import Progress
-    from registry.staging import Staging
+    from registry.store.blobs import BlobStore
+    from registry.values.progress import Progress
 
 SMALL = 64 << 10
 RUN = 1 << 20

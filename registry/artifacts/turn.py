@@ -8,16 +8,16 @@ from contextlib import contextmanager, suppress
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
-from registry.digests import digest_of, hex_of
-from registry.disk import clipped, discard, make_folder, reaching
-from registry.scratch import clear_stale, stale_folders
-from registry.turns import alone, is_at, lock_now, open_lock
+from registry.files.disk import clipped, discard, make_folder, reaching
+from registry.files.scratch import clear_stale, stale_folders
+from registry.pulls.turns import alone, is_at, lock_now, open_lock
+from registry.values.digests import digest_of, hex_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from registry.progress import Notice
+    from registry.values.progress import Notice
 
 _TELL_AFTER_S = 2.0
 _PAUSE_S = 0.1

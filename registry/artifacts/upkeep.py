@@ -12,9 +12,9 @@ from sqlalchemy import func, select
 from registry.artifacts import rows, stored
 from registry.artifacts.contents import difference, extra
 from registry.artifacts.results import ArtifactCheck, ArtifactDetail, ArtifactInfo, RemovedArtifact
-from registry.audit import note
-from registry.disk import discard_tree, reaching, sync_folders
+from registry.catalog.audit import note
 from registry.errors import CorruptError, NotFoundError
+from registry.files.disk import discard_tree, reaching, sync_folders
 from registry.models import Blob, LeaseBlob
 from registry.operations import measure_again
 

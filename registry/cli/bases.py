@@ -14,7 +14,7 @@ from registry.cli.text import fields, table
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from registry.baseinfo import BaseInfo
+    from registry.basemodels.baseinfo import BaseInfo
     from registry.cli.invocation import Invocation
 
 

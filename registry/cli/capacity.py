@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from engine.compat.capacity import Capacity, Forcing
     from registry.cli.invocation import Invocation
-    from registry.hanging import HangingResult
-    from registry.impact import ImpactResult
-    from registry.plan import PlanResult
+    from registry.planning.hanging import HangingResult
+    from registry.planning.impact import ImpactResult
+    from registry.planning.plan import PlanResult
 
 # A person reads so many lines; JSON has all.
 _SHOWN = 20
@@ -98,7 +98,7 @@ def impact(invocation: Invocation, *, base: str | None, engine: str | None, to: 
     With --base alone: what hangs on it. Else the newest version of each adapter and those that an alias names are
     judged before and after, by stored facts. Exit code 1 where some break, 3 where a release is not known.
     """
-    from registry.hanging import HangingResult
+    from registry.planning.hanging import HangingResult
 
     if engine is not None and to is None:
         raise click.UsageError("--for goes with --to")

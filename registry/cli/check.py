@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from registry.check import check as run_check
-from registry.check import check_request, needs_catalog
+from registry.checks.check import check as run_check
+from registry.checks.check import check_request, needs_catalog
 from registry.cli.command import Verb
 from registry.cli.findings import accepted_lines, finding_lines, rules_broken
 from registry.cli.output import emit, note, styled
@@ -16,16 +16,16 @@ from registry.cli.params import Reference, Word
 from registry.cli.progress import bars
 from registry.cli.reports import deliver
 from registry.cli.text import printable
+from registry.findings.verdicts import Policy
 from registry.project import LOCK
 from registry.reports import FORMATS, parse_wanted
-from registry.verdicts import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from registry.check import CheckRequest
+    from registry.checks.check import CheckRequest
     from registry.cli.invocation import Invocation
-    from registry.verdicts import CheckReport, Doubt, FailOn
+    from registry.findings.verdicts import CheckReport, Doubt, FailOn
 
 _COLOURS: dict[str, str] = {"fail": "red", "warn": "yellow", "inconclusive": "yellow", "pass": "green"}
 
@@ -110,7 +110,7 @@ def check(
     if not deliver(invocation, report, policy, wanted):
         emit(invocation, report, human=lambda: _lines(invocation, report), quiet=lambda: rules_broken(report.findings))
     if write_baseline and request.baseline is not None:
-        from registry.baseline import write_baseline as save_baseline
+        from registry.checks.baseline import write_baseline as save_baseline
 
         count = save_baseline(report, request.baseline)
         note(f"accepted now: {count} more, in {request.baseline.place}; write down why in each reason")

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from registry.cli.invocation import Invocation
+    from registry.conversions.rewritten import RewriteResult
     from registry.results import ConvertResult
-    from registry.rewritten import RewriteResult
 
 
 @click.command(
@@ -81,7 +81,7 @@ def convert(
         raise click.UsageError(
             "convert works from folder to folder; `adapters pull REF --to hf://org/name` writes there"
         )
-    from registry.rewritten import RewriteResult
+    from registry.conversions.rewritten import RewriteResult
 
     with bars(invocation) as progress:
         result = invocation.registry.convert(

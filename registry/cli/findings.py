@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from engine.compat.finding import Finding
     from registry.cli.invocation import Invocation
-    from registry.verdicts import Accepted
+    from registry.findings.verdicts import Accepted
 
 _COLOURS = {"error": "red", "inconclusive": "yellow", "warning": "yellow"}
 _ORDER = {"error": 0, "inconclusive": 1, "warning": 2, "info": 3}

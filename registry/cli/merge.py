@@ -24,7 +24,7 @@ from registry.cli.progress import bars
 from registry.cli.push import pushed_lines
 from registry.cli.report import report_lines
 from registry.cli.text import fields
-from registry.plot import check_plot, draw
+from registry.merges.plot import check_plot, draw
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

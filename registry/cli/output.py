@@ -50,7 +50,7 @@ def write(text: str) -> None:
 
 def as_json(result: Any, *, indent: int | None = 2) -> str:
     """One ASCII-safe document; numbers that JSON has no word for become null."""
-    from registry.plainjson import to_json
+    from registry.values.plainjson import to_json
 
     return json.dumps(_finite(to_json(result)), indent=indent, ensure_ascii=True, allow_nan=False)
 

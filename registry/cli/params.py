@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 
 from registry.cli.output import note
-from registry.refs import is_path
+from registry.values.refs import is_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from registry.cli.invocation import Invocation
-    from registry.progress import Progress
+    from registry.values.progress import Progress
 
 PATIENCE = 1.0  # seconds before the first bar is drawn
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from registry.cli.invocation import Invocation
-    from registry.draft import Relation
+    from registry.records.draft import Relation
     from registry.results import MergeResult, PushResult
 
 RELATIONS = ("finetuned_from", "converted_from", "merged_from")

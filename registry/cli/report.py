@@ -9,7 +9,7 @@ from registry.cli.text import fields, number, percent, plural, size, table
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from registry.rankneeds import RanksFor
+    from registry.browse.rankneeds import RanksFor
 
 _WORST = 5  # modules shown to a person; `show --format json` has all
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from registry.cli.invocation import Invocation
+    from registry.findings.verdicts import CheckReport, Policy
     from registry.reports import Wanted
-    from registry.verdicts import CheckReport, Policy
 
 
 def deliver(invocation: Invocation, report: CheckReport, policy: Policy, wanted: Sequence[Wanted]) -> bool:

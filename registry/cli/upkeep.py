@@ -41,7 +41,7 @@ def fsck(invocation: Invocation, *, rebuild: bool) -> int:
     Exit code 6 where bytes are wrong or missing, 1 for other errors. Leftovers of a crash are info: gc takes them.
     With --rebuild, a lost or damaged catalog is filled from the blobs; rows that are there are never overwritten.
     """
-    from registry.fsck import WRONG_BYTES
+    from registry.upkeep.fsck import WRONG_BYTES
 
     with bars(invocation) as progress:
         result = invocation.registry.fsck(rebuild=rebuild, progress=progress)

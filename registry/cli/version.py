@@ -9,7 +9,7 @@ from engine.compat.finding import Finding
 from registry.cli.findings import finding_lines
 from registry.cli.report import need_lines, report_lines
 from registry.cli.text import fields, moment, number, pairs, printable, size, table
-from registry.verdicts import CHECKIN
+from registry.findings.verdicts import CHECKIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from registry.cli.invocation import Invocation
-    from registry.watch import WatchEvent
+    from registry.pulls.watch import WatchEvent
 
 
 @click.command(
@@ -49,8 +49,8 @@ def watch(
 
     Exit code 3 where --timeout ends it while CMD fails, 7 where nothing could be reached before, 130 when interrupted.
     """
-    from registry.filters import parse_duration
-    from registry.hook import parse_command
+    from registry.browse.filters import parse_duration
+    from registry.pulls.hook import parse_command
 
     words = () if command is None else parse_command(command)
     seconds = parse_duration(interval).total_seconds()

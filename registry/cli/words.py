@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from click.shell_completion import CompletionItem
 
-from registry.refs import is_path
+from registry.values.refs import is_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -101,15 +101,15 @@ def _engines(_settings: Settings, _context: click.Context, text: str) -> list[st
 
 
 def _checks(settings: Settings, _context: click.Context, text: str) -> list[str]:
+    from registry.browse.filters import STATUSES
     from registry.completion import checked
-    from registry.filters import STATUSES
 
     target, mark, _ = text.partition("=")
     return [f"{target}={status}" for status in STATUSES] if mark else [f"{one}=" for one in checked(settings)]
 
 
 def _sorts(_settings: Settings, _context: click.Context, _text: str) -> list[str]:
-    from registry.filters import SORT_KEYS
+    from registry.browse.filters import SORT_KEYS
 
     return [word for key in SORT_KEYS for word in (key, f"{key}:desc")] + ["metric:"]
 

@@ -12,7 +12,7 @@ from engine.format.adapter import CONFIG_NAME
 from registry.errors import NotFoundError, UnavailableError, UsageError
 from registry.hub.faults import asking
 from registry.hub.place import HubPlace, parse_place
-from registry.refs import Name, parse_name
+from registry.values.refs import Name, parse_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

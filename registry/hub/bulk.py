@@ -16,8 +16,8 @@ from registry.hub.listing import snapshot
 from registry.hub.push import SOURCE, push_tree
 from registry.hub.results import HubImportResult, ImportedRepo
 from registry.models import Adapter, Tag, Version
-from registry.progress import silent
 from registry.push import PushRequest, check_allowed
+from registry.values.progress import silent
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from registry.handle import Handle
     from registry.hub.account import Found
     from registry.hub.place import HubPattern
-    from registry.progress import Progress
-    from registry.refs import Name
+    from registry.values.progress import Progress
+    from registry.values.refs import Name
 
 _PATIENCE = 3  # adapters in a row that the Hub or the registry was away for
 

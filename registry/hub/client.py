@@ -10,9 +10,9 @@ from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from registry import jitter
 from registry.errors import TransientError, UnavailableError
 from registry.hub.faults import asked_to_wait, asking
+from registry.values import jitter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING
 
 from engine.format.adapter import CONFIG_NAME, PICKLE_NAME
 from engine.format.select import select_files
-from registry.disk import opened, reading_beneath
 from registry.errors import CorruptError, IntakeError, UnavailableError
+from registry.files.disk import opened, reading_beneath
+from registry.files.intake import Intake, left_out_names
 from registry.hub.faults import asking
 from registry.hub.meter import meter
 from registry.hub.oid import Oid
-from registry.intake import Intake, left_out_names
-from registry.paths import clashing, path_problem
+from registry.values.paths import clashing, path_problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from huggingface_hub import HfApi
 
+    from registry.files.staging import StagedFile
     from registry.hub.listing import HubFile, HubTree
     from registry.hub.place import HubPlace
-    from registry.progress import Progress
-    from registry.staging import StagedFile
+    from registry.values.progress import Progress
 
 _SIZES = re.compile(r"size (\d+) but has size (\d+)")
 

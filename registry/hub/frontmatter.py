@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from registry.frontmatter import front_matter
+from registry.origins.frontmatter import front_matter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from registry.hub.listing import HubFile
-    from registry.progress import Progress
+    from registry.values.progress import Progress
 
 _REPEATS = 4  # times the file's size that may be sent in all, because interrupted downloads start again
 

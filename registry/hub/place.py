@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from registry.errors import UsageError
-from registry.paths import path_problem
+from registry.values.paths import path_problem
 
 SCHEME = "hf://"
 _PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?", re.ASCII)

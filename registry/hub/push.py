@@ -10,9 +10,9 @@ from registry.hub.client import connected
 from registry.hub.fetch import fetch
 from registry.hub.listing import snapshot
 from registry.hub.place import is_hub, parse_place
-from registry.labeltexts import check_texts
-from registry.progress import silent
 from registry.push import check_allowed, push
+from registry.values.labeltexts import check_texts
+from registry.values.progress import silent
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from registry.handle import Handle
     from registry.hub.listing import HubTree
     from registry.hub.place import HubPlace
-    from registry.progress import Progress
     from registry.push import PushRequest
     from registry.results import PushResult
+    from registry.values.progress import Progress
 
 SOURCE = "source"
 """The tag of a version that came from the Hub: `hf://org/name@` and the 40 hex of the commit."""

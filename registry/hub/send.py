@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from engine.format.adapter import PICKLE_NAME
 from engine.format.select import select_files
-from registry.detail import show
+from registry.browse.detail import show
 from registry.errors import ConflictError, CorruptError, NotFoundError, UnavailableError, UsageError
 from registry.hub.card import make_card
 from registry.hub.client import asked, connected
@@ -15,9 +15,9 @@ from registry.hub.faults import asking
 from registry.hub.listing import HubHead, files_at, head
 from registry.hub.place import HubPlace
 from registry.hub.results import SentResult
-from registry.progress import silent
-from registry.pull import pull
-from registry.resolve import resolve
+from registry.pulls.pull import pull
+from registry.values.progress import silent
+from registry.versions.resolve import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from registry.handle import Handle
     from registry.hub.listing import HubFile
     from registry.hub.oid import Oid
-    from registry.progress import Progress
-    from registry.refs import Ref
     from registry.results import VersionDetail
+    from registry.values.progress import Progress
+    from registry.values.refs import Ref
 
 _CARD = "README.md"
 _LONGEST_CARD = 8 << 20  # bytes: the text is added to in memory

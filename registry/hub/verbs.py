@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from registry.progress import silent
+from registry.values.progress import silent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from registry.handle import Handle
     from registry.hub.results import HubImportResult, SentResult
-    from registry.progress import Progress
     from registry.settings import Settings
+    from registry.values.progress import Progress
 
 
 class HubVerbs:

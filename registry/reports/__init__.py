@@ -12,7 +12,7 @@ from registry.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from registry.verdicts import CheckReport, Policy
+    from registry.findings.verdicts import CheckReport, Policy
 
     Writer = Callable[[CheckReport, Policy], str]
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from engine.compat.finding import Finding
-    from registry.verdicts import Accepted, Policy, Verdict
+    from registry.findings.verdicts import Accepted, Policy, Verdict
 
 Outcome = Literal["failed", "doubtful", "accepted", "skipped", "passed"]
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from registry.refs import is_path
 from registry.reports.words import one_line
+from registry.values.refs import is_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from engine.compat.finding import Finding
-    from registry.verdicts import CheckReport, Policy
+    from registry.findings.verdicts import CheckReport, Policy
 
 _COMMANDS = {"error": "error", "warning": "warning", "info": "notice"}
 # A workflow command ends with its line, a property with a comma; GitHub reads the percent codes back.

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from registry.verdicts import CheckReport, Policy
+    from registry.findings.verdicts import CheckReport, Policy
 
 
 def write(report: CheckReport, _policy: Policy) -> str:

@@ -11,8 +11,8 @@ from registry.reports.words import one_line
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from registry.findings.verdicts import CheckReport, Policy, Verdict
     from registry.reports.cases import Case
-    from registry.verdicts import CheckReport, Policy, Verdict
 
 
 def write(report: CheckReport, policy: Policy) -> str:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from engine.compat.finding import Finding
-    from registry.verdicts import CheckReport, Policy
+    from registry.findings.verdicts import CheckReport, Policy
 
 _ORDER = {"error": 0, "inconclusive": 1, "warning": 2, "info": 3}
 # GitHub takes 1 MiB of a step's summary, and shows none of a larger one.

@@ -7,12 +7,12 @@ import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from registry.refs import is_path
 from registry.reports.words import one_line
+from registry.values.refs import is_path
 
 if TYPE_CHECKING:
     from engine.compat.finding import Finding
-    from registry.verdicts import Accepted, CheckReport, Policy, Verdict
+    from registry.findings.verdicts import Accepted, CheckReport, Policy, Verdict
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _LEVELS = {"error": "error", "inconclusive": "warning", "warning": "warning", "info": "note"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from registry.surroundings import VARIABLES
+from registry.origins.surroundings import VARIABLES
 from tests.e2e.shell import Shell
 from tests.registries import make_adapter
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine.merge import workers as merging
-from registry import checkout, examine
+from registry.files import checkout
+from registry.findings import examine
 from tests.registry.places import needs
 from tests.registry.store_and_pull import OneThread
 from tests.registry.tracing import MUTATING

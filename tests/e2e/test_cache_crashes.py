@@ -4,16 +4,16 @@ import shutil
 
 import pytest
 
-from registry.cache import list_cache, prune_cache
-from registry.checkout import difference
-from registry.copies import copy_from_cache
-from registry.digests import digest_of
-from registry.entry import entry_folder
 from registry.errors import CorruptError
-from registry.folder import FolderStore
-from registry.manifest import manifest_bytes
-from registry.pulled import ensure_pulled, find_pulled
+from registry.files.checkout import difference
+from registry.files.manifest import manifest_bytes
+from registry.pulls.cache import list_cache, prune_cache
+from registry.pulls.copies import copy_from_cache
+from registry.pulls.entry import entry_folder
+from registry.pulls.pulled import ensure_pulled, find_pulled
 from registry.results import FileEntry
+from registry.store.folder import FolderStore
+from registry.values.digests import digest_of
 from tests.e2e.crashes import killed_at, points
 
 CONTENTS = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights" * 1000, "sub/notes.txt": b"notes"}

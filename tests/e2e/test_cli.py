@@ -238,14 +238,14 @@ def test_exit_70_an_installation_without_its_own_files(tmp_path: Path):
     room = Path(__file__).parents[2]
     for name in ("registry", "engine"):
         shutil.copytree(room / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "registry" / "listing.py").unlink()
+    (tmp_path / "registry" / "browse" / "listing.py").unlink()
 
     done = subprocess.run(
         [*PROGRAM, "list", "--home", "./home"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
 
     assert (done.returncode, done.stdout) == (70, "")
-    assert "registry.listing" in done.stderr
+    assert "registry.browse.listing" in done.stderr
     assert "Traceback" not in done.stderr
 
 

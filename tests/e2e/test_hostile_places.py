@@ -7,8 +7,8 @@ import sqlite3
 
 import pytest
 
-from registry import database
-from registry.database import Database
+from registry.catalog import database
+from registry.catalog.database import Database
 from tests.e2e.shell import snapshot
 from tests.registry.places import mounted, remount
 

@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[2]
 # The command line, killed at the moment at which its work is done but has no name yet.
 KILLED = """
 import os, signal, sys
-import registry.checkout, registry.convert
+import registry.files.checkout, registry.conversions.convert
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
-registry.checkout.put = registry.convert.put = die
+registry.files.checkout.put = registry.conversions.convert.put = die
 from registry.cli import main
 main()
 """

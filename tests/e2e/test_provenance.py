@@ -5,7 +5,7 @@ import json
 import pytest
 
 from registry.errors import UsageError
-from registry.sidecar import read_sidecar
+from registry.origins.sidecar import read_sidecar
 from tests.registries import make_adapter, make_base
 
 COMMIT, OTHER = "8c0f1d2e" * 5, "deadbeef" * 5

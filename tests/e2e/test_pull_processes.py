@@ -10,9 +10,9 @@ from collections import Counter
 
 import pytest
 
-from registry import turns
-from registry.folder import FolderStore
-from registry.pulled import ensure_pulled
+from registry.pulls import turns
+from registry.pulls.pulled import ensure_pulled
+from registry.store.folder import FolderStore
 from tests.registries import make_adapter, open_registry
 
 MANY = pytest.mark.parametrize("processes", [40, pytest.param(200, marks=pytest.mark.slow)])

@@ -175,7 +175,7 @@ class TestSecrets:
         ],
     )
     def test_no_credential_is_said_whatever_fails(self, bare, s3_server, s3_url, monkeypatch, verb):
-        monkeypatch.setattr("registry.bucket.TRIES", 1)
+        monkeypatch.setattr("registry.store.bucket.bucket.TRIES", 1)
         for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
             monkeypatch.setenv(name, self.CANARY)
         with monkeypatch.context() as working:

@@ -16,8 +16,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
-from registry import schema
-from registry.database import Database
+from registry.catalog import schema
+from registry.catalog.database import Database
 from registry.models import metadata
 
 ROOT = Path(__file__).parents[2]
@@ -140,7 +140,7 @@ def test_alembic_itself_works_from_the_project_folder(tmp_path):
 
 
 def test_the_wheels_copy_of_the_migrations_comes_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(schema, "__file__", str(tmp_path / "registry" / "schema.py"))
+    monkeypatch.setattr(schema, "__file__", str(tmp_path / "registry" / "catalog" / "schema.py"))
     assert schema.migrations_folder() == tmp_path / "migrations"
     (tmp_path / "registry" / "_migrations").mkdir(parents=True)
     assert schema.migrations_folder() == tmp_path / "registry" / "_migrations"

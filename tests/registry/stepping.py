@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from registry import claims
+from registry.collecting import claims
 from tests.buckets import CREDENTIALS
 from tests.registries import open_registry
 
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 PATIENCE_S = 120
 # Forks from a server that has no threads and has spoken to no database or store.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["tests.registry.stepping", "registry.push", "registry.gc", "sqlalchemy.orm"])
+processes.set_forkserver_preload(
+    ["tests.registry.stepping", "registry.push", "registry.collecting.gc", "sqlalchemy.orm"]
+)
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 import sys
 from pathlib import Path
 
-from registry import checkout
-from registry.digests import digest_of
-from registry.folder import FolderStore
-from registry.manifest import manifest_bytes
-from registry.pulled import ensure_pulled
+from registry.files import checkout
+from registry.files.manifest import manifest_bytes
+from registry.pulls.pulled import ensure_pulled
 from registry.results import FileEntry
+from registry.store.folder import FolderStore
+from registry.values.digests import digest_of
 
 CONTENTS = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights" * 1000, "sub/notes.txt": b"notes"}
 

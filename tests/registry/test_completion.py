@@ -12,12 +12,12 @@ import pytest
 from sqlalchemy import text
 
 from engine.format.facts import BaseFacts
-from registry import bases
+from registry.basemodels import bases
 from registry.completion import METHODS, aliases, checked, names, references
 from registry.completion import bases as base_names
 from registry.models import CheckResult
-from registry.refs import parse_ref
-from registry.removal import remove
+from registry.values.refs import parse_ref
+from registry.versions.removal import remove
 from tests.factories import digest, make_settings, publish
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from registry.cli.failure import run
 from registry.errors import CorruptError, IntakeError, NotFoundError
-from registry.plainjson import to_json
+from registry.values.plainjson import to_json
 from tests.registries import MODULES, factors, make_adapter, open_registry
 
 Q = "model.layers.0.self_attn.q_proj"

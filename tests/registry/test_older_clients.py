@@ -13,8 +13,8 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import text
 
-from registry import schema
-from registry.database import Database
+from registry.catalog import schema
+from registry.catalog.database import Database
 from registry.errors import SchemaError
 from tests.registries import make_adapter, open_registry
 

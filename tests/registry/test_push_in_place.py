@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from registry import bucket as buckets
-from registry import checkedparts, partsums, push, uploads
+from registry import push
 from registry.errors import FindingsError, IntakeError
-from registry.multiparts import s3_client
+from registry.files import partsums
+from registry.store.bucket import bucket as buckets
+from registry.store.bucket import checkedparts, uploads
+from registry.store.bucket.multiparts import s3_client
 from tests.faultproxy import proxying
 from tests.registries import factors, make_adapter, open_registry
 from tests.registry.stepping import Place, processes

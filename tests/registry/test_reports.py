@@ -14,8 +14,8 @@ import pytest
 
 from engine.compat.finding import Finding
 from registry.errors import UsageError
+from registry.findings.verdicts import Accepted, Asked, Policy, Verdict, assemble
 from registry.reports import FORMATS, Wanted, parse_wanted, writer
-from registry.verdicts import Accepted, Asked, Policy, Verdict, assemble
 
 RULES = (
     Asked("rank", "A rank is too high."),

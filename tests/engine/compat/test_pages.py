@@ -6,7 +6,7 @@ from pathlib import Path
 from engine.compat.licence_rules import PARENT_RULES
 from engine.compat.rules import RULES
 from engine.compat.together.tables import rules_of
-from registry.kin import CATALOG_RULES
+from registry.basemodels.kin import CATALOG_RULES
 
 PAGE = Path(__file__).parents[3] / "docs" / "checks.md"
 ROW = re.compile(r"^\| `([a-z-]+)` \| (\w+) \| (.+) \| (.+) \|$", re.MULTILINE)

@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from registry.artifacts import rows, stored
 from registry.artifacts.contents import contents_of
-from registry.database import Database
+from registry.catalog.database import Database
 from registry.errors import CorruptError, NotFoundError
 from tests.registries import make_adapter, make_base, open_registry
 from tests.registry.artifacts import world

@@ -10,7 +10,7 @@ import pytest
 from registry.artifacts import turn
 from registry.artifacts.turn import building, clear_turns, left_turns, writing
 from registry.errors import UnavailableError
-from registry.progress import unheard
+from registry.values.progress import unheard
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 RECIPE = "sha256:" + "ab" * 32

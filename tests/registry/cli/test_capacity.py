@@ -10,9 +10,9 @@ import pytest
 
 from engine.compat.capacity import Capacity, Forcing, Room, Smaller
 from engine.compat.finding import Finding
-from registry.hanging import Hanging, HangingResult
-from registry.impact import Change, ImpactResult
-from registry.plan import PlanResult
+from registry.planning.hanging import Hanging, HangingResult
+from registry.planning.impact import Change, ImpactResult
+from registry.planning.plan import PlanResult
 
 ROOM = Capacity(
     max_lora_rank=64,

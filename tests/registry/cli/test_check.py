@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from engine.compat.finding import Finding
-from registry.verdicts import Asked, Verdict, assemble
+from registry.findings.verdicts import Asked, Verdict, assemble
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,7 +111,7 @@ def test_human_output_names_the_question_where_there_are_several(adapters: Adapt
 
 
 def test_a_list_by_check_says_how_many_answers_are_stale(adapters: Adapters):
-    from registry.verdicts import CheckState
+    from registry.findings.verdicts import CheckState
     from tests.registry.cli.stub import version
 
     found = [version(check=CheckState("vllm", "pass", stale)) for stale in (True, False)]

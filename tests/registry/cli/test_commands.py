@@ -10,10 +10,11 @@ from typing import Any
 import click
 import pytest
 
-from registry.baseinfo import BaseInfo
-from registry.check import CheckRequest
+from registry.basemodels.baseinfo import BaseInfo
+from registry.checks.check import CheckRequest
 from registry.cli.output import note
 from registry.cli.root import SECTIONS, VERBS, root
+from registry.findings.verdicts import CheckReport
 from registry.results import (
     CacheEntry,
     FsckResult,
@@ -26,7 +27,6 @@ from registry.results import (
     RerunResult,
     VerifyResult,
 )
-from registry.verdicts import CheckReport
 from tests.commands import COMMANDS
 from tests.registry.cli.stub import AT, DIGEST, Adapters, moved, pushed, version
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from registry.catalog.database import Database
 from registry.cli.completion import answer
 from registry.cli.failure import run
 from registry.cli.root import VERBS, root
 from registry.cli.shells import SCRIPTS
 from registry.completion import METHODS
-from registry.database import Database
 from registry.settings import CompletionRequest
 from tests.factories import make_settings, publish
 

@@ -19,8 +19,8 @@ from registry.errors import (
     UnavailableError,
     UsageError,
 )
+from registry.findings.verdicts import CheckReport
 from registry.results import FsckResult, RegistryStatus, StoreFinding
-from registry.verdicts import CheckReport
 from tests.registry.cli.stub import Adapters, version
 
 CODES = [

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.compat.finding import Finding
-from registry.verdicts import CheckReport
+from registry.findings.verdicts import CheckReport
 
 if TYPE_CHECKING:
     from tests.registry.cli.stub import Adapters

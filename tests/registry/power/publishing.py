@@ -3,8 +3,9 @@
 In one process and forked from a warm one, so that a cut falls into a push and not into an import.
 """
 
-from registry import connections, disk, staging, transfer
 from registry.api import Registry
+from registry.catalog import connections
+from registry.files import disk, staging, transfer
 from tests.factories import make_settings
 from tests.registries import make_adapter
 from tests.registry.power.pushing import WithoutSync

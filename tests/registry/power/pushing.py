@@ -5,8 +5,8 @@ import sys
 import time
 from pathlib import Path
 
-from registry import disk, staging, transfer
-from registry.folder import FolderStore
+from registry.files import disk, staging, transfer
+from registry.store.folder import FolderStore
 
 
 def main(home, count, sabotage):

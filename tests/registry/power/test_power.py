@@ -10,7 +10,7 @@ import time
 import pytest
 
 from registry.errors import CorruptError
-from registry.folder import FolderStore
+from registry.store.folder import FolderStore
 from tests.registry.power import pushing
 from tests.registry.power.disks import disks
 from tests.registry.tracing import PROJECT

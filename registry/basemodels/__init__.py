@@ -1,0 +1,1 @@
+"""Base models: their rows, their files, their kin."""

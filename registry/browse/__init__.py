@@ -1,0 +1,1 @@
+"""Pages of versions, and all that is told of one."""

@@ -1,0 +1,1 @@
+"""A part of a registry as one file."""

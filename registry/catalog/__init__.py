@@ -1,0 +1,1 @@
+"""The database: connections, transactions, schema, time, leases, statements' shapes."""

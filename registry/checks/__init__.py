@@ -1,0 +1,1 @@
+"""Checks: what is asked, of whom, what the rules say."""

@@ -1,0 +1,1 @@
+"""Freeing what nothing needs, while others push."""

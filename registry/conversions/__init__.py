@@ -1,0 +1,1 @@
+"""Adapters written anew: without pickles, or for a serving engine."""

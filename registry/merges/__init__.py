@@ -1,0 +1,1 @@
+"""Merges: what one is told, its parents, its repetition, its picture."""

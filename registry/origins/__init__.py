@@ -1,0 +1,1 @@
+"""Where a version comes from, as files, flags and the surroundings say it."""

@@ -1,0 +1,1 @@
+"""Questions about all versions at once: room on a server, what a change breaks."""

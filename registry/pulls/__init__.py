@@ -1,0 +1,1 @@
+"""Versions on this machine: fetched, kept by digest, copied out, followed."""

@@ -1,0 +1,1 @@
+"""Versions and lineage made again from the blobs alone."""

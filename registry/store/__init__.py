@@ -1,0 +1,1 @@
+"""Blobs: what a store does, in a folder or in a bucket."""

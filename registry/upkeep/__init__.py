@@ -1,0 +1,1 @@
+"""Upkeep: verify, fsck, doctor, backup."""

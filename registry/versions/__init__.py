@@ -1,0 +1,1 @@
+"""A version and its names: recorded, found, labelled, deleted."""
