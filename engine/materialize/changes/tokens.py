@@ -18,23 +18,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """`rows` (n, dim) stand in place of those of `tokens`, a share `weight` of them; of a token that comes twice the
-    last counts, as in PEFT.
+    """`rows` (n, dim) stand in place of those of `tokens`: `weight` times the way from W's own rows to them. Of a token
+    that comes twice the last counts, as in PEFT.
     """
 
     rows: Place
     tokens: tuple[int, ...]
     weight: float
 
-    def opened(self, _shape: tuple[int, ...], _weight: Weight) -> Rows:
+    def opened(self, _shape: tuple[int, ...], weight: Weight) -> Rows:
         rows = floats(self.rows)
-        places = {token: place for place, token in enumerate(self.tokens)}
+        last = {token: place for place, token in enumerate(self.tokens)}
+        # Of W itself: several adapters' ways from there add up, each by its weight.
+        ways = {token: (rows[place] - weight(token, token + 1)[0]) * self.weight for token, place in last.items()}
 
         def moved(start: int, stop: int, W: Tensor) -> Tensor:
             D = torch.zeros_like(W)
-            for token, place in places.items():
+            for token, way in ways.items():
                 if start <= token < stop:
-                    D[token - start] = (rows[place] - W[token - start]) * self.weight
+                    D[token - start] = way
             return D
 
         return moved

@@ -26,7 +26,7 @@ from engine.model.kinds.kind import Kind
 from engine.model.kinds.pick import picks
 from engine.model.kinds.sections import cut
 from engine.model.kinds.vectors import derived_vectors, raw_vectors, scaled_input, step, vector_shapes
-from engine.model.weights.codec import codec_of
+from engine.model.weights.codec import own_weight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -110,7 +110,7 @@ def derived(part: Part, sections: Mapping[str, Tensor]) -> dict[str, Tensor]:
 @torch.no_grad()
 def _moved_weight(part: Part, sections: Mapping[str, Tensor]) -> Tensor:
     """W + s·ΔW as PEFT takes its norm: with groups, of B·A in the shape of W, which then is not the ΔW it runs."""
-    W = codec_of(part.module, "weight").read(part.module, "weight")
+    W = own_weight(part.module)
     each = part.rank // _conv(part.module).groups
     A, B = (sections[name][:, :each].to(W.device).float() for name in ("A", "B"))
     return W + part.scaling * (B.reshape(-1, part.rank) @ A.reshape(part.rank, -1)).view(W.shape)

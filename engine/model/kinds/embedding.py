@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,7 @@ from engine.model.kinds.pick import picks
 from engine.model.kinds.sections import cut
 from engine.model.kinds.tokens import merged_rows, raw_rows, replaced_rows, row_shapes
 from engine.model.kinds.vectors import gain, raw_vectors, step, vector_shapes
-from engine.model.weights.codec import codec_of
+from engine.model.weights.codec import own_weight
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,7 +69,7 @@ def derived(part: Part, sections: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if "magnitude" not in part.tensors:
         return {}
     with torch.no_grad():
-        W = codec_of(part.module, "weight").read(part.module, "weight")
+        W = own_weight(part.module)
         table, B = (sections[name].to(W.device).float() for name in ("table", "B"))
         moved = torch.addmm(W.t(), B, table.t(), alpha=part.scaling)
     return {"gain": gain(sections["magnitude"], moved)}
@@ -91,12 +92,12 @@ def forward(site: Site, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     y: Tensor = site.original(x, *args, **kwargs)
     if plan is None:
         return y
-    out = y.to(site.dtype)
+    base = out = y.to(site.dtype)
     scale = _scale(site.module)
     with exact(x.device):
         steps = picks(site, plan, x)
         for pick in steps:
-            out = replaced_rows(out, x, pick, scale)
+            out = replaced_rows(out, base, x, pick, scale)
         for pick in steps:
             out, _ = step(out, _low_rank(site.module, x, pick, scale), pick, None)
     return out.to(y.dtype)
@@ -117,14 +118,14 @@ def _low_rank(module: nn.Module, x: Tensor, pick: Pick, scale: float | Tensor) -
 
 
 def merged(
-    _site: Site, values: Mapping[str, Tensor], views: Mapping[str, Tensor], part: Part, factor: float
+    site: Site, values: Mapping[str, Tensor], views: Mapping[str, Tensor], part: Part, factor: float
 ) -> dict[str, Tensor]:
-    found = merged_rows(values, views, part, factor)
+    found = merged_rows(values, partial(own_weight, site.module), views, part, factor)
     D = None
     if "B" in part.tensors:
         table, B = views["table"][:, : part.rank].float(), views["B"][:, : part.rank].float()
         D = part.scaling * factor * (B @ table.t())
-    W = found.get("weight", values["weight"])
+    W = found["weight"] if "weight" in found else values["weight"]
     turned = merged_outputs({"weight": W.t()}, views, part, factor, D)
     return found | {name: value.t() for name, value in turned.items()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +19,7 @@ from engine.model.kinds.pick import picks
 from engine.model.kinds.sections import cut
 from engine.model.kinds.tokens import merged_rows, raw_rows, replaced_logits, row_shapes
 from engine.model.kinds.vectors import derived_vectors, raw_vectors, scaled_input, step, vector_shapes
-from engine.model.weights.codec import codec_of
+from engine.model.weights.codec import own_weight
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from engine.model.batches.batch import BatchPlan
     from engine.model.fitting.part import Part
+    from engine.model.kinds.exchanged import Begun
     from engine.model.kinds.kind import Shape
     from engine.model.kinds.pick import Pick
     from engine.model.memory.layout import Want
@@ -94,9 +96,9 @@ def derived(part: Part, sections: Mapping[str, Tensor]) -> dict[str, Tensor]:
 @torch.no_grad()
 def _moved_weight(part: Part, sections: Mapping[str, Tensor]) -> Tensor:
     """W + s·B·A (out, in), float32, on the weight's device."""
-    W = codec_of(part.module, "weight").read(part.module, "weight")
+    W = own_weight(part.module)
     A, B = (sections[name].to(W.device).float() for name in ("A", "B"))
-    return torch.addmm(W.t() if is_transposed(part.module) else W, B, A, alpha=part.scaling)
+    return torch.addmm(_own(part.module), B, A, alpha=part.scaling)
 
 
 def stored(views: Mapping[str, Tensor], part: Part) -> dict[str, Tensor]:
@@ -133,13 +135,23 @@ def _forward_all(site: Site, x: Tensor, plan: BatchPlan) -> Tensor:
         steps = picks(site, plan, x)
     begun = begin(site, scaled_input(x, steps), steps)
     with exact(x.device):
-        out, bias = begun.y, begun.bias
         wide_x = x.to(site.dtype)
-        for pick in steps:
-            out = replaced_logits(out, wide_x, pick)
+        out, bias = _with_tokens(site, begun, wide_x, steps), begun.bias
         for pick in steps:
             out, bias = step(out, _low_rank(site, wide_x, pick, out), pick, bias, moved=begun.exchanged)
     return out.to(begun.dtype)
+
+
+def _with_tokens(site: Site, begun: Begun, x: Tensor, steps: list[Pick]) -> Tensor:
+    """The module's result with the logits of replaced tokens."""
+    y = begun.y
+    if "rows" not in site.stacks:
+        return y
+    own: Tensor | None = site.module.bias  # type: ignore[assignment]  # of a linear layer
+    bias = begun.bias if begun.exchanged or own is None else own.to(y.dtype)
+    for pick in steps:
+        y = replaced_logits(y, begun.y, x, pick, bias)
+    return y
 
 
 def _low_rank(site: Site, x: Tensor, pick: Pick, like: Tensor) -> Tensor | None:
@@ -158,7 +170,7 @@ def merged(
     turned = is_transposed(site.module)
     rows = {"weight": values["weight"].t()} if turned else {}
     present = ChainMap(rows, values)  # type: ignore[arg-type]  # only read
-    found = merged_rows(present, views, part, factor)
+    found = merged_rows(present, partial(_own, site.module), views, part, factor)
     D = None
     if "B" in part.tensors:
         D = part.scaling * factor * (views["B"][:, : part.rank].float() @ views["A"][: part.rank].float())
@@ -166,6 +178,12 @@ def merged(
     if "l_in" in part.tensors:
         found["weight"] = scaled_inputs(present["weight"], views, factor)
     return found | ({"weight": found["weight"].t()} if turned and "weight" in found else {})
+
+
+def _own(module: nn.Module) -> Tensor:
+    """The layer's own weight (out, in)."""
+    W = own_weight(module)
+    return W.t() if is_transposed(module) else W
 
 
 LINEAR = Kind(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -49,8 +49,11 @@ def _read(digits: Tensor) -> Tensor:
     return (digits.long() * powers).sum(-1) - 1
 
 
-def replaced_rows(y: Tensor, x: Tensor, pick: Pick, scale: Tensor | float) -> Tensor:
-    """The embeddings y (..., dim) of the tokens x (...) with this adapter's rows in place of the base's."""
+def replaced_rows(y: Tensor, base: Tensor, x: Tensor, pick: Pick, scale: Tensor | float) -> Tensor:
+    """The embeddings y (..., dim) of the tokens x (...) with this adapter's rows in place of the base's.
+
+    `base` is y before any adapter: what several replace for one token adds up by their ways from there.
+    """
     if "rows" not in pick.sections:
         return y
     tokens, rows = _read(pick.of("tokens")), pick.of("rows")
@@ -63,7 +66,9 @@ def replaced_rows(y: Tensor, x: Tensor, pick: Pick, scale: Tensor | float) -> Te
     found = found * scale
     if not (isinstance(pick.factor, float) and pick.factor == 1.0):
         share = pick.number(pick.factor, y)
-        found = found * share + y * (1.0 - share)
+        found = found * share + base * (1.0 - share)
+    if y is not base:
+        found = found + (y - base)  # nothing where y is the base's: a row alone keeps its bits
     return torch.where(hits.any(-1, keepdim=True), found, y)
 
 
@@ -72,8 +77,11 @@ def _rows_of(x: Tensor) -> Tensor:
     return torch.arange(x.shape[0], device=x.device).view(-1, *([1] * (x.dim() - 1)))
 
 
-def replaced_logits(y: Tensor, x: Tensor, pick: Pick) -> Tensor:
-    """The outputs y (..., vocabulary) of x (..., in), where the replaced rows of this adapter are the weight's rows."""
+def replaced_logits(y: Tensor, base: Tensor, x: Tensor, pick: Pick, bias: Tensor | None) -> Tensor:
+    """The outputs y (..., vocabulary) of x (..., in), where the replaced rows of this adapter are the weight's rows.
+
+    `base` is y before any adapter, with `bias`, which spreads over it, in it: no adapter's rows touch that.
+    """
     if "rows" not in pick.sections:
         return y
     tokens, rows = _read(pick.of("tokens")), pick.of("rows")
@@ -84,18 +92,28 @@ def replaced_logits(y: Tensor, x: Tensor, pick: Pick) -> Tensor:
         new = torch.bmm(x.reshape(x.shape[0], -1, x.shape[-1]), rows.transpose(1, 2)).view(*x.shape[:-1], -1)
         tokens = tokens.view(x.shape[0], *([1] * (x.dim() - 2)), -1).expand(new.shape)
     places = tokens.clamp(min=0)
-    change = pick.taken(new - y.gather(-1, places))
+    old = base.gather(-1, places)
+    if bias is not None:
+        old = old - bias.expand_as(base).gather(-1, places)
+    change = pick.taken(new - old)
     return y.scatter_add(-1, places, torch.where(tokens >= 0, change, 0.0))
 
 
 def merged_rows(
-    values: Mapping[str, Tensor], views: Mapping[str, Tensor], part: Part, factor: float
+    values: Mapping[str, Tensor],
+    base: Callable[[], Tensor],
+    views: Mapping[str, Tensor],
+    part: Part,
+    factor: float,
 ) -> dict[str, Tensor]:
-    """A weight (vocabulary, dim) with the rows in it."""
+    """A weight (vocabulary, dim) with `factor` times the way from the base's own rows to the part's in it.
+
+    `values` are the present ones, `base` gives the weight without any adapter.
+    """
     if "rows" not in part.tensors:
         return {}
-    W, rows = values["weight"].clone(), views["rows"].float()
     last = {token: place for place, token in enumerate(part.tokens)}
-    for token, place in last.items():
-        W[token] += factor * (rows[place] - W[token])
-    return {"weight": W}
+    W = values["weight"]
+    tokens = torch.tensor(list(last), device=W.device)
+    way = views["rows"].float()[list(last.values())] - base()[tokens]
+    return {"weight": W.index_add(0, tokens, factor * way)}

@@ -46,6 +46,11 @@ def codec_of(layer: nn.Module, name: str) -> Codec:
     return _CODECS.get(type(getattr(layer, name)).__name__, PLAIN)
 
 
+def own_weight(layer: nn.Module) -> Tensor:
+    """The numbers of a layer's weight, as it is now."""
+    return codec_of(layer, "weight").read(layer, "weight")
+
+
 def _read_plain(layer: nn.Module, name: str) -> Tensor:
     W = resident(layer, name)
     return W.float() if W.dtype != torch.float32 else W.clone()
