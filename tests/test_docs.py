@@ -38,7 +38,7 @@ SLOW_TO_IMPORT = (
     "torch",
     "engine.merge",
     "registry.merges.merge",
-    "registry.cli.findings",
+    "registry.cli.shown.findings",
 )
 # what a newcomer does not meet in the README
 ELSEWHERE = {

@@ -11,8 +11,8 @@ import click
 
 from engine.errors import EngineError, RefusedError
 from registry.cli.invocation import Invocation, open_registry
-from registry.cli.output import note
 from registry.cli.root import root
+from registry.cli.shown.output import note
 from registry.errors import FindingsError, RegistryError
 from registry.settings import completion_request
 
@@ -40,7 +40,7 @@ def run(arguments: Sequence[str], *, opener: Callable[[Settings], Registry] = op
 def _run(invocation: Invocation, arguments: Sequence[str]) -> int:
     request = completion_request()
     if request is not None:
-        from registry.cli.completion import answer
+        from registry.cli.verbs.completion import answer
 
         answer(root, request)
         return 0
@@ -88,7 +88,7 @@ def _explain_usage(error: click.ClickException) -> int:
 
 
 def _explain_findings(invocation: Invocation, error: FindingsError | RefusedError) -> int:
-    from registry.cli.findings import emit_refusal
+    from registry.cli.shown.findings import emit_refusal
 
     emit_refusal(invocation, getattr(error, "subjects", ()), error.findings)
     return _say(str(error), hint=getattr(error, "hint", None), code=error.exit_code)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from registry.cli.output import note
+from registry.cli.shown.output import note
 from registry.settings import Settings, load_settings
 
 if TYPE_CHECKING:

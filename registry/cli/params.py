@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from registry.cli.output import note
+from registry.cli.shown.output import note
 from registry.values.refs import is_path
 
 if TYPE_CHECKING:

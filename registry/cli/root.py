@@ -76,7 +76,7 @@ class Root(Verbs):
         if entry is None:
             return None
         module, _, attribute = entry[0].partition(":")
-        command = getattr(import_module(f"registry.cli.{module}"), attribute)
+        command = getattr(import_module(f"registry.cli.verbs.{module}"), attribute)
         return command if isinstance(command, click.Command) else None
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -32,7 +32,7 @@ def home(tmp_path, monkeypatch):
     registry.push(make_adapter(tmp_path / "two", 2), "team/two")
     registry.close()
     make_adapter(tmp_path / "new", 3)
-    for module in ("alembic.command", "torch", "engine.merge", "registry.merges.merge", "registry.cli.findings"):
+    for module in ("alembic.command", "torch", "engine.merge", "registry.merges.merge", "registry.cli.shown.findings"):
         importlib.import_module(module)
     return tmp_path / "home"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.cli.context import in_force
+from registry.cli.verbs.context import in_force
 from registry.errors import UsageError
 from registry.project import has_password
 from registry.settings import load_settings

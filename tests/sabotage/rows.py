@@ -180,7 +180,7 @@ ROWS = (
     ),
     Sabotage(
         "names are printed raw",
-        "registry/cli/text.py",
+        "registry/cli/shown/text.py",
         "    if text.isprintable():",
         "    if True:",
         f"{REGISTRY}/cli",

@@ -12,8 +12,8 @@ import pytest
 
 from registry.basemodels.baseinfo import BaseInfo
 from registry.checks.check import CheckRequest
-from registry.cli.output import note
 from registry.cli.root import SECTIONS, VERBS, root
+from registry.cli.shown.output import note
 from registry.findings.verdicts import CheckReport
 from registry.results import (
     CacheEntry,

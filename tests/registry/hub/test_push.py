@@ -490,7 +490,7 @@ class TestSecrets:
 
 
 def test_the_library_is_not_imported_until_it_is_needed():
-    code = "import sys, registry.api, registry.cli.pull, registry.cli.bundles; print('huggingface_hub' in sys.modules)"
+    code = "import sys, registry.api, registry.cli.verbs.pull, registry.cli.verbs.bundles; print('huggingface_hub' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout == "False\n"
