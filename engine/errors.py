@@ -16,7 +16,8 @@ EngineError
 ├── ConfinementError         this machine cannot lock in the process that opens a pickle (exit 2)
 ├── WrongBytesError          finished files are no longer what was written (exit 6)
 ├── DestinationError         the output place cannot be used (exit 2)
-│   └── NoSpaceError         its file system has less room than the output needs
+│   └── DiskError            the system refuses to write there: full, read-only, failing (exit 7)
+│       └── NoSpaceError     its file system has less room than the output needs
 └── RuntimeStateError        a live model is not in the state that a call needs (exit 5)
     ├── UnknownAdapterError  no adapter of that name is loaded (exit 4)
     ├── AlreadyLoadedError   another adapter has that name
@@ -196,16 +197,26 @@ class WrongBytesError(EngineError):
 
 
 class DestinationError(EngineError):
-    """The output place cannot be used."""
+    """The output place cannot be used. Who made it in a place of their own says so: `path` may be set anew."""
 
     exit_code = 2
 
     def __init__(self, path: Path | str, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
+        super().__init__(path, reason)
         self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
 
 
-class NoSpaceError(DestinationError):
+class DiskError(DestinationError):
+    """The system refuses to write there: full, read-only, not permitted, failing."""
+
+    exit_code = 7
+
+
+class NoSpaceError(DiskError):
     """The output's file system has less room than it needs, in bytes; nothing was written."""
 
     def __init__(self, path: Path | str, *, needed: int, free: int) -> None:

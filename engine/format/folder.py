@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from engine.errors import DestinationError
+from engine.errors import DestinationError, DiskError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def fresh_folder(out: Path) -> Iterator[None]:
     """Make the folder for the files of one adapter; with an error it is gone again, with what was written.
 
-    Raises DestinationError where something is there already, or where it cannot be written.
+    Raises DestinationError where something is there already, DiskError where it cannot be written.
     """
     existed = out.exists()
     if existed and (not out.is_dir() or any(out.iterdir())):
@@ -24,7 +24,7 @@ def fresh_folder(out: Path) -> Iterator[None]:
     try:
         out.mkdir(exist_ok=True)
     except OSError as error:
-        raise DestinationError(out, error.strerror or str(error)) from error
+        raise DiskError(out, error.strerror or str(error)) from error
     try:
         yield
     except BaseException as error:
@@ -33,5 +33,5 @@ def fresh_folder(out: Path) -> Iterator[None]:
         if not existed:
             out.rmdir()
         if isinstance(error, OSError):
-            raise DestinationError(out, error.strerror or str(error)) from error
+            raise DiskError(out, error.strerror or str(error)) from error
         raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from engine.errors import DestinationError
 from registry.artifacts.contents import contents_of
 from registry.artifacts.plainfolder import write_plain
 from registry.artifacts.rows import Made
@@ -56,12 +57,16 @@ class Job:
 def build(job: Job, to: Path) -> Made:
     """Makes the artifact at the new place `to`, whole or not at all."""
     known: dict[tuple[str, str], str] = {}
-    if job.request.kind == "merged":
-        known, report = _merged(job, to)
-    elif job.request.kind == "hotswap":
-        report = _images(job, to)
-    else:
-        report = write_plain(job.handle, job.request, job.adapters[0], job.base, to=to)
+    try:
+        if job.request.kind == "merged":
+            known, report = _merged(job, to)
+        elif job.request.kind == "hotswap":
+            report = _images(job, to)
+        else:
+            report = write_plain(job.handle, job.request, job.adapters[0], job.base, to=to)
+    except DestinationError as error:
+        error.path = job.request.to  # the place that was asked for, not the one beside it
+        raise
     return Made(job.recipe, contents_of(to, known), _plain(report), job.origins)
 
 

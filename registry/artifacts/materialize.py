@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.errors import DestinationError
 from registry.artifacts import rows, stored
 from registry.artifacts.basefolder import base_doubts
 from registry.artifacts.baseneeds import needed_base
@@ -216,10 +215,7 @@ def _built(job: Job) -> Known:
         before = rows.find(session, job.recipe.digest)
     if folder.is_dir():
         discard_tree(folder)
-    try:
-        made = build(job, folder)
-    except DestinationError as error:  # of the place that was asked for, not of the one beside it
-        raise DestinationError(to, str(error).removeprefix(f"{error.path}: ")) from error
+    made = build(job, folder)
     if before is not None:
         agree(before, made, folder)
     place = place_of(to, made.contents, seen=folder)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from registry.artifacts.contents import difference
-from registry.errors import ConflictError, CorruptError
+from registry.errors import ConflictError, CorruptError, UnavailableError
 from registry.files.checkout import put
 from registry.files.disk import CREATE, clipped, opened, reaching, reading, sync_folders
 from registry.files.scratch import scratch_beside
@@ -20,17 +21,20 @@ if TYPE_CHECKING:
     from registry.artifacts.contents import Contents
 
 _FICLONE = 0x40049409  # ioctl(2): the target shares the source's blocks until either is written to
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 _LINKED = 1 << 20  # smaller files are copied: those are the ones that people edit in place
 
 
 def bring(source: Path, contents: Contents, to: Path) -> str:
     """Makes the new folder `to` of the artifact's files in `source`; `linked` or `copied`. CorruptError where they are
-    not as recorded; then, and after a crash, `to` is as it was.
+    not as recorded, UnavailableError where there is no room; then, and after a crash, `to` is as it was.
     """
     with scratch_beside(to, mode=0o777) as scratch:
         try:
             linked = [_bring(source / one.path, scratch / one.path) for one in contents]
         except OSError as error:
+            if error.errno in _FULL:  # which says nothing of the source
+                raise UnavailableError(f"{to}: {error.strerror}") from error
             actual = error.strerror or str(error)
             raise CorruptError(str(error.filename or source), expected="a file", actual=actual) from None
         if wrong := difference(scratch, contents):

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -18,12 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.errors import DestinationError, EngineError
+from engine.errors import DestinationError, DiskError, EngineError
 from engine.materialize.stored.files import sync
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_TAKEN = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
 _NAME_MAX = 240
 """Bytes of a name that still has room for a dot before and an ending behind it."""
 
@@ -61,7 +63,7 @@ def claimed(place: Staging) -> Iterator[None]:
     """Hold the staging folder, made where it is missing, against every other process.
 
     Once the result is published it is gone. What running again may mend (a full disk, an interrupt) leaves it to be
-    resumed where a journal is in it; every other error takes it away. The system's refusals become DestinationError.
+    resumed where a journal is in it; every other error takes it away. The system's refusals become DiskError.
     """
     with _refusals(place), _locked(place):
         try:
@@ -87,7 +89,8 @@ def publish(place: Staging) -> None:
     try:
         place.files.rename(place.to)  # the system replaces nothing but an empty folder
     except OSError as error:
-        raise DestinationError(place.to, f"cannot be put there: {error.strerror}") from error
+        refusal = DestinationError if error.errno in _TAKEN else DiskError
+        raise refusal(place.to, f"cannot be put there: {error.strerror}") from error
     sync(place.to.parent)
 
 
@@ -111,7 +114,7 @@ def _refusals(place: Staging) -> Iterator[None]:
     except OSError as error:
         where = f" ({os.fsdecode(error.filename)})" if error.filename else ""
         kept = f"; what is finished stays in {place.home}: resume it, or delete it" if _resumable(place) else ""
-        raise DestinationError(place.to, f"{error.strerror or error}{where}{kept}") from error
+        raise DiskError(place.to, f"{error.strerror or error}{where}{kept}") from error
 
 
 @contextmanager

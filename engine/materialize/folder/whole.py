@@ -8,7 +8,7 @@ import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from engine.errors import DestinationError, NoSpaceError
+from engine.errors import DestinationError, DiskError, NoSpaceError
 from engine.materialize.stored.files import sync
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def whole_folder(out: Path, needed: int) -> Iterator[Path]:
     """An empty folder beside `out` to fill; at the end its files are on the disk and it bears the name `out`.
 
-    Raises DestinationError where something is at `out` or it cannot be written, NoSpaceError where there is less room
-    than `needed` bytes. With any error nothing is left; a kill leaves a `.NAME.*.tmp` beside `out`.
+    Raises DestinationError where something is at `out`, DiskError where it cannot be written, NoSpaceError where there
+    is less room than `needed` bytes. With any error nothing is left; a kill leaves a `.NAME.*.tmp` beside `out`.
     """
     with _beside(out, needed) as temporary:
         temporary.mkdir()
@@ -57,7 +57,7 @@ def _beside(out: Path, needed: int) -> Iterator[Path]:
     except FileExistsError as error:
         raise DestinationError(out, _TAKEN) from error
     except OSError as error:
-        raise DestinationError(out, error.strerror or str(error)) from error
+        raise DiskError(out, error.strerror or str(error)) from error
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
