@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from engine.errors import BaseError, OptionError, UnreadableError, WrongBytesError
+from engine.materialize.changes.experts import stack_of
 from engine.materialize.encodings import ENCODINGS
 from engine.materialize.folder.contents import strangers, wrong_contents
 from engine.materialize.folder.manifest import MANIFEST, read_manifest
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from engine.materialize.folder.manifest import Manifest
     from engine.materialize.plan import Plan
     from engine.materialize.request import Source
+    from engine.materialize.tasks.stacks import Stacks
     from engine.materialize.tasks.task import Task
 
 _NEAR = 1e-3
@@ -121,7 +123,7 @@ def _hold_layout(planned: Plan, manifest: Manifest) -> None:
         raise WrongBytesError([(MANIFEST, "the tensors that base and adapters give", "others")])
 
 
-def _compared(task: Task) -> Written:
+def _compared(task: Task, stacks: Stacks) -> Written:
     """The task as `execute` would tell of it: digests of what its bytes should be where they follow from the source
     alone, sums from the result as it lies there.
     """
@@ -130,14 +132,14 @@ def _compared(task: Task) -> Written:
             digests = {role: place_digest(part) for role, part in task.source.parts.items()}
             return Written(task.name, task.module, digests, NOTHING)
         if task.changes:
-            return Written(task.name, task.module, {}, _sums(task))
+            return Written(task.name, task.module, {}, _sums(task, stacks))
         return Written(task.name, task.module, _cast(task), NOTHING)
 
 
-def _sums(task: Task) -> Sums:
+def _sums(task: Task, stacks: Stacks) -> Sums:
     into = ENCODINGS[task.target.encoding]
     with ExitStack() as stack:
-        source = operands(task, stack.enter_context(ENCODINGS[task.source.encoding].reading(task.source)))
+        source = operands(task, stack.enter_context(ENCODINGS[task.source.encoding].reading(task.source)), stacks)
         if into.packed:
             return measured_again(task, source, stack.enter_context(into.packed(task.target)))
         result, sums = stack.enter_context(into.reading(task.target)), NOTHING
@@ -154,7 +156,7 @@ def _cast(task: Task) -> dict[str, str]:
         return {}
     digest, rounded = hashlib.sha256(), rounding_of(task)
     with ENCODINGS[task.source.encoding].reading(task.source) as reader:
-        source = operands(task, reader)
+        source = operands(task, reader, stack_of)
         for start, stop in row_blocks(*source.matrix):
             stored = rounded(source.weight(start, stop), start, DTYPES[task.target.numbers])
             digest.update(stored.view(torch.uint8).numpy().data)

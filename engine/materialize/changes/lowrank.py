@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 class LowRank:
     """A (r, in, …) and B (out, r, …), `factor` times; `transposed` for a weight stored (in, out), or a table (in, out).
 
-    `E` are AdaLoRA's numbers, one per rank. Of a B of several `experts`, which has them innermost, `expert` is meant; A
-    is that one's alone.
+    `E` are AdaLoRA's numbers, one per rank.
     """
 
     A: Place
@@ -29,8 +28,6 @@ class LowRank:
     factor: float
     transposed: bool = False
     E: Place | None = None
-    expert: int = 0
-    experts: int = 1
 
     def opened(self, _shape: tuple[int, ...], _weight: Weight) -> Rows:
         left, right = self.sides()
@@ -38,7 +35,7 @@ class LowRank:
 
     def sides(self) -> tuple[Tensor, Tensor]:
         """The two matrices whose product is ΔW as it is stored, the factor in the left one."""
-        A, B = floats(self.A).flatten(1), floats(self.B, slice(self.expert, None, self.experts)).flatten(1)
+        A, B = floats(self.A).flatten(1), floats(self.B).flatten(1)
         if self.E is not None:
             A = A * floats(self.E).view(-1, 1)
         left, right = (A.T, B.T) if self.transposed else (B, A)

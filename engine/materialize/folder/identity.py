@@ -35,16 +35,17 @@ def source_identities(request: Request) -> dict[Path, Identity]:
 
 def identities(files: Iterable[Path]) -> dict[Path, Identity]:
     """Files that are missing are left to their readers, who say so."""
-    return {file: _identity(file) for file in files if file.exists()}
+    return {file: identity(file) for file in files if file.exists()}
 
 
 def check_unchanged(known: Mapping[Path, Identity]) -> None:
     """Raises ChangedError naming a file that is no longer what it was."""
-    for file, identity in known.items():
-        if not file.exists() or _identity(file) != identity:
+    for file, known_as in known.items():
+        if not file.exists() or identity(file) != known_as:
             raise ChangedError(file)
 
 
-def _identity(file: Path) -> Identity:
+def identity(file: Path) -> Identity:
+    """What the file at this path is now; raises FileNotFoundError where there is none."""
     found = file.stat()
     return Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)

@@ -52,7 +52,8 @@ def parameter_effects(facts: AdapterFacts, seats: Seats, weight: float) -> Itera
 
 
 def _in_proj(module: ModuleFacts, seats: Seats) -> Seat | None:
-    return seats.of(f"{module.base_name}.in_proj_weight")
+    # Asked of every module: a mixture has tens of thousands, and what is not there is looked for longest.
+    return seats.of(f"{module.base_name}.in_proj_weight") if seats.has_in_proj else None
 
 
 def _is_out_proj(module: ModuleFacts, seats: Seats) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from engine.materialize.changes.dora import Dora
-from engine.materialize.changes.experts import Experts
+from engine.materialize.changes.experts import Expert, Experts
 from engine.materialize.changes.lowrank import LowRank
 from engine.materialize.changes.scale import Scale
 from engine.materialize.changes.vectors import Added
@@ -47,7 +47,7 @@ def _expert(change: Experts, piece: Piece, experts: int) -> Change | None:
         return None
     rank = change.A.shape[0] // experts
     A, B = change.A.rows(piece.expert * rank, rank), change.B.rows(*piece.rows)
-    return LowRank(A, B, change.factor, expert=piece.expert, experts=experts)
+    return Expert(A, B, change.factor, piece.expert, experts)
 
 
 def _cut(change: Change, first: int, count: int) -> Change | None:

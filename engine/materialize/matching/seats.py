@@ -32,9 +32,15 @@ class Seats:
 
     def __init__(self, frame: Frame) -> None:
         self.frame = frame
+        self._known: dict[str, Seat | None] = {}
 
     def of(self, path: str) -> Seat | None:
         """The seat of a parameter, None where the base has no such one."""
+        if path not in self._known:
+            self._known[path] = self._found(path)
+        return self._known[path]
+
+    def _found(self, path: str) -> Seat | None:
         return self._renamed.get(canonical(path)) or self._stored(path) or self._member(path) or self._twin(path)
 
     def stored(self, name: str) -> Stored:
@@ -52,6 +58,11 @@ class Seats:
         found = live.twins() if live is not None else self._guessed_twins()
         pairs = [(self._name(twin), self._name(source)) for twin, source in found.items()]
         return {twin: source for twin, source in pairs if source in self.frame.tensors and self._shares(twin, source)}
+
+    @cached_property
+    def has_in_proj(self) -> bool:
+        """Whether the base has torch's attention, whose three projections are one parameter."""
+        return any(path.endswith(".in_proj_weight") for path in (*self.frame.by_canonical, *self._renamed))
 
     @cached_property
     def live(self) -> Live | None:

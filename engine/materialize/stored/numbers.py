@@ -22,9 +22,9 @@ NAMES = {str(dtype).removeprefix("torch."): name for name, dtype in DTYPES.items
 """safetensors' name by torch's, as configs spell it."""
 
 
-def floats(place: Place, columns: slice = slice(None)) -> Tensor:
-    """The numbers of the tensor, float32 in its shape: all, or those `columns` of its last dimension."""
-    return tensor_at(place)[..., columns].to(torch.float32)
+def floats(place: Place) -> Tensor:
+    """The numbers of the tensor, float32 in its shape."""
+    return tensor_at(place).to(torch.float32)
 
 
 def tensor_at(place: Place) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 
 from engine.compat.finding import Finding
 from engine.errors import RefusedError
+from engine.materialize.changes.experts import stack_of
 from engine.materialize.encodings import ENCODINGS
 from engine.materialize.stored.blocks import row_blocks
 from engine.materialize.stored.copying import copy_range
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from engine.materialize.encodings.encoding import PackedReader, Rounded
     from engine.materialize.stored.place import Place
     from engine.materialize.tasks.operands import Operands
+    from engine.materialize.tasks.stacks import Stacks
     from engine.materialize.tasks.task import Task
 
 
@@ -43,13 +45,14 @@ class Written:
     sums: Sums
 
 
-def execute(task: Task) -> Written:
-    """Write the task's target, whose files exist at their full size. Safe to repeat.
+def execute(task: Task, stacks: Stacks = stack_of) -> Written:
+    """Write the task's target, whose files exist at their full size; `stacks` gives what it shares with other tasks of
+    a run. Safe to repeat.
 
     Raises RefusedError for a result that is not finite, HeaderError for a source that changed.
     """
     with torch.no_grad():
-        return _copied(task) if task.copies else _changed(task)
+        return _copied(task) if task.copies else _changed(task, stacks)
 
 
 def _copied(task: Task) -> Written:
@@ -63,11 +66,11 @@ def _copy(source: Place, target: Place) -> str:
     return place_digest(source)
 
 
-def _changed(task: Task) -> Written:
+def _changed(task: Task, stacks: Stacks) -> Written:
     sums = NOTHING
     into = ENCODINGS[task.target.encoding]
     with ExitStack() as stack:
-        source = operands(task, stack.enter_context(ENCODINGS[task.source.encoding].reading(task.source)))
+        source = operands(task, stack.enter_context(ENCODINGS[task.source.encoding].reading(task.source)), stacks)
         writer = stack.enter_context(into.writing(task.target, rounding_of(task)))
         for start, stop in row_blocks(*source.matrix, multiple=task.target.multiple):
             W = source.weight(start, stop)

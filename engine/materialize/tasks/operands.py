@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from engine.materialize.changes.experts import Expert
 from engine.materialize.stored.blocks import row_blocks
 
 if TYPE_CHECKING:
@@ -14,8 +15,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from engine.materialize.changes.change import Rows, Weight
+    from engine.materialize.changes.change import Change, Rows, Weight
     from engine.materialize.encodings.encoding import Reader
+    from engine.materialize.tasks.stacks import Stacks
     from engine.materialize.tasks.task import Task
 
 
@@ -28,14 +30,20 @@ class Operands:
     change: Rows | None
 
 
-def operands(task: Task, reader: Reader) -> Operands:
-    """What the task's changes make of the numbers that `reader` gives.
+def operands(task: Task, reader: Reader, stacks: Stacks) -> Operands:
+    """What the task's changes make of the numbers that `reader` gives; `stacks` gives what experts share.
 
     A turned target has all of W and Δ in memory: 8 bytes per number. Only models with transformers' Conv1D have them.
     """
-    opened = [change.opened(task.source.shape, reader.rows) for change in task.changes]
+    opened = [_opened(change, task.source.shape, reader.rows, stacks) for change in task.changes]
     straight = Operands(task.source.matrix, reader.rows, _together(opened) if opened else None)
     return _turned(straight) if task.turned else straight
+
+
+def _opened(change: Change, shape: tuple[int, ...], weight: Weight, stacks: Stacks) -> Rows:
+    if isinstance(change, Expert):
+        return change.taken(stacks(change.B, change.experts))
+    return change.opened(shape, weight)
 
 
 def _together(changes: Sequence[Rows]) -> Rows:

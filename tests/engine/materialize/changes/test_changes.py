@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from engine.format.header import read_header
 from engine.materialize.changes import CHANGES
 from engine.materialize.changes.dora import Dora
-from engine.materialize.changes.experts import Experts
+from engine.materialize.changes.experts import Expert, Experts
 from engine.materialize.changes.lowrank import LowRank
 from engine.materialize.changes.scale import Scale
 from engine.materialize.changes.tokens import Tokens
@@ -97,7 +97,7 @@ def test_low_rank_on_a_convolution(places):
 
 def test_low_rank_of_one_expert_out_of_the_factors_of_all(places):
     """Expert 2 of 3: its two rows of A, and of B every third column from the second on."""
-    change = LowRank(places["experts_A"].rows(4, 2), places["experts_B"], 1.5, expert=2, experts=3)
+    change = Expert(places["experts_A"].rows(4, 2), places["experts_B"], 1.5, 2, 3)
     near(moved(change, W), 1.5 * of("experts_B")[:, [2, 5]] @ of("experts_A")[4:])
 
 
@@ -192,7 +192,8 @@ def test_changes_within_the_rows_of_a_stack_see_matrices(places):
 
 def test_every_change_is_frozen_plain_data_and_comes_back_from_json(places):
     held = {
-        "LowRank": LowRank(places["A"], places["B"], 0.5, transposed=True, E=places["E"], expert=1, experts=2),
+        "LowRank": LowRank(places["A"], places["B"], 0.5, transposed=True, E=places["E"]),
+        "Expert": Expert(places["A"], places["B"], 0.5, 1, 2),
         "Dora": Dora(LowRank(places["A"], places["B"], 0.5), places["m"], 0.7),
         "Experts": Experts(places["A"], places["B"], 0.5, transposed=True),
         "Tokens": Tokens(places["rows"], (3, 9), 0.5),

@@ -6,7 +6,7 @@ import torch
 from engine.errors import HeaderError
 from engine.materialize.changes import CHANGES
 from engine.materialize.changes.dora import Dora
-from engine.materialize.changes.experts import Experts
+from engine.materialize.changes.experts import Expert, Experts
 from engine.materialize.changes.lowrank import LowRank
 from engine.materialize.changes.scale import Scale
 from engine.materialize.changes.tokens import Tokens
@@ -86,7 +86,7 @@ def test_one_experts_factors_are_every_third_column(held, expert):
     """PEFT keeps B as (out, rank, experts), flat."""
     number, place = held
     A = place["A3"].rows(expert * RANK, RANK)
-    found = moved(LowRank(A, place["B3"], 0.5, expert=expert, experts=EXPERTS), drawn(OUT, IN))
+    found = moved(Expert(A, place["B3"], 0.5, expert, EXPERTS), drawn(OUT, IN))
     B = number["B3"].reshape(OUT, RANK, EXPERTS)[..., expert]
     is_close(found, 0.5 * B @ number["A3"][expert * RANK : (expert + 1) * RANK])
 
@@ -213,6 +213,7 @@ def test_a_change_gives_rows_of_its_own_that_the_caller_may_overwrite(held):
         "Scale": Scale(place["l_out"], 1.0),
         "Tokens": Tokens(place["rows"], (0, 1, 2), 1.0),
         "Within": Within((low_rank,), ((0, OUT),)),
+        "Expert": Expert(place["A3"].rows(0, RANK), place["B3"], 1.0, 0, EXPERTS),
     }
     assert kinds.keys() | {"Added", "Shift", "Experts"} == CHANGES.keys()
     vectors = {"Added": Added(place["bias"], 1.0), "Shift": Shift(place["bias"], place["other"], 1.0)}

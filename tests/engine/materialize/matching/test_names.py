@@ -8,7 +8,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from engine.materialize.changes.dora import Dora
-from engine.materialize.changes.experts import Experts
+from engine.materialize.changes.experts import Expert, Experts
 from engine.materialize.changes.lowrank import LowRank
 from engine.materialize.changes.scale import Scale
 from engine.materialize.changes.tokens import Tokens
@@ -136,7 +136,7 @@ STACK = Seat("experts.down", (3, 12, 10), ())
 def test_a_change_of_all_experts_is_cut_for_each():
     change = Experts(A, B, 0.5)
     cut = change_of(change, Piece("one", expert=1, rows=(4, 8)), STACK)
-    assert cut == LowRank(P("f", 80, "F32", (2, 10)), P("f", 240 + 4 * 24, "F32", (8, 6)), 0.5, expert=1, experts=3)
+    assert cut == Expert(P("f", 80, "F32", (2, 10)), P("f", 240 + 4 * 24, "F32", (8, 6)), 0.5, 1, 3)
     turned = change_of(change, Piece("all", turned=True), STACK)
     assert turned == Experts(A, B, 0.5, transposed=True)
 
