@@ -181,6 +181,7 @@ def plan_merged(parts: Sequence[Part], base: Path, to: Path, *, options: Mapping
         "files": [{"name": shard.file.name, "size": shard.size} for shard in planned.shards],
         "modules": changed,
         "copied": len(planned.tasks) - changed,
+        **({} if planned.headed is None else {"headed": planned.headed.as_json()}),
     }
 
 

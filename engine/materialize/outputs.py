@@ -26,10 +26,30 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class Headed:
+    """That the result is of another class than the base: the names of both (the base's None where it tells none), the
+    tensors of the result that adapters brought and the base has not, in safetensors' `dtype`, and those of the base
+    that the class has no place for.
+    """
+
+    architecture: str
+    before: str | None
+    brought: tuple[str, ...]
+    left_out: tuple[str, ...]
+    dtype: str
+
+    def as_json(self) -> dict[str, Any]:
+        """For reports and manifests."""
+        told = {"architecture": self.architecture, "of_base": self.before}
+        return {**told, "brought": list(self.brought), "left_out": list(self.left_out)}
+
+
+@dataclass(frozen=True, slots=True)
 class Outputs:
     """All tensors, in the order in which they are stored, and the keys of config.json that follow from the adapters
-    (None takes a key away).
+    (None takes a key away); what became of the base's head where it is another's.
     """
 
     tensors: tuple[Output, ...]
     config: Mapping[str, Any] = field(default_factory=dict)
+    headed: Headed | None = None

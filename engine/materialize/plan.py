@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from engine.materialize.folder.companions import Companion
     from engine.materialize.folder.identity import Identity
     from engine.materialize.folder.shards import Shard
-    from engine.materialize.outputs import Output
+    from engine.materialize.outputs import Headed, Output
     from engine.materialize.quantising.forms import Form
     from engine.materialize.request import Request
     from engine.materialize.stored.place import Place
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Plan:
     """What will be written into `folder`: `shards` with their offsets, `tasks` that fill them, whole `documents`
-    and `companions` copied.
+    and `companions` copied. `headed` tells of a class that is not the base's.
 
     `names` are those of the tensors that a task writes, by their role.
     """
@@ -51,6 +51,7 @@ class Plan:
     companions: tuple[Companion, ...]
     recipe: Mapping[str, Any]
     identities: Mapping[Path, Identity]
+    headed: Headed | None = None
 
     @property
     def size(self) -> int:
@@ -94,7 +95,7 @@ def plan(request: Request, folder: Path) -> Plan:
     other_vocabulary = resized(checkpoint.config, found.config)
     beside = companions(model_folder(request.base), request.sources, resized=other_vocabulary)
     names = {output.name: form.names(output.name) for output, form in pairs}
-    return Plan(request, folder, files, tasks, names, documents, beside, recipe, identities)
+    return Plan(request, folder, files, tasks, names, documents, beside, recipe, identities, found.headed)
 
 
 def _task(output: Output, form: Form, places: Mapping[str, Place], request: Request) -> Task:

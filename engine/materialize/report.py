@@ -34,7 +34,8 @@ class Materialized:
 
 def told(planned: Plan, done: Sequence[Written]) -> dict[str, Any]:
     """Per module, worst first, and overall: cosine and relative error of realised against intended ΔW, and the share
-    swallowed. Of the other tensors how many (and bytes) were copied from the base, cast, or taken from an adapter.
+    swallowed. Of the other tensors how many (and bytes) were copied from the base, cast, or taken from an adapter; the
+    class that the model has become where that is another than the base's.
     """
     tasks = {task.name: task for task in planned.tasks}
     # In one order, whichever thread was first: sums of floats depend on it.
@@ -44,6 +45,7 @@ def told(planned: Plan, done: Sequence[Written]) -> dict[str, Any]:
     return {
         "modules": len(changed),
         **_others(planned),
+        **({} if planned.headed is None else {"headed": planned.headed.as_json()}),
         **_numbers(overall),
         "warnings": [*_coarse(planned, changed), *_lost(planned, changed), *_misread(planned)],
         "per_module": sorted(per_module, key=lambda one: (-one["relative_error"], one["tensor"])),

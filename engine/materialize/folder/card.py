@@ -11,10 +11,12 @@ from engine.materialize.folder.manifest import MANIFEST
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from engine.materialize.outputs import Headed
+
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
-def model_card(recipe: Mapping[str, Any], *, base: str, library: str) -> bytes:
+def model_card(recipe: Mapping[str, Any], *, base: str, library: str, headed: Headed | None = None) -> bytes:
     """README.md, with the Hub's front matter; `base` is the base's name where it is known."""
     front = {
         **({"base_model": base, "base_model_relation": "finetune"} if _HUB_NAME.fullmatch(base) else {}),
@@ -39,12 +41,22 @@ def model_card(recipe: Mapping[str, Any], *, base: str, library: str) -> bytes:
         "|---|---|---|",
         *rows,
         "",
+        *_head(headed),
         f"Numbers: {_numbers(recipe)}. Made by {_tools(recipe)}.",
         "",
         f"`{MANIFEST}` holds the sha256 of every tensor and file, and what of the adapters arrived in each weight.",
         "The terms of the base and of the adapters apply.",
     ]
     return ("\n".join(lines) + "\n").encode()
+
+
+def _head(headed: Headed | None) -> list[str]:
+    """That the model is of another class than the base."""
+    if headed is None:
+        return []
+    classes = f"Class: {_cell(headed.architecture)}, of the base: {_cell(headed.before or 'not told')}."
+    names = (", ".join(map(_cell, some)) or "nothing" for some in (headed.brought, headed.left_out))
+    return [f"{classes} From the adapter: {next(names)}. Left out of the base: {next(names)}.", ""]
 
 
 def _numbers(recipe: Mapping[str, Any]) -> str:

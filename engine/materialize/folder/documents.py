@@ -36,7 +36,7 @@ def documents_of(
     """Model card, config.json and index, by name. A config in which nothing changes keeps its bytes."""
     diffusers = stem(request.base) == _DIFFUSERS
     library = "diffusers" if diffusers else "transformers"
-    documents = {CARD: model_card(recipe, base=request.base_name, library=library)}
+    documents = {CARD: model_card(recipe, base=request.base_name, library=library, headed=found.headed)}
     if checkpoint.config:
         config = result_config(checkpoint.config, found.config, request.dtype)
         same = list(config.items()) == list(checkpoint.config.items())

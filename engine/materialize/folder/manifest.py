@@ -4,6 +4,7 @@ is the same.
 | key | what |
 |---|---|
 | `plan`, `recipe` | the digest of the whole plan; base, adapters, options, tools |
+| `headed` | where the model is of another class than the base: both classes, what was brought and what was left out |
 | `tensors` | every stored tensor: file, dtype, shape, sha256 |
 | `changes` | every weight that adapters change: the module's name and the sums of intended and realised ΔW |
 | `files` | every other file: size, sha256 |
@@ -47,6 +48,7 @@ class Manifest:
     tensors: Mapping[str, Mapping[str, Any]]
     changes: Mapping[str, tuple[str, Sums]]
     files: Mapping[str, Mapping[str, Any]]
+    headed: Mapping[str, Any] | None = None
 
 
 def manifest_of(planned: Plan, done: Sequence[Written]) -> Manifest:
@@ -68,7 +70,8 @@ def manifest_of(planned: Plan, done: Sequence[Written]) -> Manifest:
         for name, content in planned.documents.items()
     }
     copied = {one.name: {"size": one.size, "sha256": one.sha256} for one in planned.companions}
-    return Manifest(planned.digest, planned.recipe, tensors, changes, {**documents, **copied})
+    headed = None if planned.headed is None else planned.headed.as_json()
+    return Manifest(planned.digest, planned.recipe, tensors, changes, {**documents, **copied}, headed)
 
 
 def rendered(manifest: Manifest) -> bytes:
@@ -78,6 +81,7 @@ def rendered(manifest: Manifest) -> bytes:
         "schema": SCHEMA,
         "plan": manifest.plan,
         "recipe": manifest.recipe,
+        **({} if manifest.headed is None else {"headed": manifest.headed}),
         "tensors": dict(sorted(manifest.tensors.items())),
         "changes": dict(sorted(changes.items())),
         "files": dict(sorted(manifest.files.items())),
@@ -126,7 +130,7 @@ def _parsed(value: Mapping[str, Any]) -> Manifest:
     if not all(type(row["sha256"]) is str for row in (*tensors.values(), *files.values())):
         raise ValueError("sha256")
     changes = {name: (row["module"], Sums(*row["sums"])) for name, row in value["changes"].items()}
-    return Manifest(value["plan"], value["recipe"], tensors, changes, files)
+    return Manifest(value["plan"], value["recipe"], tensors, changes, files, value.get("headed"))
 
 
 def _counts(number: object) -> bool:

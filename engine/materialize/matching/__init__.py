@@ -11,6 +11,7 @@ from engine.materialize.matching.adapters import effects_of
 from engine.materialize.matching.assembled import assembled
 from engine.materialize.matching.effect import Effect
 from engine.materialize.matching.frame import framed
+from engine.materialize.matching.headed import headed
 from engine.materialize.matching.repeated import hold_repeated
 from engine.materialize.matching.seats import Seats
 
@@ -34,6 +35,7 @@ def outputs(checkpoint: Checkpoint, sources: Sequence[Source]) -> Outputs:
     adapters = [read_adapter(source.path) for source in sources]
     seats = Seats(framed(checkpoint, _ranges(adapters)))
     hold_repeated(seats)
+    seats = headed(seats, [facts for source, facts in zip(sources, adapters, strict=True) if source.weight])
     findings: list[Finding] = []
     effects: list[list[Effect]] = []
     for source, facts in zip(sources, adapters, strict=True):

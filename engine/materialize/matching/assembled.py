@@ -46,11 +46,13 @@ def assembled(seats: Seats, effects: Sequence[Sequence[Effect]]) -> Outputs:
     if findings:
         raise RefusedError(findings)
     tensors = {**seats.frame.tensors, **{twin: seats.frame.tensors[source] for twin, source in found.parted.items()}}
-    outputs = tuple(_output(name, stored, targets.get(name)) for name, stored in tensors.items())
+    headed = seats.frame.headed
+    brought = {} if headed is None else dict.fromkeys(headed.brought, headed.dtype)
+    outputs = tuple(_output(name, stored, targets.get(name), brought.get(name, "")) for name, stored in tensors.items())
     before = {name: stored.shape[0] for name, stored in tensors.items() if stored.shape}
     config = {**seats.frame.config, **found.config}
     sizes = resized(config, before, tables_of(outputs))
-    return Outputs(outputs, {**seats.frame.changed, **found.config, **sizes})
+    return Outputs(outputs, {**seats.frame.changed, **found.config, **sizes}, headed)
 
 
 def _placed(own: Sequence[Effect], seats: Seats, targets: dict[str, _Target]) -> Iterator[Finding]:
@@ -107,11 +109,12 @@ def _unknown(effect: Effect, piece: Piece) -> Finding:
     return Finding("own-kind", "error", message, where=effect.path)
 
 
-def _output(name: str, stored: Stored, target: _Target | None) -> Output:
+def _output(name: str, stored: Stored, target: _Target | None, dtype: str) -> Output:
+    """`dtype` is that of a tensor that the base has not, empty for the base's own."""
     if target is None:
         return Output(name, _by_rows(stored, ()))
     source = _by_rows(stored if target.copy is None else plain(target.copy), target.changes)
-    return Output(name, source, tuple(target.changes), target.module, dtype=stored.numbers)
+    return Output(name, source, tuple(target.changes), target.module, dtype=dtype or stored.numbers)
 
 
 def _by_rows(source: Stored, changes: Sequence[Change]) -> Stored:

@@ -28,23 +28,28 @@ _STRAY = ("modules_to_save", "original_module")
 
 def copy_effects(facts: AdapterFacts, seats: Seats) -> Iterator[Effect | Finding]:
     """What takes the place of a tensor of the base, and what has none. Reads a table that only repeats the base's."""
-    for name, role in facts.others.items():
-        if role not in ROLES:
-            continue
-        key = parse_key(name)
-        parts = [part for part in key.module.split(".") if part not in _BETWEEN]
-        if parts[-1:] and parts[-1] in _STRAY:
-            continue
-        module = ".".join(parts)
-        seat = seats.of(f"{module}.{key.leaf}")
+    for name, path in copied(facts).items():
+        role, module = facts.others[name], path.rpartition(".")[0]
+        seat = seats.of(path)
         if seat is None:
-            message = f"{module}.{key.leaf}: the base has no such tensor"
+            message = f"{path}: the base has no such tensor"
             yield Finding("base-module-absent", "error", message, where=name)
         elif (wrong := _misfit(facts, name, seat, seats)) is not None:
             yield wrong
         elif not _is_base(facts, name, role, seat, seats):
             # PEFT loads such a table over the base's own, whose twins follow; a saved module is one of its own.
             yield Effect(seat.path, module, copy=place_of(facts, name), spreads=role == "embedding")
+
+
+def copied(facts: AdapterFacts) -> dict[str, str]:
+    """The parameter that each full copy of an adapter is of, by the copy's name."""
+    found = {}
+    for name, role in facts.others.items():
+        key = parse_key(name)
+        parts = [part for part in key.module.split(".") if part not in _BETWEEN]
+        if role in ROLES and not (parts and parts[-1] in _STRAY):
+            found[name] = ".".join((*parts, key.leaf))
+    return found
 
 
 def is_table(path: str) -> bool:

@@ -15,6 +15,7 @@ from engine.format.canonical import canonical_names
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from engine.materialize.outputs import Headed
     from engine.materialize.stored.checkpoint import Checkpoint
     from engine.materialize.stored.place import Stored
 
@@ -34,6 +35,7 @@ class Frame:
     config: Mapping[str, Any]
     changed: Mapping[str, Any] = field(default_factory=dict)
     """The keys of `config` that are not the base's."""
+    headed: Headed | None = None
 
     @cached_property
     def by_canonical(self) -> Mapping[str, str]:

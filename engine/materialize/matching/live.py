@@ -54,6 +54,18 @@ class Live:
         """Whether the module keeps its experts as (experts, in, out)."""
         return bool(getattr(self._module(module), "is_transposed", False))
 
+    def is_beside(self, path: str) -> bool:
+        """Whether a parameter is of what the model has beside its body, such as a head."""
+        prefix = self._model.base_model_prefix
+        return bool(prefix) and not path.startswith(f"{prefix}.")
+
+    def stored_name(self, name: str) -> str:
+        """What the model's class calls a stored tensor: with the prefix of its body, or without it, as that has it."""
+        target, prefix = self.renamed(name)[0], f"{self._model.base_model_prefix}."
+        bare = name.removeprefix(prefix)
+        named = prefix + bare if target.startswith(prefix) else bare
+        return named if self.renamed(named)[0] == target else name
+
     def _module(self, path: str) -> Any:
         wanted = canonical(path)
         return next((module for name, module in self._model.named_modules() if canonical(name) == wanted), None)

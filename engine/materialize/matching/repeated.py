@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from engine.compat.finding import Finding
 from engine.errors import RefusedError
-from engine.format.canonical import is_buffer
+from engine.materialize.matching.lacking import lacking
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,10 +23,6 @@ def hold_repeated(seats: Seats) -> None:
 
 
 def _misplaced(seats: Seats) -> Iterator[str]:
-    shapes = {} if seats.live is None else seats.live.shapes()
-    for name, shape in shapes.items():
-        seat = seats.of(name)
-        if is_buffer(name, shape) or (seat is not None and seat.shape == shape):
-            continue
+    for name, shape, seat in lacking(seats):
         found = "no such tensor is repeated there" if seat is None else f"found {list(seat.shape)}"
         yield f"layer_replication: config.json has {name} {list(shape)} in the longer model, {found}"

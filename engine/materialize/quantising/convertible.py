@@ -5,7 +5,7 @@ Source: transformers 5.23.0 (`integrations/bitsandbytes.py` replace_with_bnb_lin
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.compat.finding import Finding
 from engine.errors import RefusedError
@@ -14,6 +14,8 @@ from engine.materialize.stored.checkpoint import CONFIG
 from engine.model.skeleton import model_from_config
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from engine.materialize.matching.frame import Frame
 
 
@@ -32,6 +34,15 @@ def linear_weights(frame: Frame, skipped: list[str] | None = None) -> dict[str, 
     return {stored: found[name] for name, stored in names.items() if stored is not None}
 
 
+def left_plain(frame: Frame, skipped: list[str] | None, names: Collection[str]) -> list[str] | None:
+    """The modules to leave as they are when transformers packs the frame's model, so that those of the weights `names`
+    are among them; `skipped` itself where they are anyway.
+    """
+    packed = _packed(frame, skipped)
+    more = [name.removesuffix(".weight") for name in names if name in packed]
+    return [*_kept(_model(frame), skipped), *more] if more else skipped
+
+
 def _stored(seats: Seats, name: str) -> str | None:
     """What the weight is stored as, None where no tensor is just it."""
     seat = seats.of(name)
@@ -43,16 +54,26 @@ def _packed(frame: Frame, skipped: list[str] | None) -> dict[str, bool]:
     """By the model's own name of each weight."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
-    from transformers.quantizers.base import HfQuantizer
     from transformers.quantizers.quantizers_utils import should_convert_module
 
-    model = model_from_config(frame.checkpoint.path / CONFIG, frame.config)
-    kept = HfQuantizer.get_modules_to_not_convert(model, skipped, model._keep_in_fp32_modules)  # noqa: SLF001 - as its quantisers do
+    model = _model(frame)
+    kept = _kept(model, skipped)
     return {
         f"{name}.weight": isinstance(module, Conv1D)
         for name, module in model.named_modules()
         if (isinstance(module, Conv1D) or type(module) is nn.Linear) and should_convert_module(name, kept)
     }
+
+
+def _model(frame: Frame) -> Any:
+    return model_from_config(frame.checkpoint.path / CONFIG, frame.config)
+
+
+def _kept(model: Any, skipped: list[str] | None) -> list[str]:
+    """The modules that transformers leaves as they are, in one order."""
+    from transformers.quantizers.base import HfQuantizer
+
+    return sorted(HfQuantizer.get_modules_to_not_convert(model, skipped, model._keep_in_fp32_modules))  # noqa: SLF001 - as its quantisers do
 
 
 def _unmatched(name: str) -> Finding:

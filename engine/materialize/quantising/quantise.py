@@ -10,8 +10,9 @@ from engine.compat.finding import Finding
 from engine.compat.layers import TRANSPOSED_TYPES
 from engine.errors import MissingExtraError, RefusedError
 from engine.format.base import config_facts
+from engine.format.canonical import canonical
 from engine.materialize.matching.frame import Frame
-from engine.materialize.quantising.convertible import linear_weights
+from engine.materialize.quantising.convertible import left_plain, linear_weights
 from engine.materialize.quantising.forms import packed_form, plain_form, same_form
 from engine.materialize.stored.numbers import NAMES
 from engine.materialize.stored.packed import FOUR_BITS, INT8
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from engine.materialize.stored.place import Stored
 
 QUANTIZATION = "quantization_config"
+_SKIPPED = "llm_int8_skip_modules"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +71,10 @@ def _plain(found: Outputs, checkpoint: Checkpoint, request: Request) -> Forms:
 def _packed(found: Outputs, checkpoint: Checkpoint, request: Request) -> Forms:
     """From numbers in full: what transformers would pack."""
     frame = _frame(found, checkpoint)
-    linear = linear_weights(frame)
+    skipped = None if found.headed is None else left_plain(frame, None, found.headed.brought)
+    linear = linear_weights(frame, skipped)
     rows = tuple(_form(output, request, turned=linear.get(output.name)) for output in found.tensors)
-    return Forms(rows, {QUANTIZATION: _section(request, frame.config)})
+    return Forms(rows, {QUANTIZATION: _section(request, frame.config, skipped)})
 
 
 def _form(output: Output, request: Request, *, turned: bool | None) -> Form:
@@ -84,11 +87,20 @@ def _form(output: Output, request: Request, *, turned: bool | None) -> Form:
 def _repacked(found: Outputs, checkpoint: Checkpoint, request: Request) -> Forms:
     """From packed numbers: what was packed is again; the same kind keeps its own settings, and unchanged its bytes."""
     _hold_twin(found, request)
-    rows = tuple(_again(output, checkpoint.tensors.get(output.name), request) for output in found.tensors)
-    same = all(output.source.encoding in (PLAIN, request.quantize) for output in found.tensors)
-    if same and isinstance(checkpoint.config.get(QUANTIZATION), dict):
-        return Forms(rows, {})
-    return Forms(rows, {QUANTIZATION: _section(request, checkpoint.config)})
+    rows = tuple(_again(output, _before(output, checkpoint), request) for output in found.tensors)
+    old = checkpoint.config.get(QUANTIZATION)
+    skipped = own = old.get(_SKIPPED) if isinstance(old, dict) else None
+    if found.headed is not None:
+        plain = [output.name for output, form in zip(found.tensors, rows, strict=True) if form.stored.encoding == PLAIN]
+        skipped = left_plain(_frame(found, checkpoint), own, plain)
+    if isinstance(old, dict) and all(output.source.encoding in (PLAIN, request.quantize) for output in found.tensors):
+        return Forms(rows, {} if skipped == own else {QUANTIZATION: {**old, _SKIPPED: skipped}})
+    return Forms(rows, {QUANTIZATION: _section(request, checkpoint.config, skipped)})
+
+
+def _before(output: Output, checkpoint: Checkpoint) -> Stored | None:
+    """What the base has for an output, which may have another prefix there."""
+    return checkpoint.tensors.get(checkpoint.by_canonical.get(canonical(output.name), output.name))
 
 
 def _again(output: Output, before: Stored | None, request: Request) -> Form:
@@ -126,7 +138,7 @@ def _frame(found: Outputs, checkpoint: Checkpoint) -> Frame:
     return Frame(checkpoint, {output.name: output.source for output in found.tensors}, config)
 
 
-def _section(request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
+def _section(request: Request, config: Mapping[str, Any], skipped: list[str] | None) -> dict[str, Any]:
     """What transformers' own configuration of bitsandbytes writes; 4-bit layers compute in the other weights' dtype."""
     from transformers import BitsAndBytesConfig
 
@@ -134,8 +146,6 @@ def _section(request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
     compute = (
         str(DTYPES[dtype]).removeprefix("torch.") if dtype in ("BF16", "F16") and request.quantize != INT8 else None
     )
-    old = config.get(QUANTIZATION)
-    skipped = old.get("llm_int8_skip_modules") if isinstance(old, dict) else None
     made = BitsAndBytesConfig(  # type: ignore[no-untyped-call]  # theirs
         load_in_8bit=request.quantize == INT8,
         load_in_4bit=request.quantize in FOUR_BITS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from registry.cli.shown.text import fields, number, percent, table
+from registry.cli.shown.text import fields, number, percent, plural, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +15,7 @@ _WORST = 5  # modules shown to a person; `artifacts show --format json` has all
 def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
     """Realised against intended change, overall and for the worst modules; nothing where nothing was measured."""
     told = {
+        "class": _class(report.get("headed")),
         "modules": number(report.get("modules")),
         "copied": None if report.get("copied") is None else f"{report['copied']} tensors, bit for bit",
         "cosine": _cosine(report.get("cosine")),
@@ -47,6 +48,15 @@ def _worst(modules: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if rows:
         header = ("LEAST EXACT MODULES", "COSINE", "RELATIVE ERROR", "SWALLOWED")
         yield from table(header, rows, right=header[1:])
+
+
+def _class(headed: Mapping[str, Any] | None) -> str | None:
+    """The model's class, where it is another than the base's, and what that costs."""
+    if headed is None:
+        return None
+    text = f"{headed['architecture']}, of the base: {headed['of_base'] or 'not told'}"
+    left = headed["left_out"]
+    return f"{text}; {plural(len(left), 'tensor')} of it left out" if left else text
 
 
 def _cosine(value: float | None) -> str:

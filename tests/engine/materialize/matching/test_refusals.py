@@ -173,11 +173,12 @@ def test_the_same_copy_in_two_adapters_is_taken_once(base, tmp_path):
     assert torch.equal(tensors(merged(base, folders, tmp_path / "out"))["model.norm.weight"], copy)
 
 
-def test_a_head_that_the_base_does_not_have(base, tmp_path):
+def test_a_head_of_a_model_that_the_adapter_does_not_tell(base, tmp_path):
     torch.manual_seed(0)
     config = transformers.LlamaConfig(**llama().config.to_dict() | {"num_labels": 3, "pad_token_id": 0})
     classifier = transformers.LlamaForSequenceClassification(config)
     folder = lora_folder(tmp_path / "a", classifier, target_modules=["q_proj"], modules_to_save=["score"])
+    configured(folder, auto_mapping=None)
     assert refused(base, [folder], tmp_path) == [("base-module-absent", "score.weight: the base has no such tensor")]
 
 
