@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.format.adapter import read_adapter
-from engine.format.digest import combined, tensor_hashes
-from engine.format.pairing import compare_modules
-from engine.format.subspaces import together
+from engine.format.files.digest import combined, tensor_hashes
+from engine.format.numbers.pairing import compare_modules
+from engine.format.numbers.subspaces import together
 from registry.differences import DiffResult, DiffSide, DiffSummary, ModuleDiff, SpaceDiff, ThingDiff, ValueDiff
 from registry.files.intake import scan
 from registry.files.transfer import hash_file
@@ -21,10 +21,10 @@ from registry.values.refs import is_path
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from engine.format.config import AdapterConfig
+    from engine.format.configs.config import AdapterConfig
     from engine.format.facts import AdapterFacts, ModuleFacts
-    from engine.format.pairing import Compared
-    from engine.format.subspaces import Contrast, Spaces
+    from engine.format.numbers.pairing import Compared
+    from engine.format.numbers.subspaces import Contrast, Spaces
     from registry.differences import Change
     from registry.handle import Handle
     from registry.values.progress import Progress

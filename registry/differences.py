@@ -30,7 +30,7 @@ class ValueDiff:
 
 @dataclass(frozen=True, slots=True)
 class SpaceDiff:
-    """Two subspaces: dimensions, overlap from 0 to 1, principal angles in degrees (engine.format.subspaces.Spaces)."""
+    """Two subspaces: dimensions, overlap from 0 to 1, principal angles in degrees (engine.format.numbers: Spaces)."""
 
     ranks: tuple[int, int]
     overlap: float | None

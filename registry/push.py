@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from engine.compat.licence_rules import PARENT_RULES
-from engine.compat.rules import RULES
+from engine.compat.rules.licence_rules import PARENT_RULES
+from engine.compat.rules.table import RULES
 from engine.format.adapter import WEIGHTS_NAME
 from registry.basemodels import bases
 from registry.basemodels.basefiles import read_base_place

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from engine.compat.finding import Finding
 from engine.compat.rule import Subject
-from engine.compat.rules import RULES
+from engine.compat.rules.table import RULES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from engine.compat.rule import Hit, Licensing, Rule
     from engine.compat.shared import Shared
     from engine.format.facts import AdapterFacts, BaseFacts
-    from engine.format.values import ValueFacts
+    from engine.format.numbers.values import ValueFacts
 
 # One damage often shows in every layer; the first places say enough.
 MOST_PER_RULE = 20

@@ -7,7 +7,7 @@ from functools import cached_property
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
-from engine.format.canonical import OUTPUT_NAMES, canonical, ends_with_any, is_tied_name, unwrapped
+from engine.format.names.canonical import OUTPUT_NAMES, canonical, ends_with_any, is_tied_name, unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

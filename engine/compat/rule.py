@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from engine.compat.finding import Severity
     from engine.format.facts import AdapterFacts, BaseFacts
-    from engine.format.values import ValueFacts
+    from engine.format.numbers.values import ValueFacts
 
 Needs = Literal["config", "tensors", "values", "base"]
 

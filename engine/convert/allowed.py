@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.convert.opcodes import Global
 from engine.convert.refusal import Refusal
-from engine.format.header import BITS
+from engine.format.files.header import BITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

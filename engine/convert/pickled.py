@@ -14,9 +14,9 @@ from engine.convert.process import MAX_ANSWER, Ended, run
 from engine.convert.version import NEEDED, is_enough
 from engine.convert.weights import MAX_FILE, inspect
 from engine.errors import ConfinementError, MissingExtraError, NotLoadableError, OutdatedError
-from engine.format.header import read_header
-from engine.format.tensorfile import TensorFile
-from engine.format.writer import TensorWriter
+from engine.format.files.header import read_header
+from engine.format.files.tensorfile import TensorFile
+from engine.format.files.writer import TensorWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from engine.convert.allowed import Described
     from engine.convert.weights import PickledWeights
-    from engine.format.tensors import Header
+    from engine.format.files.tensors import Header
 
 VERB = "convert"
 CHILD = "engine.convert.child"

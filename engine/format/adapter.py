@@ -6,19 +6,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from engine.errors import ConfigError, UnreadableError
-from engine.format.config import read_config
+from engine.format.configs.config import read_config
+from engine.format.configs.patterns import Matcher
+from engine.format.configs.settings import WrongValue
 from engine.format.facts import AdapterFacts
-from engine.format.header import read_header
-from engine.format.modules import build_modules
-from engine.format.patterns import Matcher
-from engine.format.roles import explain
-from engine.format.settings import WrongValue
+from engine.format.files.header import read_header
+from engine.format.names.modules import build_modules
+from engine.format.names.roles import explain
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from engine.format.config import AdapterConfig
-    from engine.format.tensors import Header
+    from engine.format.configs.config import AdapterConfig
+    from engine.format.files.tensors import Header
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import BaseError
-from engine.format.canonical import layout_parameters, tied_twins
 from engine.format.facts import BaseFacts
+from engine.format.files.header import read_header
 from engine.format.fingerprint import fingerprint, layout, sample_digest
-from engine.format.header import read_header
+from engine.format.names.canonical import layout_parameters, tied_twins
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from engine.format.tensors import Header, TensorInfo
+    from engine.format.files.tensors import Header, TensorInfo
 
 # transformers' and diffusers' names, in the order in which their loaders look.
 _STEMS = ("model", "diffusion_pytorch_model")

@@ -6,10 +6,10 @@ from math import isfinite, sqrt
 from typing import TYPE_CHECKING
 
 from engine.format.base import weight_files
-from engine.format.canonical import canonical_names, is_buffer
-from engine.format.header import read_header
-from engine.format.norms import STORED, as_floats
-from engine.format.tensorfile import TensorFile
+from engine.format.files.header import read_header
+from engine.format.files.tensorfile import TensorFile
+from engine.format.names.canonical import canonical_names, is_buffer
+from engine.format.numbers.norms import STORED, as_floats
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from engine.format.tensors import TensorInfo
+    from engine.format.files.tensors import TensorInfo
 
 
 def base_norms(path: Path) -> dict[str, float]:

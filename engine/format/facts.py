@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from engine.format.config import AdapterConfig
-    from engine.format.tensors import Header
+    from engine.format.configs.config import AdapterConfig
+    from engine.format.files.tensors import Header
 
 ModuleKind = Literal["linear", "embedding", "conv1d", "conv2d", "conv3d", "parameter", "unknown"]
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import UnreadableError, WrongBytesError
 from engine.format.adapter import describe
-from engine.format.config import parse_config
-from engine.format.header import BITS, read_header
-from engine.format.tensors import Header, TensorInfo
+from engine.format.configs.config import parse_config
+from engine.format.files.header import BITS, read_header
+from engine.format.files.tensors import Header, TensorInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from engine.format.adapter import CONFIG_NAME, WEIGHTS_NAME
 from engine.format.base import read_base
-from engine.format.digest import tensors_digest
-from engine.format.header import read_header
+from engine.format.files.digest import tensors_digest
+from engine.format.files.header import read_header
 from engine.materialize.stored.packed import FOUR_BITS
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from torch import Generator, Tensor
 
-    from engine.format.writer import TensorWriter
+    from engine.format.files.writer import TensorWriter
     from engine.merge.given.weights import Weight
     from engine.merge.matrices.factors import FactorFile
     from engine.merge.matrices.target import Target

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.format.folder import fresh_folder
-from engine.format.writer import TensorWriter, header_size
+from engine.format.files.folder import fresh_folder
+from engine.format.files.writer import TensorWriter, header_size
 from engine.merge.device import TOGETHER, batches, parse_device
 from engine.merge.given.ranks import ranks
 from engine.merge.matrices.factors import FactorFile

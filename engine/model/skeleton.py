@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from engine.compat.rule import nested_items
 from engine.errors import BaseError, MissingExtraError
 from engine.format.base import config_facts, read_model_config
-from engine.format.canonical import layout_parameters, tied_twins
 from engine.format.facts import BaseFacts
 from engine.format.fingerprint import layout
+from engine.format.names.canonical import layout_parameters, tied_twins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

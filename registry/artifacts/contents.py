@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import HeaderError
-from engine.format.header import parse_header
-from engine.format.loadable import is_loadable
+from engine.format.files.header import parse_header
+from engine.format.files.loadable import is_loadable
 from registry.errors import CorruptError
 from registry.files.disk import reaching, reading_beneath
 from registry.values.digests import digest_of
@@ -21,7 +21,7 @@ from registry.values.strictjson import canonical_json
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from engine.format.tensors import Header
+    from engine.format.files.tensors import Header
 
 WEIGHTS = ".safetensors"
 _CHUNK = 4 << 20

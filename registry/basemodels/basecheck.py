@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from engine.compat.check import ask
 from engine.compat.rule import Subject
-from engine.compat.rules import RULES
+from engine.compat.rules.table import RULES
 from registry.basemodels import bases
 from registry.basemodels.basefiles import read_base_place
 from registry.values.refs import is_path

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from engine.format.spectra import rank_for
+from engine.format.numbers.spectra import rank_for
 from registry.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from engine.compat.finding import Finding
     from engine.compat.rule import Licensing
     from engine.format.facts import AdapterFacts, BaseFacts
-    from engine.format.values import ValueFacts
+    from engine.format.numbers.values import ValueFacts
     from registry.findings.verdicts import Asked
 
 

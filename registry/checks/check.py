@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from engine.compat.check import check_adapter
 from engine.compat.engines.check import check_for
-from engine.compat.rules import RULES
+from engine.compat.rules.table import RULES
 from registry.checks.candidates import Candidate, GivenBase, base_at, folder_candidate
 from registry.checks.questions import ForEngine, parse_engine
 from registry.errors import UsageError

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from engine.compat.finding import Finding
     from engine.format.facts import AdapterFacts, BaseFacts
-    from engine.format.values import ValueFacts
+    from engine.format.numbers.values import ValueFacts
     from registry.checks.candidates import GivenBase
     from registry.findings.verdicts import Verdict
     from registry.handle import Handle

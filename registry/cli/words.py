@@ -77,13 +77,13 @@ def _methods(_settings: Settings, _context: click.Context, _text: str) -> Iterab
 
 
 def _rules(_settings: Settings, _context: click.Context, _text: str) -> list[str]:
-    from engine.compat.rules import RULES
+    from engine.compat.rules.table import RULES
 
     return [rule.id for rule in RULES]
 
 
 def _types(_settings: Settings, _context: click.Context, _text: str) -> list[str]:
-    from engine.format.fields import FIELDS
+    from engine.format.configs.fields import FIELDS
 
     return sorted(name.lower() for name in FIELDS)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.compat.check import check_adapter
 from engine.format.adapter import CONFIG_NAME, read_adapter, read_adapter_files
-from engine.format.values import scan_values
+from engine.format.numbers.values import scan_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from engine.compat.finding import Finding
     from engine.compat.rule import Licensing
     from engine.format.facts import AdapterFacts, BaseFacts
-    from engine.format.values import ValueFacts
+    from engine.format.numbers.values import ValueFacts
 
 
 _LARGE = 32 << 20

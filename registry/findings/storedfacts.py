@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any
 
 from engine.compat.newest import Newest
 from engine.format.adapter import CONFIG_NAME
-from engine.format.config import parse_config
+from engine.format.configs.config import parse_config
 from engine.format.facts import AdapterFacts, ModuleFacts
-from engine.format.header import BITS
-from engine.format.tensors import Header, TensorInfo
-from engine.format.values import ValueFacts
+from engine.format.files.header import BITS
+from engine.format.files.tensors import Header, TensorInfo
+from engine.format.numbers.values import ValueFacts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from engine.format.config import AdapterConfig
+    from engine.format.configs.config import AdapterConfig
 
 KIND = "facts"
 SCHEMA = 1

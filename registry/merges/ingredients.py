@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from engine.compat.licence_rules import combine
+from engine.compat.rules.licence_rules import combine
 from registry.basemodels import bases
 from registry.errors import FindingsError, UsageError
 from registry.pulls.pull import pull
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from engine.compat.finding import Finding
-    from engine.compat.licence_rules import Combined
+    from engine.compat.rules.licence_rules import Combined
     from registry.handle import Handle
     from registry.merges.weighting import Weighting
     from registry.values.refs import Ref

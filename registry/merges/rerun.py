@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 
 from engine.format.base import read_base
-from engine.format.digest import tensors_digest
-from engine.format.header import read_header
+from engine.format.files.digest import tensors_digest
+from engine.format.files.header import read_header
 from registry.errors import NotFoundError, UsageError
 from registry.merges.combination import from_parameters
 from registry.merges.ingredients import fetch

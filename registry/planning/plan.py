@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
-from engine.compat.capacity import SERVED_BYTES, Wishes, need_of, plan_capacity
+from engine.compat.capacity.launch import MOST_NAMED, server_command
+from engine.compat.capacity.plan import SERVED_BYTES, Wishes, need_of, plan_capacity
+from engine.compat.capacity.pools import POOLS, find_pool
 from engine.compat.engines.check import check_for
 from engine.compat.engines.target import parse_target
 from engine.compat.finding import worst_status
-from engine.compat.launch import MOST_NAMED, server_command
 from engine.compat.newest import Newest
-from engine.compat.pools import POOLS, find_pool
 from engine.compat.shared import Shared
 from registry.basemodels import bases
 from registry.basemodels.basecheck import base_facts, base_findings
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
-    from engine.compat.capacity import Capacity, Need
+    from engine.compat.capacity.plan import Capacity, Need
+    from engine.compat.capacity.pools import Pool
     from engine.compat.engines.table import EngineTarget
     from engine.compat.finding import Finding, Status
-    from engine.compat.pools import Pool
     from engine.format.facts import AdapterFacts, BaseFacts
     from registry.handle import Handle
     from registry.planning.fleet import Member

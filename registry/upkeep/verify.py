@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy import or_, select
 
 from engine.errors import HeaderError
-from engine.format.digest import tensors_digest
-from engine.format.header import read_header
+from engine.format.files.digest import tensors_digest
+from engine.format.files.header import read_header
 from registry.errors import IntakeError, NotFoundError
 from registry.files.disk import NotRegularError, reading
 from registry.files.transfer import hash_file

@@ -15,7 +15,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from engine.convert.weights import inspect
-from engine.format.header import read_header
+from engine.format.files.header import read_header
 from tests.engine.convert.hostile import CANARY, PICKLES
 from tests.engine.convert.pickles import zipped
 

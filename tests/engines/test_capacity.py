@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from engine.compat.capacity import Wishes, need_of, plan_capacity
-from engine.compat.pools import find_pool
+from engine.compat.capacity.plan import Wishes, need_of, plan_capacity
+from engine.compat.capacity.pools import find_pool
 from tests.engine.compat.shaped import LLAMA, facts_of, llama_base, llama_modules
 from tests.engines.extracted import modules_of
 from tests.engines.releases import files_of

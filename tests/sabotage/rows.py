@@ -148,18 +148,18 @@ ROWS = (
     ),
     Sabotage(
         "headers have no limit",
-        "engine/format/header.py",
+        "engine/format/files/header.py",
         "    if length > MAX_HEADER:",
         "    if False:",
-        "tests/engine/format/test_header_verdicts.py",
+        "tests/engine/format/files/test_header_verdicts.py",
         "",
     ),
     Sabotage(
         "expressions have no time limit",
-        "engine/format/patterns.py",
+        "engine/format/configs/patterns.py",
         ", timeout=max(self._left, _SHORTEST)",
         "",
-        "tests/engine/format/test_patterns.py --timeout 30",
+        "tests/engine/format/configs/test_patterns.py --timeout 30",
         "",
     ),
     Sabotage(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from engine.compat.rule import Hit
     from engine.compat.shared import Shared
     from engine.format.facts import AdapterFacts, BaseFacts
-    from engine.format.values import ValueFacts
+    from engine.format.numbers.values import ValueFacts
 
 Verdict = Literal["loads", "refuses", "differs", "inconclusive"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from engine.compat.engines.table import Engine, EngineRule, Limit, Source, Span
 from engine.compat.engines.traits import rewrite_from_initial, short
 from engine.compat.rule import Hit
-from engine.format.settings import CHANGING_INITS
+from engine.format.configs.settings import CHANGING_INITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -11,7 +11,7 @@ from engine.compat.engines import traits
 from engine.compat.engines.peft_keys import keys_of
 from engine.compat.engines.table import Engine, EngineRule, Source, Span
 from engine.compat.rule import Hit, listed
-from engine.format.settings import CHANGING_INITS
+from engine.format.configs.settings import CHANGING_INITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

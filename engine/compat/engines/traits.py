@@ -6,8 +6,8 @@ import shlex
 from typing import TYPE_CHECKING
 
 from engine.compat.rule import Hit, listed
-from engine.format.peftnames import peft_name
-from engine.format.settings import CHANGING_INITS
+from engine.format.configs.settings import CHANGING_INITS
+from engine.format.names.peftnames import peft_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

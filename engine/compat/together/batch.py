@@ -11,7 +11,7 @@ from engine.compat.rule import Hit, listed
 from engine.compat.together import siblings
 from engine.compat.together.group import GroupRule, name_of, values_in_words
 from engine.compat.together.hotswap import changing
-from engine.format.keys import PREFIX, WRAPPER, parse_key
+from engine.format.names.keys import PREFIX, WRAPPER, parse_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.compat.together.refusals import refusal
-from engine.format.dtypes import READABLE
-from engine.format.keys import parse_key
+from engine.format.files.dtypes import READABLE
+from engine.format.names.keys import parse_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from engine.compat.together.refusals import refusal
-from engine.format.keys import parse_key
+from engine.format.names.keys import parse_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from engine.compat.finding import Finding
+    from engine.format.configs.settings import LoraSettings
     from engine.format.facts import AdapterFacts
-    from engine.format.settings import LoraSettings
 
 Other = Literal["average", "first", "refuse"]
 

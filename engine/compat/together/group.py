@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from engine.compat.finding import Severity
     from engine.compat.rule import Hit
     from engine.compat.together.question import Question
+    from engine.format.configs.settings import LoraSettings
     from engine.format.facts import AdapterFacts
-    from engine.format.settings import LoraSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,14 @@ from engine.compat.together import siblings
 from engine.compat.together.group import GroupRule, name_of, values_in_words
 from engine.compat.together.parameters import experts
 from engine.compat.together.slot import SETTINGS, groups, lora_keys, slot_of
-from engine.format.settings import CHANGING_INITS
+from engine.format.configs.settings import CHANGING_INITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from engine.compat.together.group import Group
+    from engine.format.configs.settings import LoraSettings
     from engine.format.facts import AdapterFacts, ModuleFacts
-    from engine.format.settings import LoraSettings
 
 _FOLD = "adapters convert REF --for sglang"
 _CLOSE = 1e-9

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from engine.compat.together.refusals import refusal
 from engine.errors import ConfigError, PatternError
-from engine.format.dtypes import READABLE
+from engine.format.configs.patterns import compile_bounded
 from engine.format.facts import ModuleFacts
-from engine.format.keys import parse_key
-from engine.format.patterns import compile_bounded
+from engine.format.files.dtypes import READABLE
+from engine.format.names.keys import parse_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -14,9 +14,9 @@ from math import sqrt
 from typing import TYPE_CHECKING
 
 from engine.compat.together.refusals import refusal
-from engine.format.keys import wrapped_path
-from engine.format.modules import parameter_names
-from engine.format.patterns import Matcher
+from engine.format.configs.patterns import Matcher
+from engine.format.names.keys import wrapped_path
+from engine.format.names.modules import parameter_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

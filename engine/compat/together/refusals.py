@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.compat.finding import Finding
-from engine.format.dtypes import READABLE
-from engine.format.keys import parse_key
-from engine.format.settings import CHANGING_INITS
+from engine.format.configs.settings import CHANGING_INITS
+from engine.format.files.dtypes import READABLE
+from engine.format.names.keys import parse_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from engine.format.configs.settings import LoraSettings
     from engine.format.facts import AdapterFacts
-    from engine.format.settings import LoraSettings
 
 VARIANTS = {
     "alora_invocation_tokens": "aLoRA, active only behind its invocation tokens",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine.compat.together.group import name_of
-from engine.format.keys import PREFIX, parse_key
+from engine.format.names.keys import PREFIX, parse_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

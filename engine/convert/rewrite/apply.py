@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from engine.convert.rewrite.draft import config_bytes
 from engine.convert.rewrite.stream import Rounding, made_blocks
 from engine.format.adapter import CONFIG_NAME, WEIGHTS_NAME
-from engine.format.tensorfile import TensorFile
-from engine.format.writer import TensorWriter
+from engine.format.files.tensorfile import TensorFile
+from engine.format.files.writer import TensorWriter
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from engine.compat.engines.peft_keys import keys_of
 from engine.convert.rewrite.draft import NEEDS_INITIAL, refused
 from engine.convert.rewrite.targets import explicit_targets
-from engine.format.settings import CHANGING_INITS
+from engine.format.configs.settings import CHANGING_INITS
 
 if TYPE_CHECKING:
     from engine.compat.engines.table import EngineTarget

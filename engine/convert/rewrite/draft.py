@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from engine.compat.finding import Finding
 from engine.errors import RefusedError
 from engine.format.adapter import CONFIG_NAME, describe
-from engine.format.config import parse_config
-from engine.format.header import BITS
-from engine.format.tensors import Header, TensorInfo
+from engine.format.configs.config import parse_config
+from engine.format.files.header import BITS
+from engine.format.files.tensors import Header, TensorInfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from engine.convert.rewrite.draft import refused
-from engine.format.keys import PREFIX
-from engine.format.peftnames import adapter_name, peft_name
+from engine.format.names.keys import PREFIX
+from engine.format.names.peftnames import adapter_name, peft_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from engine.format.norms import STORED
+from engine.format.numbers.norms import STORED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,7 @@ def to_stored(numbers: NDArray[np.float64], dtype: str) -> Array:
 
 def raw_type(dtype: str) -> str:
     """An unsigned integer of an element's width, little endian."""
-    from engine.format.header import BITS
+    from engine.format.files.header import BITS
 
     return f"<u{BITS[dtype] // 8}"
 

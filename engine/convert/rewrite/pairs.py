@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from engine.convert.rewrite.draft import refused
-from engine.format.keys import parse_key
+from engine.format.names.keys import parse_key
 
 if TYPE_CHECKING:
     from engine.convert.rewrite.draft import Draft, Made

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from engine.convert.rewrite.draft import refused
 from engine.convert.rewrite.numbers import raw_type, to_numbers, to_stored
-from engine.format.header import BITS
-from engine.format.norms import STORED
-from engine.format.tensorfile import BLOCK
+from engine.format.files.header import BITS
+from engine.format.files.tensorfile import BLOCK
+from engine.format.numbers.norms import STORED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine.convert.rewrite.draft import Made, Origin, Part
-    from engine.format.tensorfile import TensorFile
+    from engine.format.files.tensorfile import TensorFile
 
     Array = NDArray[Any]
     Files = Mapping[Origin, TensorFile]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.convert.rewrite.draft import NEEDS_INITIAL, number, refused
-from engine.format.keys import wrapped_path
-from engine.format.settings import CHANGING_INITS
+from engine.format.configs.settings import CHANGING_INITS
+from engine.format.names.keys import wrapped_path
 
 if TYPE_CHECKING:
     from engine.convert.rewrite.draft import Draft

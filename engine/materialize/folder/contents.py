@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from engine.errors import HeaderError
-from engine.format.header import open_regular
-from engine.format.loadable import is_loadable
-from engine.format.writer import laid_out
+from engine.format.files.header import open_regular
+from engine.format.files.loadable import is_loadable
+from engine.format.files.writer import laid_out
 from engine.materialize.folder.companions import is_companion
 from engine.materialize.folder.manifest import MANIFEST
 from engine.materialize.stored.hashing import place_digest

@@ -21,7 +21,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import BaseError, HeaderError, WrongBytesError
-from engine.format.header import BITS, open_regular
+from engine.format.files.header import BITS, open_regular
 from engine.materialize.folder.config import as_json
 from engine.materialize.recipe import canonical_digest
 from engine.materialize.tasks.sums import Sums

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-from engine.format.header import BITS
-from engine.format.writer import laid_out
+from engine.format.files.header import BITS
+from engine.format.files.writer import laid_out
 from engine.materialize.stored.place import Place
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from engine.compat.finding import Finding
     from engine.format.facts import AdapterFacts
-    from engine.format.tensors import Header
+    from engine.format.files.tensors import Header
     from engine.model.fitting.part import Part
     from engine.model.memory.layout import Layout
 

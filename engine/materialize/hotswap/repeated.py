@@ -11,8 +11,8 @@ from engine.compat.finding import Finding
 from engine.errors import RefusedError
 from engine.format.adapter import describe
 from engine.format.base import has_weights, read_headers
-from engine.format.canonical import canonical
-from engine.format.keys import WRAPPER, parse_key
+from engine.format.names.canonical import canonical
+from engine.format.names.keys import WRAPPER, parse_key
 from engine.materialize.hotswap.standins import needs_base
 from engine.materialize.stored.numbers import tensor_at
 from engine.materialize.stored.place import placed

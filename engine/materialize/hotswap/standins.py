@@ -9,7 +9,7 @@ from torch import nn
 
 from engine.compat.finding import Finding
 from engine.errors import RefusedError
-from engine.format.keys import WRAPPER, parse_key
+from engine.format.names.keys import WRAPPER, parse_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

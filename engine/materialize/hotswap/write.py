@@ -11,7 +11,7 @@ import torch
 
 from engine.compat.finding import Finding
 from engine.errors import RefusedError
-from engine.format.header import BITS
+from engine.format.files.header import BITS
 from engine.format.imageset import (
     DIGEST_KEY,
     PAGE,

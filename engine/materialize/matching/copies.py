@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from engine.compat.finding import Finding
 from engine.compat.layers import INPUT_NAMES
-from engine.format.canonical import OUTPUT_NAMES, ends_with_any
-from engine.format.dtypes import READABLE
-from engine.format.keys import WRAPPER, parse_key
+from engine.format.files.dtypes import READABLE
+from engine.format.names.canonical import OUTPUT_NAMES, ends_with_any
+from engine.format.names.keys import WRAPPER, parse_key
 from engine.materialize.matching.effect import Effect, place_of
 from engine.materialize.matching.same import same_numbers
 from engine.materialize.stored.place import PLAIN

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from engine.compat.finding import Finding
 from engine.errors import RefusedError
 from engine.format.base import config_facts
-from engine.format.canonical import canonical_names
+from engine.format.names.canonical import canonical_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

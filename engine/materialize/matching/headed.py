@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from engine.compat.finding import Finding
 from engine.errors import RefusedError
 from engine.format.base import config_facts
-from engine.format.canonical import canonical
-from engine.format.dtypes import READABLE
+from engine.format.files.dtypes import READABLE
+from engine.format.names.canonical import canonical
 from engine.materialize.matching.classes import class_of
 from engine.materialize.matching.copies import copied
 from engine.materialize.matching.effect import place_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.format.canonical import is_buffer
+from engine.format.names.canonical import is_buffer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

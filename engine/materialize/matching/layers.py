@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from engine.compat.finding import Finding
 from engine.compat.layers import TRANSPOSED_TYPES
-from engine.format.dtypes import READABLE
-from engine.format.keys import parse_key
+from engine.format.files.dtypes import READABLE
+from engine.format.names.keys import parse_key
 from engine.materialize.changes.dora import Dora
 from engine.materialize.changes.lowrank import LowRank
 from engine.materialize.changes.scale import Scale

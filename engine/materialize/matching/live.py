@@ -9,7 +9,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import BaseError
-from engine.format.canonical import canonical
+from engine.format.names.canonical import canonical
 from engine.materialize.matching.seat import Piece, Seat
 from engine.model.skeleton import model_from_config
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from engine.compat.finding import Finding
 from engine.compat.together.parameters import MOST_WRAPPERS, before_swap
-from engine.format.dtypes import READABLE
-from engine.format.keys import WRAPPER
-from engine.format.modules import parameter_names
-from engine.format.patterns import Matcher
+from engine.format.configs.patterns import Matcher
+from engine.format.files.dtypes import READABLE
+from engine.format.names.keys import WRAPPER
+from engine.format.names.modules import parameter_names
 from engine.materialize.changes.experts import Experts
 from engine.materialize.changes.lowrank import LowRank
 from engine.materialize.matching.effect import Effect, place_of

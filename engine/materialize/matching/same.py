@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.format.header import BITS, open_regular
+from engine.format.files.header import BITS, open_regular
 from engine.materialize.stored.numbers import fill
 from engine.model.memory.tensordata import DTYPES
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from engine.compat.layers import INPUT_NAMES
 from engine.format.base import config_facts
-from engine.format.canonical import canonical, ends_with_any, is_tied_name, unwrapped
-from engine.format.renamed import RENAMED_TYPES
+from engine.format.names.canonical import canonical, ends_with_any, is_tied_name, unwrapped
+from engine.format.names.renamed import RENAMED_TYPES
 from engine.materialize.matching.live import live_of
 from engine.materialize.matching.same import same_numbers
 from engine.materialize.matching.seat import Piece, Seat

@@ -10,7 +10,7 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from engine.format.canonical import canonical
+from engine.format.names.canonical import canonical
 from engine.materialize.changes.tokens import Tokens
 from engine.materialize.matching.copies import is_table
 from engine.materialize.matching.same import same_numbers

@@ -10,7 +10,7 @@ from engine.compat.finding import Finding
 from engine.compat.layers import TRANSPOSED_TYPES
 from engine.errors import MissingExtraError, RefusedError
 from engine.format.base import config_facts
-from engine.format.canonical import canonical
+from engine.format.names.canonical import canonical
 from engine.materialize.matching.frame import Frame
 from engine.materialize.quantising.convertible import left_plain, linear_weights
 from engine.materialize.quantising.forms import packed_form, plain_form, same_form

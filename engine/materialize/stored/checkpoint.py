@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from engine.format.base import config_facts, read_headers, read_model_config
-from engine.format.canonical import canonical_names
+from engine.format.names.canonical import canonical_names
 from engine.materialize.stored.foreign import hold_readable
 from engine.materialize.stored.numbers import NAMES
 from engine.materialize.stored.packed import packed

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.format.header import open_regular
+from engine.format.files.header import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ from math import isfinite, prod
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import BaseError
-from engine.format.header import open_regular
+from engine.format.files.header import open_regular
 from engine.materialize.stored.numbers import NAMES
 from engine.materialize.stored.place import Stored, part_name, plain
 

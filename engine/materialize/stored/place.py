@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from math import gcd, prod
 from typing import TYPE_CHECKING
 
-from engine.format.header import BITS
+from engine.format.files.header import BITS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from engine.format.tensors import Header, TensorInfo
+    from engine.format.files.tensors import Header, TensorInfo
 
 PLAIN = "plain"
 BESIDE = frozenset({"SCB", "weight_format"})

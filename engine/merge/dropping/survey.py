@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.format.digest import tensors_digest
+from engine.format.files.digest import tensors_digest
 from engine.merge.dropping.thresholds import Bracket, Counts, bracket, count, counted, narrowed, sample
 from engine.merge.matrices.factors import grouped
 from engine.merge.workers import each

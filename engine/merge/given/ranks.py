@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from engine.errors import OptionError
-from engine.format.spectra import rank_for
+from engine.format.numbers.spectra import rank_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

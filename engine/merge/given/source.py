@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Source:
     """A parent: the adapter folder at `path`, taken `weight` times, or in the modules that `rules` fit as they say.
 
-    `digest` is that of its tensors (engine.format.digest), where it is known; None is found when a method needs it.
+    `digest` is that of its tensors (format/files/digest.py), where it is known; None is found when a method needs it.
     """
 
     path: Path

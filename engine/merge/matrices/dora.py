@@ -16,11 +16,11 @@ import torch
 from engine.compat.together.dora import RULE, dora_parents, dora_refusal
 from engine.compat.together.refusals import refusal
 from engine.format.base import weight_files
-from engine.format.canonical import canonical, canonical_names
-from engine.format.dtypes import READABLE
-from engine.format.header import read_header
-from engine.format.keys import parse_key
-from engine.format.tensorfile import TensorFile
+from engine.format.files.dtypes import READABLE
+from engine.format.files.header import read_header
+from engine.format.files.tensorfile import TensorFile
+from engine.format.names.canonical import canonical, canonical_names
+from engine.format.names.keys import parse_key
 from engine.merge.matrices.factors import TORCH_DTYPES
 from engine.merge.matrices.parts import Part
 from engine.merge.matrices.rows import row_blocks
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from engine.compat.finding import Finding
     from engine.format.facts import AdapterFacts, ModuleFacts
-    from engine.format.tensors import Header, TensorInfo
+    from engine.format.files.tensors import Header, TensorInfo
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 
 from engine.errors import UnreadableError
-from engine.format.header import open_regular
+from engine.format.files.header import open_regular
 from engine.merge.matrices.parts import Part
 
 if TYPE_CHECKING:

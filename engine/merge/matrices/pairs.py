@@ -1,6 +1,6 @@
 """Two parents of one module side by side, before they are merged: sums that add up over modules and groups.
 
-README.md defines the numbers; engine/format/subspaces.py and engine/format/signs.py measure the same without torch.
+measuring/README.md defines the numbers; engine/format/numbers measures the same without torch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.format.samples import places
+from engine.format.numbers.samples import places
 from engine.merge.matrices.subspace import FLOAT64_EPSILON
 
 if TYPE_CHECKING:

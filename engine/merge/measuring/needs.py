@@ -6,8 +6,8 @@ import math
 import statistics
 from typing import TYPE_CHECKING
 
-from engine.format.spectra import rank_for
-from engine.format.writer import header_size
+from engine.format.files.writer import header_size
+from engine.format.numbers.spectra import rank_for
 from engine.merge.dtypes import SIZES
 from engine.merge.measuring.report import RankNeed
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.format.canonical import canonical
-from engine.format.dtypes import READABLE
-from engine.format.samples import places
+from engine.format.files.dtypes import READABLE
+from engine.format.names.canonical import canonical
+from engine.format.numbers.samples import places
 from engine.merge.matrices.dora import base_tensors, orientations
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from engine.compat.finding import Finding
+    from engine.format.configs.settings import LoraSettings
     from engine.format.facts import AdapterFacts, ModuleFacts
-    from engine.format.settings import LoraSettings
     from engine.merge.given.ranks import RankRule
     from engine.merge.plan import ModulePlan
     from engine.merge.table import Method

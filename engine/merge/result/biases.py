@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.compat.together.biases import RULE, bias_key, have_biases
-from engine.format.keys import PREFIX
+from engine.format.names.keys import PREFIX
 from engine.merge.result.carried import Carried, Origin
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import torch
 
 from engine.compat.together.refusals import refusal
 from engine.errors import RefusedError
-from engine.format.header import BITS
-from engine.format.tensorfile import BLOCK, TensorFile
+from engine.format.files.header import BITS
+from engine.format.files.tensorfile import BLOCK, TensorFile
 from engine.merge.dtypes import SIZES
 from engine.merge.matrices.factors import TORCH_DTYPES
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from engine.format.facts import AdapterFacts
-    from engine.format.tensors import TensorInfo
+    from engine.format.files.tensors import TensorInfo
     from engine.merge.given.weights import Weight
 
 

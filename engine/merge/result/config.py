@@ -9,12 +9,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from engine.compat.together.parameters import leaves
-from engine.format.keys import wrapped_path
+from engine.format.names.keys import wrapped_path
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from engine.format.config import AdapterConfig
+    from engine.format.configs.config import AdapterConfig
     from engine.merge.result.others import Extras
 
 SHARED = ("auto_mapping", "layer_replication", "revision", "task_type")

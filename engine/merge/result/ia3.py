@@ -10,13 +10,13 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from engine.compat.together.ia3 import LEAF, TYPE, scales_input
-from engine.format.keys import PREFIX
+from engine.format.names.keys import PREFIX
 from engine.merge.result.config import ROOT_DEPTH
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from engine.format.config import AdapterConfig
+    from engine.format.configs.config import AdapterConfig
     from engine.format.facts import AdapterFacts
     from engine.merge.result.others import Extras
 

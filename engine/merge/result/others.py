@@ -23,8 +23,8 @@ from engine.compat.together.extras import (
 )
 from engine.compat.together.refusals import refusal
 from engine.errors import OptionError
-from engine.format.dtypes import READABLE
-from engine.format.keys import PREFIX, WRAPPER, parse_key
+from engine.format.files.dtypes import READABLE
+from engine.format.names.keys import PREFIX, WRAPPER, parse_key
 from engine.merge.dtypes import widest
 from engine.merge.result.carried import Carried, Origin
 

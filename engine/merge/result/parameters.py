@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from engine.format.keys import wrapped_path
+from engine.format.names.keys import wrapped_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from engine.compat.finding import Finding
 from engine.compat.together.ia3 import scales_input, with_vectors
-from engine.format.keys import WRAPPER, parse_key
-from engine.format.modules import EXTRA_ROLES
+from engine.format.names.keys import WRAPPER, parse_key
+from engine.format.names.modules import EXTRA_ROLES
 
 if TYPE_CHECKING:
     from torch import nn

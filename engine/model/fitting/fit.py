@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.compat.finding import Finding
 from engine.errors import RefusedError
-from engine.format.dtypes import READABLE
+from engine.format.files.dtypes import READABLE
 from engine.model.fitting.claims import claims_of, completed
 from engine.model.fitting.fit_tensors import callable_part, claim_tensors
 from engine.model.fitting.part import Part

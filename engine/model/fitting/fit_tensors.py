@@ -11,8 +11,8 @@ from safetensors import safe_open
 from torch import nn
 
 from engine.compat.finding import Finding
-from engine.format.keys import WRAPPER, parse_key
-from engine.format.patterns import Matcher
+from engine.format.configs.patterns import Matcher
+from engine.format.names.keys import WRAPPER, parse_key
 from engine.model.fitting.part import Part
 from engine.model.kinds.parameter import PARAMETER, widths
 from engine.model.kinds.saved import SAVED

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.errors import HeaderError, SourceGoneError, UnreadableError, WrongBytesError
-from engine.format.header import open_regular
+from engine.format.files.header import open_regular
 from engine.model.memory.tensordata import DTYPES
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from engine.errors import HeaderError
-from engine.format.tensorfile import TensorFile
+from engine.format.files.tensorfile import TensorFile
 from engine.model.memory.source import mark_of
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from engine.format.tensors import Header
+    from engine.format.files.tensors import Header
 
 DTYPES = {
     "F64": torch.float64,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.format.tensorfile import TensorFile
+from engine.format.files.tensorfile import TensorFile
 from engine.model.kinds import KINDS
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import torch
 
 from engine.errors import EngineError
 from engine.format.adapter import CONFIG_NAME, WEIGHTS_NAME
-from engine.format.folder import fresh_folder
-from engine.format.keys import WRAPPER, parse_key
-from engine.format.writer import TensorWriter
+from engine.format.files.folder import fresh_folder
+from engine.format.files.writer import TensorWriter
+from engine.format.names.keys import WRAPPER, parse_key
 from engine.model.kinds import KINDS
 from engine.model.memory.source import changed
 from engine.model.memory.tensordata import DTYPES, TensorData

@@ -16,7 +16,7 @@ from registry.cli.shown.text import fields, number, plural, printable, size, tab
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from engine.compat.capacity import Capacity, Forcing
+    from engine.compat.capacity.plan import Capacity, Forcing
     from registry.cli.invocation import Invocation
     from registry.planning.hanging import HangingResult
     from registry.planning.impact import ImpactResult

@@ -7,9 +7,9 @@ from math import prod
 from pathlib import Path
 
 from engine.format.adapter import describe
-from engine.format.config import parse_config
+from engine.format.configs.config import parse_config
 from engine.format.facts import BaseFacts
-from engine.format.tensors import Header, TensorInfo
+from engine.format.files.tensors import Header, TensorInfo
 
 # Llama-3-8B: (out, in) of every projection of a layer, 32 layers, vocabulary 128,256
 LLAMA = {

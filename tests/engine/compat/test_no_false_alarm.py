@@ -9,7 +9,7 @@ from engine.compat.check import check_adapter
 from engine.errors import UnreadableError
 from engine.format.adapter import read_adapter
 from engine.format.base import read_base
-from engine.format.values import scan_values
+from engine.format.numbers.values import scan_values
 
 pytest.importorskip("peft")
 

@@ -42,7 +42,7 @@ from engine.compat.engines.target import ENGINES, parse_target
 from engine.compat.together.check import check_together
 from engine.compat.together.methods import METHODS
 from engine.format.adapter import read_adapter
-from engine.format.values import scan_values
+from engine.format.numbers.values import scan_values
 scan_values(read_adapter(Path(sys.argv[2])))  # every lazy import happens here, on a sound adapter
 check_adapter(read_adapter(Path(sys.argv[2])), files=("a.py",))
 targets = [parse_target(engine.name) for engine in ENGINES]

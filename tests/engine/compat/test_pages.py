@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from engine.compat.licence_rules import PARENT_RULES
-from engine.compat.rules import RULES
+from engine.compat.rules.licence_rules import PARENT_RULES
+from engine.compat.rules.table import RULES
 from engine.compat.together.tables import rules_of
 from registry.basemodels.kin import CATALOG_RULES
 

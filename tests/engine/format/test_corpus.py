@@ -10,8 +10,8 @@ import safetensors
 
 from engine.errors import ConfigError, UnreadableError
 from engine.format.adapter import read_adapter
-from engine.format.config import read_config
-from engine.format.header import read_header
+from engine.format.configs.config import read_config
+from engine.format.files.header import read_header
 
 CORPUS = Path(__file__).parents[4] / "shared" / "corpus"
 pytestmark = pytest.mark.skipif(not CORPUS.is_dir(), reason="the corpus ../shared/corpus is not here")

@@ -2,7 +2,7 @@
 
 from safetensors.torch import save_file
 
-from engine.format.header import read_header
+from engine.format.files.header import read_header
 from engine.materialize.stored.place import Place, plain
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from engine.errors import OptionError
 from engine.format.adapter import read_adapter
-from engine.format.digest import tensors_digest
+from engine.format.files.digest import tensors_digest
 from engine.merge import METHODS, Options, RankRule, Source, merge
 from engine.merge.dropping.masks import mask, mask_key
 from tests.engine.merge import definitions

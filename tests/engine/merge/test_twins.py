@@ -3,8 +3,8 @@
 import pytest
 
 from engine.format.adapter import read_adapter
-from engine.format.pairing import compare_modules
-from engine.format.subspaces import together
+from engine.format.numbers.pairing import compare_modules
+from engine.format.numbers.subspaces import together
 from engine.merge import Source, merge
 from tests.engine.merge.factories import conv, linear, write_adapter
 

@@ -15,7 +15,7 @@ from engine.compat.check import ask, check_adapter
 from engine.compat.engines.check import check_for
 from engine.compat.engines.target import ENGINES, parse_target
 from engine.compat.rule import Hit, Licensing, Rule, Subject
-from engine.compat.rules import RULES
+from engine.compat.rules.table import RULES
 from engine.compat.shared import Shared
 from engine.errors import EngineError
 from engine.format.base import read_base

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import signal
 import subprocess
@@ -14,9 +15,13 @@ import pytest
 from safetensors.numpy import save_file
 from sqlalchemy import delete, select, update
 
+from engine import compat
+from engine import format as on_disk
 from engine.compat.check import check_adapter
 from engine.compat.engines.check import check_for
 from engine.compat.engines.target import ENGINES, parse_target
+from engine.compat.rules.table import RULES
+from engine.format.files.header import read_header
 from registry.checks.lock import read_lock
 from registry.errors import ConflictError, UsageError
 from registry.findings import rulesets
@@ -295,6 +300,15 @@ def test_a_run_that_was_killed_goes_on_where_it_was(filled, place):
     assert [one.stored for one in report.results if one.question == "vllm"] == [True, True, False, False]
     kept = answers(filled)
     assert len(kept) == len({(version, question) for version, question, _ in kept}) == 4 * 2
+
+
+def test_the_code_of_every_rule_counts_for_what_is_stale():
+    """A rule that moves to a room that `ruleset` passes by would leave its old answers standing."""
+    counted = {str(file) for file in rulesets._sources([*compat.__path__, *on_disk.__path__])}
+
+    assert {inspect.getfile(rule.function) for rule in RULES} - counted == set()
+    assert inspect.getfile(read_header) in counted
+    assert not any("/engines/" in file for file in counted)
 
 
 def test_a_lock_names_digests_and_bases_and_holds(filled, tmp_path):

@@ -14,13 +14,13 @@ from safetensors.numpy import save_file
 
 from engine.compat.engines.check import check_for
 from engine.compat.engines.target import ENGINES, parse_target
-from engine.compat.rules import RULES
+from engine.compat.rules.table import RULES
 from engine.convert.rewrite.apply import apply_rewrites
 from engine.convert.rewrite.plan import plan_rewrites
 from engine.convert.rewrite.table import REWRITES, describe_rewrites
 from engine.errors import EngineError, OptionError, RefusedError
 from engine.format.adapter import read_adapter
-from engine.format.pairing import compare_modules
+from engine.format.numbers.pairing import compare_modules
 from tests.engine.compat.peft_adapters import save_adapter
 from tests.engine.compat.small_adapter import CONFIG, tensors, write_adapter
 from tests.engine.convert.rewrite.adapters import config_of

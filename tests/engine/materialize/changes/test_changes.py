@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from engine.format.header import read_header
+from engine.format.files.header import read_header
 from engine.materialize.changes import CHANGES
 from engine.materialize.changes.dora import Dora
 from engine.materialize.changes.experts import Expert, Experts

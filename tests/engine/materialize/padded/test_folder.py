@@ -87,7 +87,7 @@ def test_room_for_the_padded_factors_is_asked_for_first(tmp_path, monkeypatch):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from engine.format.writer import TensorWriter
+from engine.format.files.writer import TensorWriter
 calls, when, put = [], int(sys.argv[1]), TensorWriter.put_blocks
 def dies(self, name, blocks):
     calls.append(name)

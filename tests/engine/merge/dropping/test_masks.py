@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from engine.format.adapter import read_adapter
-from engine.format.digest import tensors_digest
+from engine.format.files.digest import tensors_digest
 from engine.merge import Options, Part, RankRule, Source, merge
 from engine.merge.dropping.masks import draws, mask, mask_key
 from engine.merge.matrices.rows import filled, row_blocks

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine.errors import OptionError
-from engine.format.spectra import rank_for
+from engine.format.numbers.spectra import rank_for
 from engine.merge import RankRule, Source, merge
 from engine.merge.given.ranks import Spectrum, ranks
 from tests.engine.merge.factories import PREFIX, linear, write_adapter

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from engine.format.samples import MOST, places
+from engine.format.numbers.samples import MOST, places
 from engine.merge import RankRule, Source, merge
 from engine.merge.matrices import pairs
 from engine.merge.matrices.parts import Part, Parts

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from engine.format.config import parse_config
+from engine.format.configs.config import parse_config
 from engine.merge.dtypes import parse_dtype, widest
 from engine.merge.result.config import Adapted, result_config
 from engine.merge.result.others import Extras

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine.compat.capacity import Capacity, Forcing, Room, Smaller
+from engine.compat.capacity.plan import Capacity, Forcing, Room, Smaller
 from engine.compat.finding import Finding
 from registry.planning.hanging import Hanging, HangingResult
 from registry.planning.impact import Change, ImpactResult

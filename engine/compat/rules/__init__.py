@@ -1,0 +1,1 @@
+"""The check-in rules: one table, each function with its subject."""

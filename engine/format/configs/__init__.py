@@ -1,0 +1,1 @@
+"""adapter_config.json, typed, and PEFT's matching rules over it."""

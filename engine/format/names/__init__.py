@@ -1,0 +1,1 @@
+"""Names of tensors and modules: taken apart, paired, explained, made canonical."""
