@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from registry.browse.summary import summaries
 from registry.catalog.database import Database
 from registry.catalog.schema import prepare
+from registry.files.newplace import new_place
 from registry.records.draft import Parent
 from registry.records.recordrows import keep_record
 from registry.results import RegistryStatus
@@ -56,6 +57,10 @@ class Handle:
     def base_name(self, text: str) -> str:
         """A base's name; a path as `base add` remembers it."""
         return os.path.abspath(Path(text).expanduser()) if is_path(text) else text  # noqa: PTH100 (follows no links)
+
+    def new_place(self, to: str | Path) -> Path:
+        """Where a new folder may come, absolute; UsageError inside the registry's own."""
+        return new_place(to, (self.settings.home, self.settings.pulled))
 
     def parents(self, refs: Iterable[str], relation: Relation) -> tuple[Parent, ...]:
         """The versions that a push names as its parents; deleted ones are still parents."""

@@ -27,6 +27,7 @@ WEIGHTS = ".safetensors"
 _CHUNK = 4 << 20
 _THREADS = 2
 _LENGTH = 8
+_LEFT_BEHIND = frozenset({"__pycache__", ".DS_Store"})
 _LARGEST_HEADER = 100_000_000
 
 
@@ -96,13 +97,14 @@ def difference(folder: Path, contents: Contents) -> CorruptError | None:
 
 def extra(folder: Path, contents: Contents) -> tuple[str, ...]:
     """Files that are no part of the artifact, but for hidden ones and what Python leaves beside code."""
+    return tuple(path for path in strangers(folder, contents) if not any(p.startswith(".") for p in path.split("/")))
+
+
+def strangers(folder: Path, contents: Contents) -> tuple[str, ...]:
+    """Files that are no part of the artifact, hidden ones too; only what programs leave behind is not someone's."""
     with reaching(folder):
         others = set(files_of(folder)) - {one.path for one in contents}
-    return tuple(sorted(path for path in others if not _left_behind(path)))
-
-
-def _left_behind(path: str) -> bool:
-    return any(part.startswith(".") or part == "__pycache__" for part in path.split("/"))
+    return tuple(sorted(path for path in others if not _LEFT_BEHIND.intersection(path.split("/"))))
 
 
 def files_of(folder: Path, above: str = "") -> Iterator[str]:

@@ -53,8 +53,15 @@ class Place:
             return "elsewhere"
         if not os.path.lexists(self.path):
             return "missing"
-        now = {name: _stamp(Path(self.path) / name) for name in self.files}
-        return "unchanged" if now == dict(self.files) else "changed"
+        return "unchanged" if self._now() == dict(self.files) else "changed"
+
+    @property
+    def edited(self) -> bool:
+        """Whether one of the files is there and looks otherwise; one that is gone is not edited."""
+        return any(stamp not in (None, self.files[name]) for name, stamp in self._now().items())
+
+    def _now(self) -> dict[str, Stamp | None]:
+        return {name: _stamp(Path(self.path) / name) for name in self.files}
 
     def told(self) -> ArtifactPlace:
         """For people and JSON."""

@@ -62,7 +62,7 @@ def rebuild(handle: Handle, text: str, *, to: str | Path | None, progress: Progr
     """
     with handle.database.reading() as session:
         known = rows.get(session, text, path=rows.path_of(text))
-    wanted = None if to is None else Path(os.path.abspath(Path(to).expanduser()))  # noqa: PTH100 (keeps no `..`)
+    wanted = None if to is None else handle.new_place(to)
     if wanted is not None:
         require_free(wanted)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
@@ -90,14 +89,14 @@ def materialize_request(
     return MaterializeRequest(
         adapters=names,
         kind=form,
-        to=Path(os.path.abspath(Path(to).expanduser())),  # noqa: PTH100 (Path.absolute keeps `..`)
+        to=handle.new_place(to),
         weights=_weights(options.get("weights"), len(names), form),
         base=None if base is None else base if isinstance(base, str) else str(base.expanduser().absolute()),
         target=None if engine is None else parse_target(engine),
         dtype=options.get("dtype"),
         quantize=_one_of(options.get("quantize"), QUANTIZATIONS, "quantize"),
         rounding=_one_of(options.get("rounding"), ROUNDINGS, "rounding") or "nearest",
-        seed=_seed(options.get("seed")),
+        seed=_seed(options.get("seed"), options.get("rounding")),
         shard_size=_shard_size(options.get("shard_size")),
         rank=_positive(options.get("rank"), "rank"),
         lossy=options.get("lossy", False),
@@ -141,7 +140,7 @@ def _weights(given: Sequence[float] | None, count: int, kind: Kind) -> tuple[flo
         raise UsageError(f"{count} adapters: --as peft writes one", hint=hint)
     weights = tuple(given) if given is not None else (1 / count if kind == "merged" else 1.0,) * count
     check_weights([Weighting(weight) for weight in weights], count)
-    return weights
+    return tuple(float(weight) + 0.0 for weight in weights)  # 1 is 1.0 and -0.0 is 0.0: equal requests, one recipe
 
 
 def _one_of(text: str | None, known: Sequence[str], what: str) -> str | None:
@@ -156,9 +155,11 @@ def _positive(number: int | None, what: str) -> int | None:
     return number
 
 
-def _seed(number: int | None) -> int:
+def _seed(number: int | None, rounding: str | None) -> int:
     if number is not None and not 0 <= number < 2**63:
         raise UsageError(f"seed {number}: expected a whole number from 0")
+    if number is not None and rounding != "stochastic":
+        raise UsageError("--seed: nothing is left to chance", hint="--rounding stochastic --seed N")
     return number or 0
 
 

@@ -20,7 +20,7 @@ from registry.models import Artifact, Recipe
 from registry.values.refs import is_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from datetime import datetime
 
     from sqlalchemy import Select
@@ -75,7 +75,8 @@ def find(session: Session, recipe_digest: str) -> Known | None:
 def get(session: Session, text: str, *, path: str | None = None) -> Known:
     """The artifact that a number, a digest (of its recipe or its bytes) or a folder names, unless it was removed."""
     if path is not None:
-        found = [one for one in listed(session) if any(place.path == path for place in one.places)]
+        every = listed(session)
+        found = [one for one in every if any(place.path == path for place in one.places)] or _linked(every, path)
     elif text.isascii() and text.isdigit() and len(text) < 19:
         found = [_known(*row) for row in session.execute(_alive().where(Artifact.id == int(text)))]
     elif text.startswith("sha256:") and len(text) >= _SHORTEST:
@@ -89,6 +90,12 @@ def get(session: Session, text: str, *, path: str | None = None) -> Known:
         numbers = ", ".join(str(one.id) for one in found)
         raise ConflictError(f"artifact {text}: several begin like this: {numbers}", hint="adapters artifacts list")
     return found[0]
+
+
+def _linked(every: Iterable[Known], path: str) -> list[Known]:
+    """Those that lie where links on the way lead."""
+    real = os.path.realpath(path)
+    return [one for one in every if any(place.here and os.path.realpath(place.path) == real for place in one.places)]
 
 
 def listed(session: Session) -> list[Known]:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import func, select
 
 from registry.artifacts import rows, stored
-from registry.artifacts.contents import difference, extra
+from registry.artifacts.contents import difference, strangers
 from registry.artifacts.results import ArtifactCheck, ArtifactDetail, ArtifactInfo, RemovedArtifact
+from registry.artifacts.unknown import verify_unknown
 from registry.catalog.audit import note
 from registry.errors import CorruptError, NotFoundError
 from registry.files.disk import discard_tree, reaching, sync_folders
 from registry.models import Blob, LeaseBlob
-from registry.operations import measure_again
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -50,19 +50,23 @@ def remove_artifact(handle: Handle, text: str, *, files: bool = False) -> Remove
     """
     actor = handle.settings.actor
 
-    def remove(session: Session) -> Known:
+    with handle.database.reading() as session:
         known = rows.get(session, text, path=rows.path_of(text))
-        stored.let_go(session, known)
+    told = {place.path: _delete(place, known) if files else "not asked for" for place in known.places}
+
+    def remove(session: Session) -> None:
+        now = rows.get(session, str(known.id))
+        stored.let_go(session, now)
         note(session, "rm", f"artifact {known.id}", actor=actor, recipe=known.recipe_digest)
         rows.change(
             session,
             known.recipe_digest,
             lambda one: replace(one, places=(), stored=None, lease_id=None, removed=True),
         )
-        return known
 
-    known = handle.database.write(remove)
-    told = {place.path: _delete(place, known) if files else "not asked for" for place in known.places}
+    handle.database.write(
+        remove
+    )  # last: what is killed before it, or finds a folder that it may not delete, can be run again
     deleted = tuple(path for path, reason in told.items() if not reason)
     kept = {path: reason for path, reason in told.items() if reason}
     return RemovedArtifact(known.id, known.recipe_digest, deleted, kept)
@@ -70,14 +74,13 @@ def remove_artifact(handle: Handle, text: str, *, files: bool = False) -> Remove
 
 def verify_artifact(handle: Handle, text: str) -> ArtifactCheck:
     """Hash every byte of an artifact where it lies; CorruptError names the first file or tensor that is wrong. A folder
-    that the catalog does not know is held against the list that lies in it.
+    that the catalog does not know is held against what it says of itself.
     """
     path = rows.path_of(text)
     known = _known_or_folder(handle, text, path)
     if known is None:
         assert path is not None
-        told = measure_again(Path(path))
-        return ArtifactCheck(None, Path(path), None, told["files"], told["tensors"], {})
+        return verify_unknown(Path(path))
     place = _lying(known) if path is None else Path(path)
     wrong = difference(place, known.contents)
     if wrong is not None:
@@ -142,11 +145,13 @@ def _lying(known: Known) -> Path:
 def _delete(place: Place, known: Known) -> str:
     """Why the folder stays; empty where it is gone."""
     folder = Path(place.path)
+    if not place.here or not os.path.lexists(folder):
+        return place.state
     if folder.is_symlink():
         return "is a link by now"
-    if place.state != "unchanged":
-        return place.state
-    if more := extra(folder, known.contents):
+    if not folder.is_dir() or place.edited:
+        return "changed"
+    if more := strangers(folder, known.contents):
         return f"also holds {more[0]}"
     with reaching(folder):
         discard_tree(folder)

@@ -51,8 +51,6 @@ def pull(
 
     With database or store down, a reference that names a digest is served from what was pulled before (P8).
     """
-    if to is not None and str(to).startswith("hf:/"):
-        raise UsageError(f"{to}: is on the Hub; Registry.send writes there")
     pulled = handle.settings.pulled
     if link and to is None:
         raise UsageError("links need a folder to lie in", hint="adapters pull REF --to DIR --link")

@@ -43,6 +43,8 @@ class PullVerbs:
 
         wanted = self._handle.ref(ref)
         destination = None if to is None else Path(to).expanduser()
+        if destination is not None:
+            self._handle.new_place(destination)  # refuses; the caller's own words stay
         return pull(
             self._handle, wanted, to=destination, link=link, progress=progress or silent, notice=notice or unheard
         )

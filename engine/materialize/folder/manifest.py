@@ -99,7 +99,10 @@ def read_manifest(folder: Path) -> Manifest:
     except HeaderError as error:
         raise BaseError(file, f"cannot be read: {error.code}; was the folder made by materialize?") from error
     try:
-        manifest = _parsed(json.loads(content))
+        said = json.loads(content)
+        if type(said) is dict and type(said.get("schema")) is int and said["schema"] != SCHEMA:
+            raise BaseError(file, f"is of schema {said['schema']}, of another release; this one reads {SCHEMA}")
+        manifest = _parsed(said)
         as_written = rendered(manifest)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise WrongBytesError([(MANIFEST, "what materialize wrote", "something else")]) from None

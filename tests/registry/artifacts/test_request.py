@@ -1,5 +1,6 @@
 """What a request may say: texts parsed at the edge, and options of another form refused by name."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,26 @@ def test_a_path_object_is_a_folder_and_a_text_without_a_slash_before_it_a_refere
     assert found.base == str(Path.cwd() / "base")
     assert ask(base="base").base == "base"
     assert [as_place(text) for text in ("team/a", "a", "./a", "/a")] == [None, None, Path("a"), Path("/a")]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [((1,), "[1.0]"), ((-0.0,), "[0.0]"), ((True,), "[1.0]"), ((0,), "[0.0]")]
+)
+def test_equal_weights_are_one_text(ask, given, expected):
+    """The recipe is a text, and its digest the artifact's identity."""
+    assert json.dumps(ask(weights=given).weights) == expected
+
+
+def test_a_seed_is_for_stochastic_rounding_alone(ask):
+    """Elsewhere it would be taken and ignored."""
+    for options in ({}, {"rounding": "nearest"}, {"rounding": None}):
+        for seed in (0, 7):
+            with pytest.raises(UsageError, match="--seed: nothing is left to chance") as caught:
+                ask(seed=seed, **options)
+            assert caught.value.hint == "--rounding stochastic --seed N"
+
+    assert ask(rounding="stochastic", seed=7).seed == 7
+    assert ask(rounding="stochastic").seed == 0
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,53 @@ def test_an_empty_folder_is_taken(registry, tmp_path):
     assert merged(registry, tmp_path / "out").reused is None
 
 
+@pytest.mark.parametrize("verb", ["materialize", "rebuild", "pull", "convert", "rewrite"])
+@pytest.mark.parametrize("place", ["home/out", "home/blobs/out", "home/pulled/out"])
+def test_no_verb_writes_into_the_registrys_own_folders(registry, tmp_path, verb, place):
+    if verb == "rebuild":
+        merged(registry, tmp_path / "one")
+    to = tmp_path / place
+    before = sorted((tmp_path / "home").rglob("*"))
+    asked = {
+        "materialize": lambda: merged(registry, to),
+        "rebuild": lambda: registry.rebuild_artifact(1, to=to),
+        "pull": lambda: registry.pull("team/a", to=to),
+        "convert": lambda: registry.convert(tmp_path / "a", to=to),
+        "rewrite": lambda: registry.convert("team/a", to=to, for_engine="vllm"),
+    }
+
+    with pytest.raises(UsageError, match="out is inside the registry's own folder"):
+        asked[verb]()
+
+    assert sorted((tmp_path / "home").rglob("*")) == before
+
+
+def test_equal_weights_are_one_artifact_however_they_are_written(registry, tmp_path):
+    found = {
+        merged(registry, tmp_path / "out", "team/a", "team/b", weights=weights, dry_run=True).recipe_digest
+        for weights in ([1, 0], [1.0, 0.0], [True, -0.0])
+    }
+
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("merged", "😀" * 63), ("hotswap", "😀" * 63), ("peft", "日" * 85), ("merged", "x" * 255)]
+)
+def test_what_is_written_beside_the_longest_name_is_counted_in_bytes(registry, tmp_path, kind, name):
+    """Built, copied, and moved aside."""
+    for place in (tmp_path / name, tmp_path / "twice" / name):
+        registry.materialize(["team/a"], kind=kind, to=place, store=True)
+        assert registry.verify_artifact(str(place)).artifact == 1
+
+    for file in (tmp_path / name).iterdir():
+        world.flip(file)
+    again = registry.materialize(["team/a"], kind=kind, to=tmp_path / name)
+
+    assert again.reused == "copied"
+    assert len([path for path in tmp_path.iterdir() if path.name.endswith(".changed-1")]) == 1
+
+
 # Dry runs
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from engine.errors import WrongBytesError
 from registry.cli.words import SOURCES
 from registry.completion import artifacts
-from registry.errors import ConflictError, CorruptError, NotFoundError, UsageError
+from registry.errors import ConflictError, CorruptError, NotFoundError, UnavailableError, UsageError
 from registry.models import Artifact, AuditEntry
 from tests.registries import make_base
 from tests.registry.artifacts import world
@@ -111,6 +111,19 @@ def test_one_is_named_by_number_digest_recipe_or_folder(made, tmp_path):
     names = [1, "1", info.digest, info.digest[:20], info.recipe_digest[:19], str(tmp_path / "out"), f"{tmp_path}/./out"]
 
     assert [made.artifact(name).info for name in names] == [info] * len(names)
+
+
+def test_a_link_names_what_it_leads_to(made, tmp_path):
+    (tmp_path / "link").symlink_to("out")
+    (tmp_path / "above").symlink_to(tmp_path)
+
+    for name in ("link", "above/out", "above/link"):
+        assert made.artifact(str(tmp_path / name)).info.artifact == 1
+        assert made.verify_artifact(str(tmp_path / name)).artifact == 1
+    (tmp_path / "link").unlink()
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(NotFoundError, match="link: there is none"):
+        made.artifact(str(tmp_path / "link"))
 
 
 @pytest.mark.parametrize(
@@ -401,6 +414,57 @@ def test_rm_with_files_deletes_what_is_as_it_was_and_nothing_else(made, tmp_path
     }
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "beside" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", [".git/HEAD", ".env", "notes/.keep"])
+def test_rm_with_files_deletes_no_hidden_file_of_someones(made, tmp_path, name):
+    """Such a file makes the folder no other artifact, but it is not ours."""
+    mine = tmp_path / "out" / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    assert made.verify_artifact(1).status == "pass"
+
+    assert made.remove_artifact(1, files=True).kept == {str(tmp_path / "out"): f"also holds {name}"}
+    assert mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "__pycache__/modeling.pyc"])
+def test_what_programs_leave_behind_keeps_no_folder(made, tmp_path, name):
+    stray = tmp_path / "out" / name
+    stray.parent.mkdir(exist_ok=True)
+    stray.write_bytes(b"x")
+
+    assert made.remove_artifact(1, files=True).deleted == (str(tmp_path / "out"),)
+
+
+@pytest.mark.parametrize("gone", [0, 1, 3, 4])
+def test_rm_with_files_that_died_half_way_can_be_run_again(made, tmp_path, monkeypatch, gone):
+    """The artifact is forgotten last; what is left of a folder is still known for its own."""
+
+    def dies(folder):
+        for path in sorted(folder.iterdir())[:gone]:
+            path.unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("registry.artifacts.upkeep.discard_tree", dies)
+        made.remove_artifact(1, files=True)
+    assert [one.artifact for one in made.artifacts()] == [1]
+    assert len(list((tmp_path / "out").iterdir())) == 4 - gone
+
+    assert made.remove_artifact(1, files=True).deleted == (str(tmp_path / "out"),)
+    assert (made.artifacts(), (tmp_path / "out").exists()) == ((), False)
+
+
+def test_rm_with_files_that_may_not_delete_forgets_nothing(made, monkeypatch):
+    def refuses(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    with monkeypatch.context() as patched, pytest.raises(UnavailableError, match="out: Permission denied"):
+        patched.setattr("registry.artifacts.upkeep.discard_tree", refuses)
+        made.remove_artifact(1, files=True)
+
+    assert [one.artifact for one in made.artifacts()] == [1]
 
 
 def test_rm_with_files_follows_no_link_to_a_folder_that_was_moved(made, tmp_path):

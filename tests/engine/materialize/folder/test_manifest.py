@@ -105,7 +105,9 @@ def test_what_was_written_is_read_back(tmp_path):
         {"changes": {"layer.weight": {"module": "layer", "sums": [1.0, 0.0]}}},
         {"changes": {"layer.weight": without(CHANGE, "module")}},
         {"changes": None},
-        {"schema": 2},
+        {"schema": "1"},
+        {"schema": True},
+        {"schema": None},
     ],
 )
 def test_a_lie_is_wrong_bytes_although_its_own_digest_is_right(tmp_path, lies):
