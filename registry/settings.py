@@ -16,7 +16,7 @@ from registry.origins.surroundings import surrounding_actor, surrounding_claims
 from registry.project import ConfigFile, PushDefaults, find_project, find_user
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, MutableMapping
 
 FORMATS = ("human", "json", "quiet")
 COMPLETION = "_ADAPTERS_COMPLETE"
@@ -168,6 +168,16 @@ def has_environment_keys(environ: Mapping[str, str] | None = None) -> bool:
 def environment_with(values: Mapping[str, str]) -> dict[str, str]:
     """The environment of a command that is run: this process's own, and these."""
     return {**os.environ, **values}  # noqa: TID251 (this is the one place)
+
+
+def one_blas_thread(environ: MutableMapping[str, str] | None = None) -> None:
+    """Let numpy, once this process or one of its children imports it, multiply in the calling thread alone, unless the
+    environment says otherwise.
+
+    For commands whose matrices are small: every idle thread of OpenBLAS first spins for 0.1 s of a processor.
+    """
+    env = os.environ if environ is None else environ  # noqa: TID251 (this is the one place)
+    env.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def _says(key: str, flag: object, which: Chosen, env: Mapping[str, str]) -> str:

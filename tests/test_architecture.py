@@ -16,6 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from registry import Registry
+from tests.engine.format.files import P, adapter, shaped
+
 ROOT = Path(__file__).parent.parent
 ROOMS = ("registry", "engine")
 FILE_CAP, FILE_MEDIAN, FUNCTION_CAP, FUNCTION_P90 = 400, 130, 60, 35
@@ -170,13 +173,45 @@ def test_help_imports_click_and_little_else(tmp_path: Path):
     )
 
 
-def test_list_imports_neither_torch_nor_alembic_nor_rich(tmp_path: Path):
-    """On a home that exists; creating the schema is alembic's work."""
-    imported_by(COMMAND, "init", home=tmp_path)
-    modules = imported_by(COMMAND, "list", home=tmp_path)
+@pytest.fixture(scope="module")
+def used_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with one version, and the folder that it was pushed from; creating the schema is alembic's work."""
+    home = tmp_path_factory.mktemp("used")
+    factors = shaped({f"{P}q.lora_A.weight": (2, 3), f"{P}q.lora_B.weight": (4, 2)})
+    adapter(home / "lora", factors)
+    Registry.open(home=home / "adapters").push(home / "lora", "team/a")
+    return home
+
+
+UNUSED = {*HEAVY, "alembic", "rich", "huggingface_hub", "safetensors", "yaml", "obstore", "psycopg", "numpy"}
+EVERYDAY = {
+    "list": 106,
+    "show team/a": 164,
+    "pull team/a": 118,
+    "which ./lora/adapter_model.safetensors": 120,
+    "artifacts list": 135,
+    "check team/a --for vllm": 206,
+}
+"""Commands, and how many modules of this project each may import: what it did when this was written and a tenth."""
+
+
+@pytest.mark.parametrize("command", EVERYDAY)
+def test_everyday_commands_import_what_they_use(used_home: Path, command: str):
+    """And none of the libraries that only other commands need."""
+    modules = imported_by(COMMAND, *command.split(), home=used_home)
+    ours = {name for name in modules if name.partition(".")[0] in ("registry", "engine")}
 
     assert "sqlalchemy" in modules
-    assert modules & {*HEAVY, "alembic", "rich", "numpy", "huggingface_hub", "safetensors", "yaml"} == set()
+    assert modules & UNUSED == set()
+    assert len(ours) <= EVERYDAY[command], sorted(ours)
+
+
+def test_a_check_of_a_folder_imports_numpy_and_no_database(used_home: Path, tmp_path: Path):
+    modules = imported_by(COMMAND, "check", str(used_home / "lora"), "--for", "peft", home=tmp_path)
+    ours = {name for name in modules if name.partition(".")[0] in ("registry", "engine")}
+
+    assert modules & (UNUSED | {"sqlalchemy", "sqlite3"}) == {"numpy"}
+    assert len(ours) <= 122, sorted(ours)
 
 
 def test_the_console_script_is_adapters():

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from registry.errors import UsageError
-from registry.settings import Settings, load_settings
+from registry.settings import Settings, load_settings, one_blas_thread
 
 
 def load(folder, environ=None, **flags):
@@ -151,3 +151,17 @@ class TestProjectFile:
     def test_an_unknown_format_is_refused(self, tmp_path):
         with pytest.raises(UsageError, match="format 'xml' is not one of human, json, quiet"):
             load(tmp_path, output="xml")
+
+
+class TestBlasThreads:
+    def test_numpy_is_told_to_keep_to_one(self):
+        told: dict[str, str] = {}
+        one_blas_thread(told)
+
+        assert told == {"OPENBLAS_NUM_THREADS": "1"}
+
+    def test_who_asks_for_more_gets_them(self):
+        told = {"OPENBLAS_NUM_THREADS": "8"}
+        one_blas_thread(told)
+
+        assert told == {"OPENBLAS_NUM_THREADS": "8"}

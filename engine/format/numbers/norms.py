@@ -24,7 +24,7 @@ STORED = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
 """How the bytes of a factor are seen; a BF16 number is the upper half of an F32."""
 
 _COLUMNS = 2**12  # elements of the long side multiplied together: they stay in the cache
-_EXACT_BELOW = 2**16  # elements up to which fp64 costs nothing that one would notice
+_EXACT_BELOW = 2**14  # elements up to which fp64, four times the work, costs less than the call
 _SAFE = (1e-20, 1e30)  # squared sizes within which fp32 neither underflows nor overflows
 
 
@@ -50,7 +50,8 @@ def factor_plans(modules: Sequence[ModuleFacts], header: Header) -> dict[str, Fa
 
 
 def gram(plan: FactorPlan, info: TensorInfo, content: memoryview) -> NDArray[np.float64]:
-    """A·Aᵀ or Bᵀ·B per expert, (experts, rank, rank), from a finite factor's bytes.
+    """A·Aᵀ or Bᵀ·B per expert, (experts, rank, rank), from a factor's bytes. A row with a number that is not finite has
+    a square that is not.
 
     Large factors are multiplied in blocks in fp32 and summed in fp64 (relative error near 1e-6); small, fp64 and
     extreme ones in fp64.
@@ -103,7 +104,7 @@ def _gram(stored: Array, *, wide: bool) -> NDArray[np.float64]:
 
     experts, rank, length = stored.shape
     grams = np.zeros((experts, rank, rank))
-    scratch = np.zeros(2 * rank * _COLUMNS, np.uint16)
+    scratch = np.zeros(2 * rank * min(length, _COLUMNS) if stored.dtype == np.uint16 else 0, np.uint16)
     for expert in range(experts):
         matrix = stored[expert]
         for start in range(0, length, _COLUMNS):

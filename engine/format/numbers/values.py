@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -51,7 +52,9 @@ class ValueFacts:
 
 
 class _Seen(NamedTuple):
-    """One tensor: its sha256, how many elements are not finite, whether all are zero, and its Gram matrices."""
+    """One tensor: its sha256, how many elements are not finite, whether all are zero, and its Gram matrices, which
+    count only where all are finite.
+    """
 
     sha256: str
     nonfinite: int
@@ -137,17 +140,26 @@ class _Worker(Thread):
 def _see(file: TensorFile, info: TensorInfo, plan: FactorPlan | None, *, hashed: bool) -> _Seen:
     """One tensor, read once: a factor whole, anything else in blocks."""
     whole = None if plan is None else file.whole(info)
-    blocks = file.blocks(info) if whole is None else _slices(whole)
+    product = None if plan is None or whole is None else gram(plan, info, whole)
     digest = hashlib.sha256()
-    look = _Look(info) if _scannable(info) else None
-    for block in blocks:
+    look = None if not _scannable(info) or _sound(product) else _Look(info)
+    for block in _blocks(file, info, whole) if hashed or look is not None else ():
         if hashed:
             digest.update(block)
         if look is not None:
             look.at(block)
-    sound = look is not None and not look.bad
-    product = gram(plan, info, whole) if plan is not None and whole is not None and sound else None
     return _Seen(digest.hexdigest(), look.bad if look else 0, look.zero if look else False, product)
+
+
+def _sound(product: NDArray[np.float64] | None) -> bool:
+    """Whether a factor's Gram matrices tell that its numbers are finite and not all zero: every square is in a trace,
+    where nothing takes an infinity or a NaN away again. Squares may overflow or vanish, so False tells nothing.
+    """
+    return product is not None and all(0 < float(one.trace()) < inf for one in product)
+
+
+def _blocks(file: TensorFile, info: TensorInfo, whole: memoryview | None) -> Iterator[memoryview]:
+    return file.blocks(info) if whole is None else _slices(whole)
 
 
 def _slices(content: memoryview) -> Iterator[memoryview]:

@@ -19,6 +19,7 @@ from registry.cli.shown.text import printable
 from registry.findings.verdicts import Policy
 from registry.project import LOCK
 from registry.reports import FORMATS, parse_wanted
+from registry.settings import one_blas_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,6 +107,7 @@ def check(
         raise click.UsageError("--lock goes with --locked")
     wanted, policy = parse_wanted(reports), Policy(fail_on, inconclusive)
     request = check_request(targets, lock=(lock or LOCK) if locked else None, new_baseline=write_baseline, **asked)
+    one_blas_thread()
     report = _run(invocation, request)
     if not deliver(invocation, report, policy, wanted):
         emit(invocation, report, human=lambda: _lines(invocation, report), quiet=lambda: rules_broken(report.findings))

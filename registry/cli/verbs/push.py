@@ -24,6 +24,7 @@ from registry.cli.shown.findings import finding_lines
 from registry.cli.shown.output import emit, note
 from registry.cli.shown.progress import bars
 from registry.cli.shown.text import fields, printable
+from registry.settings import one_blas_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,6 +98,7 @@ def push(
     rule that says error refuses the push (exit code 1, findings on stdout) and nothing is written. Content that is
     there already gives the version that holds it.
     """
+    one_blas_thread()
     with bars(invocation) as progress:
         result = invocation.registry.push(
             path,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from engine.errors import HeaderError
+from engine.format import values as room
 from engine.format.adapter import read_adapter
 from engine.format.files.digest import tensors_digest
 from engine.format.files.header import read_header
@@ -60,6 +61,30 @@ class TestNonfinite:
         values[1, -1] = np.nan
         assert scan(tmp_path, {A: values, B: np.ones((4, 2), "<f4")}).nonfinite == {A: 1}
 
+    @pytest.mark.parametrize("bad", BAD)
+    @pytest.mark.parametrize("row", [0, 1, 2])
+    def test_one_in_any_row_of_a_large_factor_is_found(self, tmp_path, row, bad):
+        """Each row's square shows it, in whichever of the blocks that are multiplied it lies."""
+        values = np.zeros((3, 20_000), "<f4")
+        values[:, 0] = 2.0
+        values[row, 12_345] = bad
+        found = scan(tmp_path, {A: values, B: np.ones((4, 3), "<f4")}, r=3)
+        assert (found.nonfinite, found.norms) == ({A: 1}, {"q": None})
+
+    def test_one_in_any_expert_is_found(self, tmp_path):
+        """The last of three experts, whose neighbours are sound."""
+        a, b = np.ones((3 * 2, 5), "<f4"), np.ones((7, 2 * 3), "<f4")
+        a[5, 4] = np.inf
+        names = {P + "m.e.lora_A.weight": a, P + "m.e.lora_B.weight": b}
+        found = scan(tmp_path, names, target_modules=[], target_parameters=["e.w"])
+        assert found.nonfinite == {P + "m.e.lora_A.weight": 1}
+
+    @pytest.mark.parametrize("size", [1e200, 1e-200])
+    def test_numbers_whose_squares_no_float_holds_are_sound(self, tmp_path, size):
+        """1e200 squared is infinite, 1e-200 squared is 0: neither an infinity nor a factor of zeros."""
+        found = scan(tmp_path, {A: np.full((2, 3), size), B: np.ones((4, 2))}, dtypes={A: "F64", B: "F64"})
+        assert (found.nonfinite, found.zero) == ({}, ())
+
     def test_whole_numbers_are_finite(self, tmp_path):
         found = scan(tmp_path, {A: np.full((2, 3), -1, "i1"), B: np.zeros((4, 2), "i1")})
         assert (found.nonfinite, found.zero, found.unscanned) == ({}, (B,), ())
@@ -67,6 +92,21 @@ class TestNonfinite:
     def test_eight_bit_floats_are_named_as_not_looked_into(self, tmp_path):
         found = scan(tmp_path, {A: np.zeros((2, 3), "u1"), B: np.ones((4, 2), "<f4")}, dtypes={A: "F8_E4M3"})
         assert (found.unscanned, found.zero, found.norms) == ((A,), (), {"q": None})
+
+
+def test_sound_factors_are_gone_over_once(tmp_path, monkeypatch):
+    """The norm's own squares tell that nothing is wrong with them; only what has no norm is looked at besides."""
+    looked = []
+    look = room._Look
+
+    def noted(info):
+        looked.append(info.name)
+        return look(info)
+
+    monkeypatch.setattr(room, "_Look", noted)
+    dora = P + "q.lora_magnitude_vector"
+    scan(tmp_path, {A: np.ones((2, 3), "<f4"), B: np.ones((4, 2), "<f4"), dora: np.ones(4, "<f4")}, use_dora=True)
+    assert looked == [dora]
 
 
 class TestZero:

@@ -9,6 +9,7 @@ import pytest
 
 from engine.compat.finding import Finding
 from registry.findings.verdicts import Asked, Verdict, assemble
+from registry.settings import environment_with
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,3 +119,13 @@ def test_a_list_by_check_says_how_many_answers_are_stale(adapters: Adapters):
     outcome = adapters("list", "--check", "vllm=pass", list=found)
 
     assert "1 of these answers are stale" in outcome.err
+
+
+@pytest.mark.parametrize("command", ["check t/a", "push ./a t/a"])
+def test_small_matrices_are_multiplied_by_one_thread(adapters: Adapters, monkeypatch, command):
+    """Asked of the whole process before numpy is imported, and left as it was where it is said."""
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")  # so that it is put back
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+    adapters(*command.split())
+
+    assert environment_with({})["OPENBLAS_NUM_THREADS"] == "1"
