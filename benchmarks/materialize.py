@@ -1,7 +1,7 @@
 """A merged checkpoint, streamed: ours beside cp, a plain torch pass, PEFT's merge_and_unload and mergekit.
 
     .venv/bin/python benchmarks/materialize.py [--sizes 1,4,7] [--places .,/dev/shm] [--runs 3] [--peft 4]
-        [--mergekit PYTHON] [--svg FILE]
+        [--mergekit PYTHON] [--svg FILE] [--quantize nf4,int8]
 
 A random bfloat16 Llama (4096 wide) of each size in GB with a rank-16 adapter on all linear layers, in the page cache.
 Each side is a process of its own, in turn; medians with the smallest and largest. Ours, cp and the plain pass are timed
@@ -9,6 +9,11 @@ after their imports; PEFT and mergekit beside our whole process. `plain` is floa
 torch with all cores, writing nothing; `cp` is `cp --reflink=never` and an fsync of every file. Ours ends with every
 file and folder fsynced. Promised: ours at most 1.3 of the larger of the two; resident memory at most 1 GB at any size,
 time linear; at 4 GB at least 3 times as fast as PEFT and at most a quarter of its memory.
+
+With --quantize nothing of that runs, but for each form ours from base and adapter beside transformers, which loads the
+merged checkpoint (made beforehand, untimed) with a BitsAndBytesConfig and saves it; both whole processes:
+
+    .venv/bin/python benchmarks/materialize.py --sizes 1 --places . --quantize nf4,int8
 """
 
 import argparse
@@ -38,6 +43,7 @@ def main():
     options.add_argument("--peft", type=float, default=4, help="the size at which PEFT and mergekit run; 0 for none")
     options.add_argument("--mergekit", help="python of an environment with mergekit and peft")
     options.add_argument("--svg", type=Path)
+    options.add_argument("--quantize", help="forms in which ours runs beside transformers, instead of all else")
     options.add_argument("--side", nargs=2, help=argparse.SUPPRESS)
     given = options.parse_args()
     if given.side:
@@ -48,8 +54,9 @@ def main():
     for place in given.places.split(","):
         for size in map(float, given.sizes.split(",")):
             with tempfile.TemporaryDirectory(dir=place) as folder:
-                points[place, size] = measure(Path(folder), size, given)
-    if given.svg:
+                work = measure_quantised if given.quantize else measure
+                points[place, size] = work(Path(folder), size, given)
+    if given.svg and not given.quantize:
         given.svg.write_text(plot(points), encoding="utf-8")
 
 
@@ -59,6 +66,32 @@ def measure(folder, size, given):
     names = ["ours", "cp", "plain"]
     if size == given.peft:
         names += ["whole", "peft", *(["mergekit"] if given.mergekit else [])]
+    told = in_turn(names, folder, size, given)
+    middle = {name: statistics.median(one["wall"] for one in runs) for name, runs in told.items()}
+    print(f"ours / max(cp, plain) = {middle['ours'] / max(middle['cp'], middle['plain']):.2f}")
+    if "peft" in told:
+        rss = {name: statistics.median(one["rss"] for one in told[name]) for name in ("whole", "peft")}
+        print(
+            f"peft / ours: {middle['peft'] / middle['whole']:.1f} x the time, {rss['peft'] / rss['whole']:.1f} x memory"
+        )
+    return middle["ours"], max(one["rss"] for one in told["ours"])
+
+
+def measure_quantised(folder, size, given):
+    """Both sides of every form."""
+    make_apart(folder, size)
+    measured("ours", folder, given)
+    (folder / "out").rename(folder / "merged")
+    forms = given.quantize.split(",")
+    told = in_turn([f"{side}:{form}" for form in forms for side in ("quantised", "transformers")], folder, size, given)
+    for form in forms:
+        pairs = [told[f"{side}:{form}"] for side in ("transformers", "quantised")]
+        time, rss = ([statistics.median(one[key] for one in runs) for runs in pairs] for key in ("wall", "rss"))
+        print(f"{form}: transformers / ours: {time[0] / time[1]:.1f} x the time, {rss[0] / rss[1]:.1f} x memory")
+
+
+def in_turn(names, folder, size, given):
+    """What each side took in each run, told as a table."""
     told = {name: [] for name in names}
     for run in range(given.runs):
         for name in names[run % len(names) :] + names[: run % len(names)]:
@@ -69,14 +102,7 @@ def measure(folder, size, given):
     for name, runs in told.items():
         columns = [[one[key] for one in runs] for key in ("wall", "cpu", "rss")]
         print(f"| {name} | " + " | ".join(map(spread, columns)) + " |", flush=True)
-    middle = {name: statistics.median(one["wall"] for one in runs) for name, runs in told.items()}
-    print(f"ours / max(cp, plain) = {middle['ours'] / max(middle['cp'], middle['plain']):.2f}")
-    if "peft" in told:
-        rss = {name: statistics.median(one["rss"] for one in told[name]) for name in ("whole", "peft")}
-        print(
-            f"peft / ours: {middle['peft'] / middle['whole']:.1f} x the time, {rss['peft'] / rss['whole']:.1f} x memory"
-        )
-    return middle["ours"], max(one["rss"] for one in told["ours"])
+    return told
 
 
 def spread(values):
@@ -112,12 +138,15 @@ def measured(name, folder, given):
         raise SystemExit(f"{name} failed with {process.returncode}")
     shutil.rmtree(folder / "out-cache", ignore_errors=True)
     whole = {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime, "rss": usage.ru_maxrss / 1024}
-    return whole if name in ("whole", "peft", "mergekit") else json.loads(output)
+    return json.loads(output) if name in ("ours", "cp", "plain") else whole
 
 
 def side(name, folder):
     """One side, in this process."""
-    work = {"ours": ours, "whole": ours, "cp": copy, "plain": plain, "peft": peft}[name](folder)
+    name, _, form = name.partition(":")
+    sides = {"ours": ours, "whole": ours, "cp": copy, "plain": plain, "peft": peft}
+    formed = {"quantised": quantised, "transformers": transformed}
+    work = formed[name](folder, form) if form else sides[name](folder)
     start, before = time.perf_counter(), processor()
     work()
     told = {"wall": time.perf_counter() - start, "cpu": processor() - before}
@@ -134,6 +163,28 @@ def ours(folder):
 
     request = Request(base=folder / "base", sources=(Source(folder / "adapter"),))
     return partial(materialize, request, folder / "out")
+
+
+def quantised(folder, form):
+    from engine.materialize import Request, Source, materialize
+
+    request = Request(base=folder / "base", sources=(Source(folder / "adapter"),), quantize=form)
+    return partial(materialize, request, folder / "out")
+
+
+def transformed(folder, form):
+    def work():
+        import torch
+        from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+        four = {"load_in_4bit": True, "bnb_4bit_quant_type": form, "bnb_4bit_use_double_quant": True}
+        config = BitsAndBytesConfig(**({"load_in_8bit": True} if form == "int8" else four))
+        model = AutoModelForCausalLM.from_pretrained(
+            folder / "merged", dtype=torch.bfloat16, quantization_config=config, device_map="cpu"
+        )
+        model.save_pretrained(folder / "out")
+
+    return work
 
 
 def copy(folder):
