@@ -12,7 +12,6 @@ from sqlalchemy import func, select
 from registry.artifacts import rows, stored
 from registry.artifacts.contents import difference, strangers
 from registry.artifacts.results import ArtifactCheck, ArtifactDetail, ArtifactInfo, RemovedArtifact
-from registry.artifacts.unknown import verify_unknown
 from registry.catalog.audit import note
 from registry.errors import CorruptError, NotFoundError
 from registry.files.disk import discard_tree, reaching, sync_folders
@@ -80,6 +79,8 @@ def verify_artifact(handle: Handle, text: str) -> ArtifactCheck:
     known = _known_or_folder(handle, text, path)
     if known is None:
         assert path is not None
+        from registry.artifacts.unknown import verify_unknown  # a list of artifacts needs none of what it imports
+
         return verify_unknown(Path(path))
     place = _lying(known) if path is None else Path(path)
     wrong = difference(place, known.contents)
