@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from engine.errors import AlreadyLoadedError, BatchError, InUseError, MergedError, OptionError, SealedError
 from engine.model.batches.entry import Entry
 from engine.model.batches.rows import check_generation, check_rows
@@ -19,7 +17,7 @@ from engine.model.kinds.saved import refuse_clashes
 from engine.model.memory.given import given_at
 from engine.model.memory.moving import follow
 from engine.model.memory.residence import Residence
-from engine.model.memory.room import Room
+from engine.model.memory.room import Room, widest_of
 from engine.model.memory.staged import Staged
 from engine.model.names import check_name
 from engine.model.state import Restored, Status, status_of
@@ -29,6 +27,7 @@ from engine.model.weights.merging import Merge
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    import torch
     from torch import Tensor, nn
 
     from engine.model.memory.staged import Swapped
@@ -40,8 +39,9 @@ class Runtime:
 
     `slots` adapters lie on the device at once; the others wait on the host and come in when they are named, in place of
     the one unused for longest. `target_rank` fixes the rank that every module's slot has room for; without it the room
-    grows with the adapters. `dtype` is that of the factors and of the arithmetic with them. `host_bytes` bounds the
-    images on the host: one that was dropped is read again from its folder when it is named.
+    grows with the adapters. `dtype` is that of the factors and of the arithmetic with them: without it float32, or
+    float64 for a model that has such parameters. `host_bytes` bounds the images on the host: one that was dropped is
+    read again from its folder when it is named.
 
     What is on is the same for every thread, except within `batch`. A forward that runs keeps the adapters that were on
     when it began, whatever is activated or swapped meanwhile.
@@ -53,13 +53,15 @@ class Runtime:
         *,
         slots: int = 8,
         target_rank: int | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         host_bytes: int | None = None,
     ) -> None:
         self.model = model
         self._lock = threading.RLock()
         self._switch = Switch()
-        self._residence = Residence(model, self._switch, Room(slots, target_rank, dtype, host_bytes))
+        self._residence = Residence(
+            model, self._switch, Room(slots, target_rank, dtype or widest_of(model), host_bytes)
+        )
         self._selection = Selection(self._lock, self._switch, self._residence)
         self._entry: Entry | None = None
         self._merge: Merge | None = None

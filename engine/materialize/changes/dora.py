@@ -49,7 +49,7 @@ class Dora:
         dimension = 0 if self.change.transposed else 1
         found = torch.zeros(prod(shape[1:]) if self.change.transposed else shape[0], dtype=torch.float64)
         for start, stop in row_blocks(shape[0], prod(shape[1:])):
-            moved = torch.addmm(weight(start, stop), left[start:stop], right).double()
+            moved = torch.addmm(weight(start, stop).to(left.dtype), left[start:stop], right).double()
             part = moved.square_().sum(dimension)
             if self.change.transposed:
                 found += part

@@ -38,7 +38,7 @@ class Experts:
         height = left.shape[1]
 
         def moved(start: int, stop: int, W: Tensor) -> Tensor:
-            D = torch.empty_like(W)
+            D = torch.empty(W.shape)
             for expert in range(start // height, -(-stop // height)):
                 first, last = max(start, expert * height), min(stop, (expert + 1) * height)
                 own = left[expert, first - expert * height : last - expert * height]

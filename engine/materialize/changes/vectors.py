@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engine.materialize.stored.numbers import floats
+from engine.materialize.stored.numbers import floats, tensor_at
+from engine.model.memory.tensordata import widened
 
 if TYPE_CHECKING:
     from engine.materialize.changes.change import Rows, Weight
@@ -33,5 +34,5 @@ class Shift:
     weight: float
 
     def opened(self, shape: tuple[int, ...], _weight: Weight) -> Rows:
-        way = (floats(self.copy) - floats(self.base)).view(shape[0], -1) * self.weight
+        way = (widened(tensor_at(self.copy)) - widened(tensor_at(self.base))).view(shape[0], -1) * self.weight
         return lambda start, stop, _: way[start:stop].clone()

@@ -26,7 +26,9 @@ class Reader(Protocol):
     """An open weight, seen as the matrix that `Stored.matrix` says."""
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Float32 numbers of these rows; overwritten by the next call of the same length."""
+        """Numbers of these rows, float32, or float64 where they are stored so; overwritten by the next call of the same
+        length.
+        """
         ...
 
 
@@ -34,7 +36,7 @@ class PackedReader(Reader, Protocol):
     """An open weight whose numbers stand on a grid."""
 
     def alike(self, start: int, numbers: Tensor) -> int:
-        """How many of the rows from `start` on have the code that these float32 rows would get by themselves."""
+        """How many of the rows from `start` on have the code that these rows would get by themselves."""
         ...
 
 
@@ -42,7 +44,7 @@ class Writer(Protocol):
     """An open target that takes the rows of a weight in their order, a multiple of `Stored.multiple` at a time."""
 
     def put(self, start: int, numbers: Tensor) -> Tensor:
-        """Store float32 rows from `start` on; gives the numbers as they are stored, or as they are before packing."""
+        """Store rows from `start` on; gives the numbers as they are stored, or as they are before packing."""
         ...
 
     def digests(self) -> dict[str, str]:

@@ -40,7 +40,7 @@ class FourBitReader:
 
     def alike(self, start: int, numbers: Tensor) -> int:
         begin, count = start * self._columns, numbers.numel()
-        codes, _ = coded(numbers.flatten(), self._stored.blocksize, self._stored.encoding)
+        codes, _ = coded(numbers.float().flatten(), self._stored.blocksize, self._stored.encoding)
         return alike(codes, self._codes(begin, begin + count).numpy(), count)
 
     def _codes(self, first: int, end: int) -> Tensor:
@@ -62,6 +62,7 @@ class FourBitWriter:
 
     def put(self, start: int, numbers: Tensor) -> Tensor:
         begin = start * self._stored.matrix[1]
+        numbers = numbers.float()
         codes, scales = coded(numbers.flatten(), self._stored.blocksize, self._stored.encoding)
         block = begin // self._stored.blocksize
         self._scales[block : block + len(scales)] = scales

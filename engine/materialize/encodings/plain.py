@@ -11,7 +11,7 @@ from engine.materialize.encodings.encoding import Encoding, reads, writes
 from engine.materialize.stored.files import write
 from engine.materialize.stored.numbers import fill
 from engine.materialize.stored.place import PLAIN
-from engine.model.memory.tensordata import DTYPES
+from engine.model.memory.tensordata import DTYPES, wide
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,13 +30,13 @@ class PlainReader:
         self._dtype = DTYPES[place.dtype]
         self._line = place.size // max(stored.matrix[0], 1)
         self._bytes = torch.empty(0, dtype=torch.uint8)
-        self._floats = torch.empty(0)
+        self._floats = torch.empty(0, dtype=wide(self._dtype))
 
     def rows(self, start: int, stop: int) -> Tensor:
         size = (stop - start) * self._line
         if len(self._bytes) != size:
             self._bytes = torch.empty(size, dtype=torch.uint8)
-            self._floats = torch.empty(self._bytes.view(self._dtype).shape)
+            self._floats = torch.empty(self._bytes.view(self._dtype).shape, dtype=self._floats.dtype)
         fill(self._descriptor, self._place.file, self._bytes, self._place.offset + start * self._line)
         return self._floats.copy_(self._bytes.view(self._dtype)).view(stop - start, -1)
 

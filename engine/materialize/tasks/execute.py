@@ -1,4 +1,4 @@
-"""Carries out one task: by row blocks, float32 in between, rounded once, summed on the way."""
+"""Carries out one task: by row blocks, float32 (float64 for such bases) in between, rounded once, summed on the way."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from engine.materialize.stored.hashing import place_digest
 from engine.materialize.tasks.operands import operands
 from engine.materialize.tasks.rounding import nearest, random_of, stochastic
 from engine.materialize.tasks.sums import NOTHING, Sums, measured
+from engine.model.memory.tensordata import widened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -103,21 +104,21 @@ def measured_again(task: Task, source: Operands, found: PackedReader) -> Sums:
 def _block(task: Task, W: Tensor, D: Tensor, total: Tensor, stored: Tensor) -> Sums:
     sums = measured(W, D, total, stored)
     # Looking at every number costs more than all the rest; sums are at hand, and tell where to look.
-    if not sums.finite and not torch.isfinite(stored.float()).all():
+    if not sums.finite and not torch.isfinite(widened(stored)).all():
         raise RefusedError([_not_finite(task)])
     return sums
 
 
 def _hold_range(task: Task, W: Tensor, stored: Tensor) -> None:
     """Refuse a cast that makes a finite number infinite."""
-    numbers = stored.float()
+    numbers = widened(stored)
     if not isfinite(float(numbers.sum())) and (torch.isfinite(W) & ~torch.isfinite(numbers)).any():
         raise RefusedError([_not_finite(task)])
 
 
 def _hold_finite(task: Task, numbers: Tensor) -> None:
     """Refuse what no code stands for."""
-    if not isfinite(float(numbers.float().sum())) and not torch.isfinite(numbers).all():
+    if not isfinite(float(widened(numbers).sum())) and not torch.isfinite(numbers).all():
         raise RefusedError([_not_finite(task)])
 
 

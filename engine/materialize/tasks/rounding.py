@@ -1,4 +1,4 @@
-"""From float32 to the dtype that is stored, once: to nearest, or at random between the two neighbours."""
+"""From float32 or float64 to the dtype that is stored, once: to nearest, or at random between the two neighbours."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def stochastic(numbers: Tensor, dtype: torch.dtype, random: torch.Generator) -> 
     """
     if dtype in _EXACT:
         return numbers.to(dtype)
-    narrow = _NARROW[dtype]
+    narrow, numbers = _NARROW[dtype], numbers.float()
     draws = torch.randint(0, 1 << narrow.dropped, numbers.shape, dtype=torch.int32, generator=random)
     # A pattern's magnitude grows with its number on both sides of zero, so adding draws moves away from zero.
     pattern = numbers.contiguous().view(torch.int32)

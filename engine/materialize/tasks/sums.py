@@ -74,7 +74,7 @@ NOTHING = Sums()
 
 
 def measured(W: Tensor, D: Tensor, total: Tensor, stored: Tensor, *, alike: int | None = None) -> Sums:
-    """The sums of a block: W and D float32, `total` = W + D, `stored` in the dtype written. Overwrites W.
+    """The sums of a block: W and D float32 or float64, `total` = W + D, `stored` in the dtype written. Overwrites W.
 
     `alike` counts the elements that are stored as W's alone would be; None counts them as rounded to nearest.
     """
@@ -82,7 +82,7 @@ def measured(W: Tensor, D: Tensor, total: Tensor, stored: Tensor, *, alike: int 
     unmoved = int(np.count_nonzero(np.equal(_bits(stored), _bits(W.to(stored.dtype))))) if alike is None else alike
     moved = D.numel() - int(np.count_nonzero(np.equal(D.numpy(), 0)))
     error = W.copy_(stored).sub_(total).flatten()
-    change = D.flatten()
+    change = D.flatten().to(error.dtype)
     return Sums(
         intended=float(torch.dot(change, change)),
         error=float(torch.dot(error, error)),

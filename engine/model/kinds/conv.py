@@ -26,6 +26,7 @@ from engine.model.kinds.kind import Kind
 from engine.model.kinds.pick import picks
 from engine.model.kinds.sections import cut
 from engine.model.kinds.vectors import derived_vectors, raw_vectors, scaled_input, step, vector_shapes
+from engine.model.memory.tensordata import widened
 from engine.model.weights.codec import own_weight
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _moved_weight(part: Part, sections: Mapping[str, Tensor]) -> Tensor:
     """W + s·ΔW as PEFT takes its norm: with groups, of B·A in the shape of W, which then is not the ΔW it runs."""
     W = own_weight(part.module)
     each = part.rank // _conv(part.module).groups
-    A, B = (sections[name][:, :each].to(W.device).float() for name in ("A", "B"))
+    A, B = (sections[name][:, :each].to(W) for name in ("A", "B"))
     return W + part.scaling * (B.reshape(-1, part.rank) @ A.reshape(part.rank, -1)).view(W.shape)
 
 
@@ -189,7 +190,7 @@ def _delta(conv: _ConvNd, views: Mapping[str, Tensor], part: Part) -> Tensor:
     if reason:
         message = f"{part.path}: {reason}, so that no merged weight does the same; leave the adapter unmerged"
         raise RefusedError([Finding("merge-convolution", "error", message, where=part.path)])
-    A, B = views["A"][0, : part.rank].float(), views["B"][:, : part.rank].float()
+    A, B = widened(views["A"][0, : part.rank]), widened(views["B"][:, : part.rank])
     return (B @ A.flatten(1)).view(conv.out_channels, *A.shape[1:])
 
 

@@ -16,6 +16,7 @@ from engine.model.kinds.pick import picks
 from engine.model.kinds.sections import cut
 from engine.model.kinds.tokens import merged_rows, raw_rows, replaced_rows, row_shapes
 from engine.model.kinds.vectors import gain, raw_vectors, step, vector_shapes
+from engine.model.memory.tensordata import widened
 from engine.model.weights.codec import own_weight
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def derived(part: Part, sections: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {}
     with torch.no_grad():
         W = own_weight(part.module)
-        table, B = (sections[name].to(W.device).float() for name in ("table", "B"))
+        table, B = (sections[name].to(W) for name in ("table", "B"))
         moved = torch.addmm(W.t(), B, table.t(), alpha=part.scaling)
     return {"gain": gain(sections["magnitude"], moved)}
 
@@ -123,7 +124,7 @@ def merged(
     found = merged_rows(values, partial(own_weight, site.module), views, part, factor)
     D = None
     if "B" in part.tensors:
-        table, B = views["table"][:, : part.rank].float(), views["B"][:, : part.rank].float()
+        table, B = widened(views["table"][:, : part.rank]), widened(views["B"][:, : part.rank])
         D = part.scaling * factor * (B @ table.t())
     W = found["weight"] if "weight" in found else values["weight"]
     turned = merged_outputs({"weight": W.t()}, views, part, factor, D)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from engine.compat.finding import Finding
 from engine.errors import RefusedError
+from engine.model.memory.tensordata import widened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,14 +28,14 @@ def merged_outputs(
     if D is not None:
         W = values["weight"]
         if "magnitude" in part.tensors:
-            gain = _along(views["gain"].float(), W)
+            gain = _along(widened(views["gain"]), W)
             W, D = W + factor * gain * W, D + gain * D
         found["weight"] = W + D
     if "bias" in part.tensors:
-        found["bias"] = _bias(values, part) + factor * views["shift"].float()
+        found["bias"] = _bias(values, part) + factor * widened(views["shift"])
     if "lora_bias" in part.tensors:
         bias = found["bias"] if "bias" in found else _bias(values, part)
-        found["bias"] = bias + part.scaling * factor * views["lora_bias"].float()
+        found["bias"] = bias + part.scaling * factor * widened(views["lora_bias"])
     if "l_out" in part.tensors:
         scale = _share(views["l_out"], factor)
         found["weight"] = _along(scale, values["weight"]) * values["weight"]
@@ -51,7 +52,7 @@ def scaled_inputs(W: Tensor, views: Mapping[str, Tensor], factor: float, groups:
 
 
 def _share(scale: Tensor, factor: float) -> Tensor:
-    return scale.float() * factor + (1.0 - factor)
+    return widened(scale) * factor + (1.0 - factor)
 
 
 def _along(vector: Tensor, W: Tensor) -> Tensor:

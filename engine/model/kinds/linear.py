@@ -19,6 +19,7 @@ from engine.model.kinds.pick import picks
 from engine.model.kinds.sections import cut
 from engine.model.kinds.tokens import merged_rows, raw_rows, replaced_logits, row_shapes
 from engine.model.kinds.vectors import derived_vectors, raw_vectors, scaled_input, step, vector_shapes
+from engine.model.memory.tensordata import widened
 from engine.model.weights.codec import own_weight
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def derived(part: Part, sections: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _moved_weight(part: Part, sections: Mapping[str, Tensor]) -> Tensor:
     """W + s·B·A (out, in), float32, on the weight's device."""
     W = own_weight(part.module)
-    A, B = (sections[name].to(W.device).float() for name in ("A", "B"))
+    A, B = (sections[name].to(W) for name in ("A", "B"))
     return torch.addmm(_own(part.module), B, A, alpha=part.scaling)
 
 
@@ -173,7 +174,7 @@ def merged(
     found = merged_rows(present, partial(_own, site.module), views, part, factor)
     D = None
     if "B" in part.tensors:
-        D = part.scaling * factor * (views["B"][:, : part.rank].float() @ views["A"][: part.rank].float())
+        D = part.scaling * factor * (widened(views["B"][:, : part.rank]) @ widened(views["A"][: part.rank]))
     found |= merged_outputs(ChainMap(found, present), views, part, factor, D)
     if "l_in" in part.tensors:
         found["weight"] = scaled_inputs(present["weight"], views, factor)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.model.kinds.kind import Kind
+from engine.model.memory.tensordata import wide
 from engine.model.sites.replaced import TensorSite, forward
 
 if TYPE_CHECKING:
@@ -65,10 +66,11 @@ def stored(views: Mapping[str, Tensor], part: Part) -> dict[str, Tensor]:
 
 
 def added(W: Tensor, A: Tensor, B: Tensor, scale: float, *, transposed: bool) -> Tensor:
-    """W + scale·B·A in float32, of which ΔW alone is never made. W is left as it is."""
+    """W + scale·B·A in float32 (float64 for such a W), of which ΔW alone is never made. W is left as it is."""
     left, right = (A.mT, B.mT) if transposed else (B, A)
     add = torch.baddbmm if W.dim() == 3 else torch.addmm
-    return add(W.float(), left.float(), right.float(), alpha=scale)
+    dtype = wide(W.dtype)
+    return add(W.to(dtype), left.to(dtype), right.to(dtype), alpha=scale)
 
 
 def replaced(site: Site, slots: Sequence[int], factors: Sequence[float]) -> Tensor | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from engine.compat.finding import Finding
 from engine.errors import RefusedError
 from engine.model.kinds.kind import Kind
+from engine.model.memory.tensordata import widened
 from engine.model.sites.replaced import TensorSite, forward
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def replaced(site: Site, slots: Sequence[int], factors: Sequence[float]) -> Tens
 def merged(
     _site: Site, values: Mapping[str, Tensor], views: Mapping[str, Tensor], part: Part, factor: float
 ) -> dict[str, Tensor]:
-    return {part.leaf: views["copy"].float().clone() if factor else values[part.leaf]}  # whole, as in a forward
+    return {part.leaf: widened(views["copy"]).clone() if factor else values[part.leaf]}  # whole, as in a forward
 
 
 def refuse_clashes(parts: Mapping[str, Sequence[Part]]) -> None:

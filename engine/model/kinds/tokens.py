@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from engine.model.memory.tensordata import widened
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -115,5 +117,5 @@ def merged_rows(
     last = {token: place for place, token in enumerate(part.tokens)}
     W = values["weight"]
     tokens = torch.tensor(list(last), device=W.device)
-    way = views["rows"].float()[list(last.values())] - base()[tokens]
-    return {"weight": W.index_add(0, tokens, factor * way)}
+    way = widened(views["rows"])[list(last.values())] - base()[tokens]
+    return {"weight": W.index_add(0, tokens, (factor * way).to(W.dtype))}

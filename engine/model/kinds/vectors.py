@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.model.kinds.pick import spread
+from engine.model.memory.tensordata import wide, widened
 from engine.model.weights.codec import codec_of
 
 if TYPE_CHECKING:
@@ -48,16 +49,16 @@ def raw_vectors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def shift(module: nn.Module, bias: Tensor) -> Tensor:
-    """An adapter's own bias less the base's, float32."""
+    """An adapter's own bias less the base's, float32 or float64."""
     base = codec_of(module, "bias").read(module, "bias")
-    return bias.float() - base.to(bias.device)
+    return widened(bias) - base.to(bias.device)
 
 
 def gain(magnitude: Tensor, weight: Tensor) -> Tensor:
     """DoRA's m/‖W + sBA‖ - 1 per row of the `weight` W + sBA (out, …); the norm has no gradient (arXiv:2402.09353)."""
     norm: Tensor = torch.linalg.vector_norm(weight.detach().flatten(1), dim=1, dtype=torch.float64)
     grown: Tensor = magnitude.double() / norm.to(magnitude.device) - 1
-    return grown.float()
+    return grown.to(wide(magnitude.dtype))
 
 
 def derived_vectors(

@@ -9,6 +9,7 @@ import torch
 from engine.kernels.lora import Factors
 from engine.model.memory.room import allocating
 from engine.model.memory.streams import Stream
+from engine.model.memory.tensordata import wide
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 class Bank:
     """One device's share: `images` (slots + 1, numbers of the span), `scales` (slots + 1, modules of it) and `factors`
-    (slots + 1,), how much of the slot's adapter there shall be, float32.
+    (slots + 1,), how much of the slot's adapter there shall be; both float32, or float64 as the images are.
     """
 
     def __init__(self, span: Span, first: int, *, slots: int, dtype: torch.dtype) -> None:
@@ -30,8 +31,8 @@ class Bank:
         width, device = span.stop - span.start, span.device
         with allocating(f"{slots} slots on {device}", (slots + 1) * width * dtype.itemsize):
             self.images = torch.zeros(slots + 1, width, dtype=dtype, device=device)
-            self.scales = torch.zeros(slots + 1, len(span.paths), device=device)
-            self.factors = torch.ones(slots + 1, device=device)
+            self.scales = torch.zeros(slots + 1, len(span.paths), dtype=wide(dtype), device=device)
+            self.factors = torch.ones(slots + 1, dtype=wide(dtype), device=device)
         self.stream = Stream(device)
 
 
@@ -96,7 +97,7 @@ class Arena:
         for bank in self.banks:
             with bank.stream.writing(slot):
                 share = scales[bank.first : bank.first + len(bank.span.paths)]
-                bank.scales[slot].copy_(torch.tensor(share))
+                bank.scales[slot].copy_(torch.tensor(share, dtype=bank.scales.dtype))
                 bank.factors[slot] = factor
         self._factor_numbers[slot] = factor
         for numbers, scale in zip(self._numbers, scales, strict=True):

@@ -13,6 +13,8 @@ from engine.errors import OptionError, OutOfRoomError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from torch import nn
+
 _SAID = ("can't allocate memory", "not enough memory", "out of memory")
 """What torch says in a plain RuntimeError where its allocator of host or pinned memory fails."""
 
@@ -36,6 +38,12 @@ class Room:
                 raise OptionError(f"{name}: expected a whole number of at least {least}, found {found!r:.80}")
         if not self.dtype.is_floating_point:
             raise OptionError(f"dtype: expected a floating dtype, found {self.dtype}")
+
+
+def widest_of(model: nn.Module) -> torch.dtype:
+    """What holds every number of the model's results."""
+    doubles = any(parameter.dtype is torch.float64 for parameter in model.parameters())
+    return torch.float64 if doubles else torch.float32
 
 
 @contextmanager

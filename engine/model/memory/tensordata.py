@@ -34,6 +34,16 @@ DTYPES = {
 }
 
 
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """What numbers of that dtype are summed in."""
+    return torch.float64 if dtype is torch.float64 else torch.float32
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """The tensor in what its numbers are summed in."""
+    return tensor.to(wide(tensor.dtype))
+
+
 class TensorData:
     """The bytes behind a header, read at once. Raises HeaderError where the file is no longer the header's."""
 

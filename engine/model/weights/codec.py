@@ -1,4 +1,4 @@
-"""A layer's weight read as float32 numbers and written again, whatever it is stored as: plain, 8-bit or 4-bit.
+"""A layer's weight read as numbers and written again, whatever it is stored as: plain, 8-bit or 4-bit.
 
 bitsandbytes repacks a 4-bit weight at its first forward on some processors and moves an 8-bit weight's scales from the
 parameter to the layer's state: both forms are read here. Sources: LLM.int8() (arXiv:2208.07339), QLoRA
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from engine.model.memory.places import resident
+from engine.model.memory.tensordata import wide
 from engine.model.weights.fourbit import decoded, nested_scales
 
 if TYPE_CHECKING:
@@ -28,9 +29,9 @@ _LARGEST_HALF = 65504.0
 class Codec:
     """How the parameter `name` of a layer is stored.
 
-    `read(layer, name)`: its numbers, float32, in the shape in which the layer means them. `write(layer, name, W)`:
-    store W with one rounding. `keep(layer, name)`: everything that `restore(layer, name, kept)` needs to bring back the
-    same bits. `grid` says whether the numbers it can hold are few: quantised.
+    `read(layer, name)`: its numbers, float32 (float64 of a parameter that is), in the shape in which the layer means
+    them. `write(layer, name, W)`: store W with one rounding. `keep(layer, name)`: everything that `restore(layer, name,
+    kept)` needs to bring back the same bits. `grid` says whether the numbers it can hold are few: quantised.
     """
 
     name: str
@@ -53,7 +54,7 @@ def own_weight(layer: nn.Module) -> Tensor:
 
 def _read_plain(layer: nn.Module, name: str) -> Tensor:
     W = resident(layer, name)
-    return W.float() if W.dtype != torch.float32 else W.clone()
+    return W.to(wide(W.dtype), copy=True)
 
 
 def _write_plain(layer: nn.Module, name: str, W: Tensor) -> None:
