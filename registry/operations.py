@@ -12,6 +12,7 @@ from engine.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from logging import LogRecord
     from pathlib import Path
 
     from engine.compat.engines.table import EngineTarget
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from registry.merges.combination import Combination
     from registry.merges.weighting import Weighting
 
+_CPU_KERNELS = "bitsandbytes.backends.cpu.ops"
 _HEAVY = frozenset({"torch", "transformers", "bitsandbytes"})
 
 
@@ -160,6 +162,7 @@ def materialize_merged(
     """Write the checkpoint `base` with the adapters in its weights to the new folder `to`. `options` are those of
     engine.materialize.Request.
     """
+    _hush()
     try:
         from engine.materialize import materialize
     except ModuleNotFoundError as error:
@@ -170,6 +173,7 @@ def materialize_merged(
 
 def plan_merged(parts: Sequence[Part], base: Path, to: Path, *, options: Mapping[str, Any]) -> dict[str, Any]:
     """What `materialize_merged` would write, from headers alone: files, bytes, and how many tensors change."""
+    _hush()
     try:
         from engine.materialize.plan import plan
     except ModuleNotFoundError as error:
@@ -232,6 +236,7 @@ def measure_again(folder: Path, base: Path | None = None, parts: Sequence[Part] 
     """Hash every byte of a merged checkpoint against its own list; with the base and the adapters it was made from,
     measure again what of them is in each weight. Tensors, files, and the report (None without base).
     """
+    _hush()
     try:
         from engine.materialize import Source
         from engine.materialize.verify import verify
@@ -275,6 +280,19 @@ def base_from_config(folder: Path) -> BaseFacts:
     except ModuleNotFoundError as error:
         raise _missing("base add from a config alone", error) from None
     return layout_from_config(folder)
+
+
+def _hush() -> None:
+    """On some processors bitsandbytes warns, at its import, of a package with a faster product for one layer. Nothing
+    here multiplies by packed weights, and who reads it on stderr takes it for an error of theirs.
+    """
+    import logging
+
+    logging.getLogger(_CPU_KERNELS).addFilter(_is_of_interest)
+
+
+def _is_of_interest(record: LogRecord) -> bool:
+    return not record.msg.startswith("Failed to load CPU gemm_4bit_forward")
 
 
 def _missing(verb: str, error: ModuleNotFoundError) -> Exception:
