@@ -7,6 +7,8 @@ import warnings
 import torch
 from peft import PeftModel
 
+from engine.compat.engines.check import check_for, verdict
+from engine.format.adapter import read_adapter
 from tests.engine.compat.engines.flavours import FLAVOURS
 
 TOKENS = torch.tensor([[7, 9, 3, 4, 11, 20, 3, 2], [1, 5, 30, 31, 3, 4, 60, 8]])
@@ -46,3 +48,13 @@ def judged(name, folder, load):
     if expected is None:
         return None
     return "loads" if found is not None and torch.allclose(expected, found, atol=2e-5) else "differs"
+
+
+def agrees(name, folder, target, loader):
+    """Whether our table's verdict is what the engine's own loader comes to; the loader must refuse or differ where PEFT
+    cannot say what the function is.
+    """
+    ours = verdict(check_for(read_adapter(folder), target), target)
+    with loader as load:
+        theirs = judged(name, folder, load)
+    return ours in ("differs", "refuses") if theirs is None else ours == theirs

@@ -2,11 +2,9 @@
 
 import pytest
 
-from engine.compat.engines.check import check_for, verdict
 from engine.compat.engines.target import parse_target
-from engine.format.adapter import read_adapter
 from tests.engine.compat.engines.flavours import FLAVOURS
-from tests.engines.oracle import judged
+from tests.engines.oracle import agrees
 from tests.engines.sglang_loader import loader_of
 
 pytestmark = pytest.mark.engines
@@ -16,12 +14,5 @@ pytestmark = pytest.mark.engines
 @pytest.mark.parametrize("name", FLAVOURS)
 def test_the_verdict_is_the_engines(name, release, folders, network):
     target = parse_target(f"sglang@{release}:max_lora_rank=64")
-    ours = verdict(check_for(read_adapter(folders(name)), target), target)
 
-    with loader_of(release) as load:
-        theirs = judged(name, folders(name), load)
-
-    if theirs is None:
-        assert ours in ("differs", "refuses"), "loads there, and PEFT cannot say what it computes"
-    else:
-        assert ours == theirs
+    assert agrees(name, folders(name), target, loader_of(release))

@@ -13,7 +13,6 @@ from registry.files import partsums
 from registry.store.bucket import bucket as buckets
 from registry.store.bucket import checkedparts, uploads
 from registry.store.bucket.multiparts import s3_client
-from tests.faultproxy import proxying
 from tests.registries import factors, make_adapter, open_registry
 from tests.registry.stepping import Place, processes
 
@@ -25,10 +24,9 @@ CHANGED = f"{WEIGHTS}: changed while it was pushed"
 
 
 @pytest.fixture
-def proxy(s3_server):
-    with proxying(s3_server) as running:
-        running.comparing = True
-        yield running
+def proxy(proxy):
+    proxy.comparing = True
+    return proxy
 
 
 @pytest.fixture

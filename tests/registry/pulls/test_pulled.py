@@ -94,29 +94,30 @@ def test_files_that_are_not_the_digests_are_refused(store, digest, files, root):
         ensure_pulled(store, digest, files[:1], root)
 
 
-def test_processes_pulling_the_same_version_all_succeed(store, digest, files, root):
+def pulled_by_four(*arguments):
+    """Exit codes of four processes that pull at once."""
     spawn = multiprocessing.get_context("spawn")
-    workers = [spawn.Process(target=ensure_pulled, args=(store, digest, files, root)) for _ in range(4)]
+    workers = [spawn.Process(target=ensure_pulled, args=arguments) for _ in range(4)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join(60)
+    return [worker.exitcode for worker in workers]
 
-    assert [worker.exitcode for worker in workers] == [0] * 4
+
+def test_processes_pulling_the_same_version_all_succeed(store, digest, files, root):
+    codes = pulled_by_four(store, digest, files, root)
+
+    assert codes == [0] * 4
     assert find_pulled(root, digest) is not None
     assert list(root.glob("*.tmp")) == []
 
 
 def test_processes_repairing_the_same_copy_all_succeed(store, digest, files, root):
     break_copy(ensure_pulled(store, digest, files, root))
-    spawn = multiprocessing.get_context("spawn")
-    workers = [spawn.Process(target=ensure_pulled, args=(store, digest, files, root)) for _ in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
+    codes = pulled_by_four(store, digest, files, root)
 
-    assert [worker.exitcode for worker in workers] == [0] * 4
+    assert codes == [0] * 4
     assert find_pulled(root, digest) is not None
 
 

@@ -17,7 +17,7 @@ from registry.errors import RegistryError
 from registry.files.disk import discard_tree
 from registry.models import Blob
 from registry.store.bucket import bucket as buckets
-from tests.faultproxy import FAULTS, proxying
+from tests.faultproxy import FAULTS
 from tests.registries import make_adapter, open_registry
 
 # what a server in front of which something is broken goes on doing, request after request
@@ -59,12 +59,6 @@ class World:
         for path in self.adapter.iterdir():
             assert (place / path.name).read_bytes() == path.read_bytes()
         assert {finding.id for finding in self.registry.fsck().findings} <= {"orphan-blob", "stray-file"}
-
-
-@pytest.fixture
-def proxy(s3_server):
-    with proxying(s3_server) as running:
-        yield running
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from registry.store.bucket.bucket import Bucket
 from registry.store.bucket.multiparts import s3_client
 from registry.store.bucket.objects import ObjectStore
 from registry.store.storeurl import parse_store_url
-from tests.faultproxy import proxying
 
 MIB = 1 << 20
 PART = 8 * MIB
@@ -26,10 +25,9 @@ SLOW_FAULTS = ("refused", "late", "twice", "500", "503", "lost-500")
 
 
 @pytest.fixture
-def proxy(s3_server):
-    with proxying(s3_server) as running:
-        running.comparing = True
-        yield running
+def proxy(proxy):
+    proxy.comparing = True
+    return proxy
 
 
 @pytest.fixture

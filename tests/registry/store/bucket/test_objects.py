@@ -15,16 +15,9 @@ from registry.store.bucket.bucket import Bucket
 from registry.store.bucket.objects import ObjectStore
 from registry.store.storeurl import parse_store_url
 from tests.buckets import make_bucket, store_url
-from tests.faultproxy import proxying
 
 HELLO = "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"  # printf hello | sha256sum
 MIB = 1 << 20
-
-
-@pytest.fixture
-def proxy(s3_server):
-    with proxying(s3_server) as running:
-        yield running
 
 
 @pytest.fixture
