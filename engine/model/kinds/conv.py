@@ -78,6 +78,13 @@ def _is_dilated(conv: _ConvNd) -> bool:
     return any(step > 1 and size > 1 for step, size in zip(conv.dilation, conv.kernel_size, strict=True))
 
 
+def _pads(conv: _ConvNd) -> bool:
+    """Whether it sees anything beyond its input."""
+    if isinstance(conv.padding, str):
+        return conv.padding == "same" and any(size > 1 for size in conv.kernel_size)
+    return any(conv.padding)
+
+
 def shapes(module: nn.Module, want: Want) -> dict[str, Shape]:
     conv = _conv(module)
     each = -(-want.rank // conv.groups)
@@ -185,7 +192,7 @@ def _delta(conv: _ConvNd, views: Mapping[str, Tensor], part: Part) -> Tensor:
     reason = None
     if conv.groups > 1:
         reason = f"ΔW crosses the {conv.groups} groups of the convolution"
-    elif conv.padding_mode != "zeros" and any(size > 1 for size in conv.kernel_size):
+    elif conv.padding_mode != "zeros" and _pads(conv):
         reason = f"the base pads with {conv.padding_mode} values and A with zeros"
     if reason:
         message = f"{part.path}: {reason}, so that no merged weight does the same; leave the adapter unmerged"
