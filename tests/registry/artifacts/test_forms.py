@@ -21,11 +21,6 @@ def database_url(sqlite_template, tmp_path):
     return world.sqlite_alone(sqlite_template, tmp_path)
 
 
-@pytest.fixture
-def registry(prepared):
-    return prepared(world.fill)
-
-
 def plain(registry, to, *refs, **options):
     return registry.materialize(refs or ("team/a",), kind="peft", to=to, **options)
 

@@ -31,11 +31,6 @@ def database_url(sqlite_template, tmp_path):
 
 
 @pytest.fixture
-def registry(prepared):
-    return prepared(world.fill)
-
-
-@pytest.fixture
 def say(registry, capfd):
     """A command line: its exit code and what it said."""
 

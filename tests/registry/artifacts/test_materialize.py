@@ -19,11 +19,6 @@ def database_url(sqlite_template, tmp_path):
     return world.sqlite_alone(sqlite_template, tmp_path)
 
 
-@pytest.fixture
-def registry(prepared):
-    return prepared(world.fill)
-
-
 def merged(registry, to, *refs, **options):
     return registry.materialize(refs or ("team/a",), kind="merged", to=to, **options)
 

@@ -12,11 +12,6 @@ from tests.registries import make_adapter, make_base
 from tests.registry.artifacts import world
 
 
-@pytest.fixture
-def registry(prepared):
-    return prepared(world.fill)
-
-
 def merged(registry, to, *refs, **options):
     return registry.materialize(refs or ("team/a",), kind="merged", to=to, **options)
 

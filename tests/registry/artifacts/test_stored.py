@@ -20,11 +20,6 @@ from tests.registry.artifacts import world
 
 
 @pytest.fixture
-def registry(prepared):
-    return prepared(world.fill)
-
-
-@pytest.fixture
 def shared(shared_registry, tmp_path):
     """A registry on each database with each kind of store, filled."""
     world.fill(shared_registry, tmp_path)

@@ -18,11 +18,6 @@ def database_url(sqlite_template, tmp_path):
 
 
 @pytest.fixture
-def registry(prepared):
-    return prepared(world.fill)
-
-
-@pytest.fixture
 def copied(registry, tmp_path):
     """A copy of what one request made."""
 

@@ -19,11 +19,6 @@ from tests.registry.artifacts import world
 
 
 @pytest.fixture
-def registry(prepared):
-    return prepared(world.fill)
-
-
-@pytest.fixture
 def made(registry, tmp_path):
     """Artifact 1 of team/a at ./out."""
     merged(registry, tmp_path / "out")
