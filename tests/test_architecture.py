@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from registry import Registry
-from tests.engine.format.files import P, adapter, shaped
+from tests.engine.format.adapters import P, adapter, shaped
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("registry", "engine")

@@ -5,7 +5,7 @@ import pytest
 
 from engine.errors import ConfigError, HeaderError, UnreadableError
 from engine.format.adapter import read_adapter, read_adapter_files
-from tests.engine.format.files import P, adapter, shaped
+from tests.engine.format.adapters import P, adapter, shaped
 
 
 def pair(module, r=2, inner=3, out=4, prefix=P):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from engine.errors import HeaderError
 from engine.format.files.header import parse_header
-from tests.engine.format.files import raw
+from tests.engine.format.adapters import raw
 
 SIZES = {"F32": 4, "BF16": 2, "U8": 1, "F8_E4M3": 1, "I64": 8, "C64": 8}
 TOKENS = [b"0", b"1", b"-0", b"8", b"1e2", b"null", b"true", b'"F32"', b"[", b"]", b"{", b"}", b",", b":", b'"', b" "]

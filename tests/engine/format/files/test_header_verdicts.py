@@ -9,7 +9,7 @@ import safetensors
 
 from engine.errors import HeaderError
 from engine.format.files.header import parse_header, read_header
-from tests.engine.format.files import DATA, ENTRY, raw
+from tests.engine.format.adapters import DATA, ENTRY, raw
 
 OK = "ok"
 

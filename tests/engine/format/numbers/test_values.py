@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from engine.errors import HeaderError
-from engine.format import values as room
 from engine.format.adapter import read_adapter
 from engine.format.files.digest import tensors_digest
 from engine.format.files.header import read_header
+from engine.format.numbers import values as room
 from engine.format.numbers.values import scan_values
-from tests.engine.format.files import P, adapter, packed, raw
+from tests.engine.format.adapters import P, adapter, packed, raw
 
 A, B = P + "q.lora_A.weight", P + "q.lora_B.weight"
 
