@@ -100,7 +100,7 @@ class Handle:
     def status(self, state: SchemaState) -> RegistryStatus:
         """What `init` and `migrate` report."""
         return RegistryStatus(
-            database=self.unchecked.label,
+            database=self.unchecked.place,
             store=self.store.label,
             revision=state.revision,
             created=state.created,

@@ -292,4 +292,13 @@ def _check(given: str | Mapping[str, str] | None) -> tuple[str, str] | None:
     pairs = list(given.items()) if isinstance(given, Mapping) else [given.rpartition("=")[::2]]
     if len(pairs) != 1 or not pairs[0][0] or pairs[0][1] not in STATUSES:
         raise UsageError(f"check {given!r}: expected ENGINE=STATUS with a status of {', '.join(STATUSES)}")
-    return pairs[0]
+    return _question(pairs[0][0]), pairs[0][1]
+
+
+def _question(text: str) -> str:
+    """The label under which `check` keeps its answer, whichever of an engine's names and spellings is given."""
+    # Most lists ask for no check, and need no table of engines.
+    from registry.checks.questions import parse_engine
+    from registry.findings.verdicts import CHECKIN
+
+    return text if text == CHECKIN else parse_engine(text).label

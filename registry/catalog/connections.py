@@ -48,13 +48,13 @@ def parse_url(url: str | URL) -> URL:
         raise UsageError("database URL cannot be read: expected postgresql://user:password@host:port/name") from None
 
 
-def label_of(url: URL) -> str:
-    """The database in words: no password, no query (which may hold one)."""
+def place_of(url: URL) -> str:
+    """Where the database is: no password, no query (which may hold one)."""
     if url.get_backend_name() == "sqlite":
-        return f"database {url.database}"
+        return str(url.database)
     host = url.host or url.query.get("host") or ""
     port = f":{url.port}" if url.port else ""
-    return f"database postgresql://{host if isinstance(host, str) else host[0]}{port}/{url.database or ''}"
+    return f"postgresql://{host if isinstance(host, str) else host[0]}{port}/{url.database or ''}"
 
 
 def connect(url: URL, label: str, busy_timeout_s: float) -> Engine:

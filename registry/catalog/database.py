@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from registry.catalog import faults
-from registry.catalog.connections import connect, label_of, parse_url
+from registry.catalog.connections import connect, parse_url, place_of
 from registry.errors import BusyError, UnavailableError
 from registry.values import jitter
 
@@ -43,7 +43,8 @@ class Database:
         self._url = parse_url(url)
         self._busy_timeout_s = busy_timeout_s
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
-        self.label = label_of(self._url)
+        self.place = place_of(self._url)
+        self.label = f"database {self.place}"
         self._owner = 0
         self._connections: Engine | None = None
 

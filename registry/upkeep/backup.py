@@ -30,7 +30,7 @@ def back_up(database: Database, to: Path, *, force: bool) -> BackupResult:
     with new_file(to, force=force, command="backup") as temporary:
         versions = _copy(database.file, temporary)
         size = temporary.stat().st_size
-    return BackupResult(database=database.label, path=str(to), size=size, versions=versions)
+    return BackupResult(database=database.place, path=str(to), size=size, versions=versions)
 
 
 def _copy(file: str, target: Path) -> int:

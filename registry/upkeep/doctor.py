@@ -41,7 +41,7 @@ def examine_registry(handle: Handle, settings: Settings) -> RegistryStatus:
         revision = None
         checks = [_check("database", " ".join(filter(None, (str(error), error.hint))), status="fail")]
     checks += [_settings(settings), *_store_checks(handle.store), _space(settings), _python(), _extras()]
-    return RegistryStatus(handle.unchecked.label, handle.store.label, revision, checks=tuple(checks))
+    return RegistryStatus(handle.unchecked.place, handle.store.label, revision, checks=tuple(checks))
 
 
 def _check(name: str, detail: str, *, status: str = "ok") -> dict[str, Any]:

@@ -104,7 +104,7 @@ def _selector(text: str, whole: str) -> tuple[Literal["number", "alias", "digest
     if match := _NUMBER.fullmatch(folded):
         number = int(match.group(1)) if len(match.group(1)) < 20 else 0
         if not 0 < number <= _LARGEST_NUMBER:
-            raise UsageError(f"reference {whole[:120]!r}: version numbers start at 1")
+            raise UsageError(f"reference {whole[:120]!r}: expected a version number from 1 to {_LARGEST_NUMBER}")
         return "number", number
     if folded.startswith("sha256:"):
         if not _HEX.fullmatch(folded.removeprefix("sha256:")):

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from engine.errors import OptionError
 from registry.browse.filters import Bounds, Span, list_query, parse_created, parse_duration, parse_size, parse_sort
 from registry.errors import UsageError
 
@@ -118,6 +119,28 @@ def test_what_is_no_check(check):
 
 def test_a_target_may_hold_an_equals_sign():
     assert list_query(check="vllm:max_lora_rank=8=pass").check == ("vllm:max_lora_rank=8", "pass")
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [
+        ("llama.cpp", "llamacpp"),
+        ("VLLM", "vllm"),
+        ("vllm@0.31.0", "vllm@0.31"),
+        ("vllm@v0.31.2:max_lora_rank=64", "vllm@0.31.2:max_lora_rank=64"),
+        ("checkin", "checkin"),
+    ],
+)
+def test_a_check_is_asked_for_in_the_words_that_check_takes(asked, kept):
+    assert list_query(check=f"{asked}=pass").check == (kept, "pass")
+    assert list_query(check={asked: "fail"}).check == (kept, "fail")
+
+
+@pytest.mark.parametrize("asked", ["nope", "vlm", "vllm:nope=1", "vllm@x y", "CHECKIN"])
+def test_an_engine_that_no_check_can_have_asked_is_refused(asked):
+    """An empty page would read as: none of them passes."""
+    with pytest.raises(OptionError, match=asked.partition(":")[0].partition("@")[0]):
+        list_query(check=f"{asked}=pass")
 
 
 def test_a_negative_limit_is_refused():

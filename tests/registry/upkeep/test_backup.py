@@ -30,6 +30,7 @@ def test_a_backup_restores_the_catalog(pushed, tmp_path):
     other = open_registry(tmp_path / "other")
 
     assert (result.versions, result.size) == (1, (tmp_path / "copy.db").stat().st_size)
+    assert result.database == str(tmp_path / "home" / "catalog.db")
     assert other.show("team/a@prod") == before
     assert other.fsck().findings == ()
     other.close()

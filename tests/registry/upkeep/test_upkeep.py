@@ -357,6 +357,15 @@ def test_doctor_tells_the_rest_where_the_database_cannot_be_used(pushed):
     assert status.revision is None
 
 
+def test_init_migrate_and_doctor_tell_where_the_registry_is(pushed):
+    """As places, which a script can open: no words before them."""
+    home = pushed.settings.home
+
+    for status in (pushed.init(), pushed.migrate(), pushed.doctor()):
+        assert status.database.startswith((f"{home}/catalog.db", "postgresql://"))
+        assert status.store == f"{home}/blobs"
+
+
 def test_which_is_told_to_a_person_as_deleted(pushed, tmp_path, capfd):
     from registry.cli.failure import run
 

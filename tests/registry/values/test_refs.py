@@ -112,6 +112,12 @@ PAYLOADS = [
 ]
 
 
+@pytest.mark.parametrize("number", ["0", "9223372036854775808", "9" * 20, "v" + "9" * 400])
+def test_a_number_that_no_version_can_have_is_told_the_range(number):
+    with pytest.raises(UsageError, match=r"expected a version number from 1 to 9223372036854775807$"):
+        parse_ref(f"team/sql@{number}")
+
+
 @pytest.mark.parametrize("text", PAYLOADS)
 def test_what_could_be_a_path_an_option_or_another_name_is_no_name(text):
     with pytest.raises(UsageError):
