@@ -159,7 +159,9 @@ def _seed(number: int | None, rounding: str | None) -> int:
     if number is not None and not 0 <= number < 2**63:
         raise UsageError(f"seed {number}: expected a whole number from 0")
     if number is not None and rounding != "stochastic":
-        raise UsageError("--seed: nothing is left to chance", hint="--rounding stochastic --seed N")
+        raise UsageError(
+            "--seed decides stochastic rounding, and this rounds to nearest", hint="--rounding stochastic --seed N"
+        )
     return number or 0
 
 

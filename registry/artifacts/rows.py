@@ -83,7 +83,10 @@ def get(session: Session, text: str, *, path: str | None = None) -> Known:
         either = Recipe.digest.startswith(text, autoescape=True) | Artifact.digest.startswith(text, autoescape=True)
         found = [_known(*row) for row in session.execute(_alive().where(either))]
     else:
-        raise UsageError(f"artifact {text[:120]!r}: expected its number, sha256: and 12 or more hex digits, or a path")
+        raise UsageError(
+            f"artifact {text[:120]!r}: expected its number, sha256: and 12 or more hex digits, or a path",
+            hint="adapters artifacts list; a path starts with /, ./, ../ or ~",
+        )
     if not found:
         raise NotFoundError(f"artifact {path or text}: there is none", hint="adapters artifacts list")
     if len(found) > 1:

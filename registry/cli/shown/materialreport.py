@@ -15,6 +15,12 @@ _WORST = 5  # modules shown to a person; `artifacts show --format json` has all
 def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
     """Realised against intended change, overall and for the worst modules; nothing where nothing was measured."""
     told = {
+        "rank": number(report.get("rank")),
+        "adapted": None if report.get("adapted") is None else plural(report["adapted"], "module"),
+        "zeros": plural(report["zeros"], "module") + " without a change" if report.get("zeros") else None,
+        "rewrites": ", ".join(report.get("rewrites") or ()) or None,
+        "rounded": _rounded(report),
+        "images": ", ".join(_images(report.get("images") or {})) or None,
         "class": _class(report.get("headed")),
         "modules": number(report.get("modules")),
         "copied": None if report.get("copied") is None else f"{report['copied']} tensors, bit for bit",
@@ -48,6 +54,18 @@ def _worst(modules: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if rows:
         header = ("LEAST EXACT MODULES", "COSINE", "RELATIVE ERROR", "SWALLOWED")
         yield from table(header, rows, right=header[1:])
+
+
+def _rounded(report: Mapping[str, Any]) -> str | None:
+    if not report.get("rounded"):
+        return None
+    return f"{plural(report['rounded'], 'tensor')}, none by more than {number(report['largest_change'])} of its norm"
+
+
+def _images(images: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """By the names that a runtime asks for."""
+    for name, one in images.items():
+        yield name if one["exact"] else f"{name} (rounded)"
 
 
 def _class(headed: Mapping[str, Any] | None) -> str | None:

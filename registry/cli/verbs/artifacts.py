@@ -163,6 +163,8 @@ def _rebuilt(found: RebuildResult) -> Iterator[str]:
     )
     yield f"artifact {found.artifact}: {how}"
     yield from fields({"digest": found.digest, "path": None if found.path is None else str(found.path)})
+    if found.path is None:
+        yield "compared and dropped; --to DIR keeps a build"
 
 
 def _removed(found: RemovedArtifact) -> Iterator[str]:

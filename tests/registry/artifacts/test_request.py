@@ -67,7 +67,7 @@ def test_a_seed_is_for_stochastic_rounding_alone(ask):
     """Elsewhere it would be taken and ignored."""
     for options in ({}, {"rounding": "nearest"}, {"rounding": None}):
         for seed in (0, 7):
-            with pytest.raises(UsageError, match="--seed: nothing is left to chance") as caught:
+            with pytest.raises(UsageError, match="--seed decides stochastic rounding") as caught:
                 ask(seed=seed, **options)
             assert caught.value.hint == "--rounding stochastic --seed N"
 

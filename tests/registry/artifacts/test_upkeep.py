@@ -139,6 +139,16 @@ def test_what_names_none_is_told(made, name, error):
         made.artifact(name)
 
 
+def test_a_folder_without_a_slash_before_it_is_told_how_a_path_begins(made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(UsageError) as caught:
+        made.artifact("out")
+
+    assert caught.value.hint == "adapters artifacts list; a path starts with /, ./, ../ or ~"
+    assert made.artifact("./out").info.artifact == 1
+
+
 def test_a_digest_that_several_begin_with_is_refused(registry, tmp_path):
     for engine in ("vllm", "vllm:max_lora_rank=64"):  # two recipes, the same bytes
         registry.materialize(["team/a"], kind="peft", to=tmp_path / engine[-4:], rank=8, for_engine=engine)

@@ -179,6 +179,50 @@ def test_people_see_what_was_made_how_exact_it_is_and_what_comes_next(adapters: 
     )
 
 
+def test_people_see_the_images_by_name_and_which_of_them_are_rounded(adapters: Adapters):
+    images = {
+        "t/a@1": {"size": 5, "sha256": DIGEST, "exact": True},
+        "t/b@2": {"size": 5, "sha256": DIGEST, "exact": False},
+    }
+    report = {"class": DIGEST, "rank": 32, "dtype": "F32", "adapted": 14, "images": images}
+    result = MaterializeResult(Path("/m"), {}, report, 1, RECIPE, DIGEST, 5, 1)
+
+    outcome = adapters("materialize", "t/a", "t/b", "--as", "hotswap", "--to", "./m", materialize=result)
+
+    assert outcome.out.splitlines()[5:] == [
+        "",
+        "rank     32",
+        "adapted  14 modules",
+        "images   t/a@1, t/b@2 (rounded)",
+        "",
+        "next: adapters artifacts verify 1",
+    ]
+
+
+def test_people_see_what_padding_and_rewriting_did(adapters: Adapters):
+    report = {"rank": 16, "adapted": 1, "zeros": 2, "rewrites": ["a", "b"], "rounded": 3, "largest_change": 0.00123456}
+    result = MaterializeResult(Path("/m"), {}, report, 1, RECIPE, DIGEST, 5, 1)
+
+    outcome = adapters("materialize", "t/a", "--as", "peft", "--to", "./m", materialize=result)
+
+    assert outcome.out.splitlines()[6:-2] == [
+        "rank      16",
+        "adapted   1 module",
+        "zeros     2 modules without a change",
+        "rewrites  a, b",
+        "rounded   3 tensors, none by more than 0.001235 of its norm",
+    ]
+
+
+def test_people_see_nothing_of_what_did_not_happen(adapters: Adapters):
+    report = {"rank": None, "adapted": 4, "zeros": 0, "rewrites": [], "rounded": 0, "largest_change": 0.0}
+    result = MaterializeResult(Path("/m"), {}, report, 1, RECIPE, DIGEST, 5, 1)
+
+    outcome = adapters("materialize", "t/a", "--as", "peft", "--to", "./m", materialize=result)
+
+    assert outcome.out.splitlines()[6:-2] == ["adapted  4 modules"]
+
+
 @pytest.mark.parametrize(
     ("reused", "said"),
     [
@@ -321,6 +365,7 @@ def test_rebuild_notes_go_to_stderr(adapters: Adapters):
     outcome = adapters("artifacts", "rebuild", "3", rebuild_artifact=done)
 
     assert outcome.out.splitlines()[0] == "artifact 3: built again, every tensor has the digest it had"
+    assert outcome.out.splitlines()[-1] == "compared and dropped; --to DIR keeps a build"
     assert outcome.err == "note: it is /x.changed-1 now\n"
 
 
