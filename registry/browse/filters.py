@@ -298,7 +298,7 @@ def _check(given: str | Mapping[str, str] | None) -> tuple[str, str] | None:
 def _question(text: str) -> str:
     """The label under which `check` keeps its answer, whichever of an engine's names and spellings is given."""
     # Most lists ask for no check, and need no table of engines.
-    from registry.checks.questions import parse_engine
+    from registry.findings.questions import parse_engine
     from registry.findings.verdicts import CHECKIN
 
     return text if text == CHECKIN else parse_engine(text).label

@@ -13,8 +13,8 @@ from engine.compat.check import check_adapter
 from engine.compat.engines.check import check_for
 from engine.compat.rules.table import RULES
 from registry.checks.candidates import Candidate, GivenBase, base_at, folder_candidate
-from registry.checks.questions import ForEngine, parse_engine
 from registry.errors import UsageError
+from registry.findings.questions import ForEngine, parse_engine
 from registry.findings.rulesets import base_key, ruleset
 from registry.findings.verdicts import CHECKIN, Asked, Verdict, assemble
 from registry.values.refs import is_path

@@ -20,8 +20,8 @@ from engine.compat.shared import Shared
 from registry.catalog.among import among
 from registry.checks.check import judge, questions, with_baseline
 from registry.checks.checkcatalog import StoredCatalog
-from registry.checks.questions import ForEngine, parse_engine
 from registry.findings.keptchecks import base_keys, keep, kept_checks
+from registry.findings.questions import ForEngine, parse_engine
 from registry.findings.rulesets import ruleset
 from registry.findings.verdicts import Verdict, assemble
 from registry.models import Adapter, Version
