@@ -14,7 +14,7 @@ from engine.format.names.canonical import canonical
 from engine.materialize.matching.classes import class_of
 from engine.materialize.matching.copies import copied
 from engine.materialize.matching.effect import place_of
-from engine.materialize.matching.labels import MOST, head_settings, labels_of
+from engine.materialize.matching.labels import counts, head_settings, labels_of
 from engine.materialize.matching.lacking import lacking
 from engine.materialize.matching.live import live_of
 from engine.materialize.matching.seats import Seats
@@ -112,10 +112,8 @@ def _fitting(frame: Frame, name: str, copies: Sequence[_Copy]) -> tuple[Frame, L
     """The frame with as many labels as the heads have, the model, and the heads by its names; the base's own number
     where that fits. Raises RefusedError where none does.
     """
-    own = labels_of(frame.config)
-    sizes = {copy.place.shape[0] for copy in copies if copy.place.shape}
     wrong: list[Finding] = []
-    for labels in (own, *sorted(size for size in sizes - {own} if 0 < size <= MOST)):
+    for labels in counts(frame.config, (copy.place.shape[0] for copy in copies if copy.place.shape)):
         configured = _configured(frame, name, labels)
         live = live_of(configured)
         if live is None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-MOST = 10**6
+_MOST = 10**6
 _UNSAID = 2
 """What transformers takes where a config tells no labels."""
 
@@ -18,6 +18,12 @@ def labels_of(config: Mapping[str, Any]) -> int:
     if isinstance(names, dict):
         return len(names)
     return count if isinstance(count, int) else _UNSAID
+
+
+def counts(config: Mapping[str, Any], sizes: Iterable[int]) -> tuple[int, ...]:
+    """How many labels heads of those sizes may have, the config's own number first; no more than a table can name."""
+    own = labels_of(config)
+    return (own, *sorted(size for size in set(sizes) - {own} if 0 < size <= _MOST))
 
 
 def head_settings(config: Mapping[str, Any], architecture: str, count: int) -> dict[str, Any]:

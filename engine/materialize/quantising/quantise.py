@@ -10,7 +10,6 @@ from engine.compat.finding import Finding
 from engine.compat.layers import TRANSPOSED_TYPES
 from engine.errors import MissingExtraError, RefusedError
 from engine.format.base import config_facts
-from engine.format.names.canonical import canonical
 from engine.materialize.matching.frame import Frame
 from engine.materialize.quantising.convertible import left_plain, linear_weights
 from engine.materialize.quantising.forms import packed_form, plain_form, same_form
@@ -87,7 +86,7 @@ def _form(output: Output, request: Request, *, turned: bool | None) -> Form:
 def _repacked(found: Outputs, checkpoint: Checkpoint, request: Request) -> Forms:
     """From packed numbers: what was packed is again; the same kind keeps its own settings, and unchanged its bytes."""
     _hold_twin(found, request)
-    rows = tuple(_again(output, _before(output, checkpoint), request) for output in found.tensors)
+    rows = tuple(_again(output, checkpoint.tensors.get(output.name), request) for output in found.tensors)
     old = checkpoint.config.get(QUANTIZATION)
     skipped = own = old.get(_SKIPPED) if isinstance(old, dict) else None
     if found.headed is not None:
@@ -96,11 +95,6 @@ def _repacked(found: Outputs, checkpoint: Checkpoint, request: Request) -> Forms
     if isinstance(old, dict) and all(output.source.encoding in (PLAIN, request.quantize) for output in found.tensors):
         return Forms(rows, {} if skipped == own else {QUANTIZATION: {**old, _SKIPPED: skipped}})
     return Forms(rows, {QUANTIZATION: _section(request, checkpoint.config, skipped)})
-
-
-def _before(output: Output, checkpoint: Checkpoint) -> Stored | None:
-    """What the base has for an output, which may have another prefix there."""
-    return checkpoint.tensors.get(checkpoint.by_canonical.get(canonical(output.name), output.name))
 
 
 def _again(output: Output, before: Stored | None, request: Request) -> Form:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlamaForSequenceClassification
 
 from registry import Registry
 from tests.engine.model.live import llama, lora_folder
@@ -23,6 +24,8 @@ def folder(tmp_path, monkeypatch):
     model.save_pretrained(tmp_path / "llama")
     for seed, name in enumerate(("sql", "chat")):
         lora_folder(tmp_path / "adapters" / name, llama(), seed=seed, target_modules=ALL)
+    classifier = LlamaForSequenceClassification(model.config)
+    lora_folder(tmp_path / "adapters" / "mood", classifier, task_type="SEQ_CLS", target_modules=["q_proj"])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ADAPTERS_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")

@@ -133,7 +133,9 @@ def made(name, folder, *, labels=3, seed=1, **config):
 
 
 def theirs(name, wrapped):
-    """PEFT's merged model; its merge of repeated layers adds to the layer that they share, so those stay apart."""
+    """PEFT's merged model; its merge of repeated layers adds to what they share (and transformers does not
+    save that), so those stay apart.
+    """
     return wrapped if name == REPEATED else copy.deepcopy(wrapped).merge_and_unload()
 
 
@@ -188,10 +190,9 @@ def test_plain_transformers_gives_the_scores_of_peft(case):
     close(scores(plain(CASES[name][1], result)), scores(theirs(name, wrapped)))
 
 
+@pytest.mark.parametrize("case", [name for name in CASES if name != REPEATED], indirect=True)
 def test_names_numbers_and_config_are_those_that_transformers_writes(case, tmp_path):
     name, _, _, wrapped, result = case
-    if name == REPEATED:
-        pytest.skip("transformers does not save layers that share their weights")
     saved(theirs(name, wrapped), tmp_path / "theirs")
     found, expected = tensors(result), tensors(tmp_path / "theirs")
     assert found.keys() == expected.keys()
@@ -382,7 +383,7 @@ def test_half_a_head_is_refused(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("shape", [(3, 31), (3, 32, 1), (0, 32), (96,), (10**6 + 1, 0), ()])
+@pytest.mark.parametrize("shape", [(3, 31), (3, 32, 1), (0, 32), (96,), ()])
 def test_a_head_that_does_not_fit(shape, tmp_path):
     base, adapter, _ = made("llama", tmp_path)
     name = "base_model.model.score.weight"
