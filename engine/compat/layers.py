@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
+from engine.compat.newest import Newest
 from engine.format.names.canonical import OUTPUT_NAMES, canonical, ends_with_any, is_tied_name, unwrapped
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ INPUT_NAMES = frozenset(
 _WRITERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")  # architectures that have an output table
 _LAYER_NUMBER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d+)(?=\.|$)")
 _MOST_LAYERS = 10_000
+_MOST_NAMES = 16_384
+_MOST_SELECTIONS = 16
 _MOST_DIGITS = 9
 _MIXTURE_PARTS = frozenset({"experts", "gate", "router", "block_sparse_moe", "shared_expert", "shared_expert_gate"})
 
@@ -74,6 +77,10 @@ class BaseIndex:
         self._untyped = base.model_type is None
         self._modules = frozenset(_ancestors(base.parameters))
         self._mixture = any("experts" in path.split(".") for path in base.parameters)
+        # Many adapters ask for the same few hundred modules.
+        self.has_module = lru_cache(_MOST_NAMES)(self._has_module)
+        self.weight = lru_cache(_MOST_NAMES)(self._weight)
+        self.selections = Newest[tuple[str, ...]](_MOST_SELECTIONS)
 
     def shape(self, path: str) -> Shape | None:
         """Give a parameter's shape; a tied output layer or embedding copy has its source's."""
@@ -85,7 +92,7 @@ class BaseIndex:
             return self.parameters[min(sources, key=len)] if sources else None
         return None
 
-    def has_module(self, module: str) -> bool:
+    def _has_module(self, module: str) -> bool:
         """Say whether the base has this module. Experts stored one by one and fused on load count as present."""
         if canonical(module) in self._modules or unwrapped(module) in self._modules:
             return True
@@ -93,7 +100,7 @@ class BaseIndex:
             return True
         return self._mixture and bool(_MIXTURE_PARTS & frozenset(module.split(".")))
 
-    def weight(self, module: str) -> Shape | None:
+    def _weight(self, module: str) -> Shape | None:
         """Give the shape of a module's weight, None where it has none of its own."""
         for leaf in ("weight", "in_proj_weight"):
             if (found := self.shape(f"{module}.{leaf}")) is not None:

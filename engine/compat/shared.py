@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from engine.compat.rule import Rule, Subject
 
 MOST_KEPT = 1024
+_MOST_TABLES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +41,19 @@ class Shared:
 
     def __init__(self, most: int = MOST_KEPT) -> None:
         self._kept = Newest[_Kept](most)
+        self._tables: Newest[tuple[object, tuple[Rule, ...]]] = Newest(_MOST_TABLES)
 
     def findings(
         self, table: object, rules: Callable[[], Iterable[Rule]], subject: Subject
     ) -> Iterator[tuple[Finding, ...]]:
         """What a table's rules say, in their order; `rules` gives them where they are not known yet."""
         blind = subject.without_values()
-        kept = self._kept.get(_key(table, subject), lambda: _Kept(table, blind, tuple(_parts(rules(), blind))))
+
+        def ask() -> _Kept:
+            _, rows = self._tables.get(id(table), lambda: (table, tuple(rules())))
+            return _Kept(table, blind, tuple(_parts(rows, blind)))
+
+        kept = self._kept.get(_key(table, subject), ask)
         for part in kept.parts:
             yield part if isinstance(part, tuple) else tuple(findings_of(part, subject))
 

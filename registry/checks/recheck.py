@@ -5,6 +5,7 @@ Each page is one transaction, so a run that was killed goes on where it stopped.
 
 from __future__ import annotations
 
+import gc
 import json
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -97,6 +98,7 @@ def _start(settings: Settings, engines: Sequence[str]) -> None:
     """In a process beside: what its pages need."""
     from registry.handle import Handle
 
+    gc.set_threshold(100_000)  # facts by the thousand are kept: going over them all again and again costs a tenth
     _beside.append((StoredCatalog(Handle(settings)), tuple(parse_engine(text) for text in engines), Shared()))
 
 

@@ -56,8 +56,8 @@ def verdict(findings: Iterable[Finding], target: EngineTarget) -> Verdict:
     return "inconclusive" if any(finding.severity == "inconclusive" for finding in found) else "loads"
 
 
-def _rules(target: EngineTarget) -> Iterator[Rule]:
-    return (_bound(row, target) for row in target.engine.rules if row.span.holds(target.version))
+def _rules(target: EngineTarget) -> tuple[Rule, ...]:
+    return tuple(_bound(row, target) for row in target.engine.rules if row.span.holds(target.version))
 
 
 def _bound(row: EngineRule, target: EngineTarget) -> Rule:

@@ -8,6 +8,7 @@ scale by 1 unless the safetensors header carries `lora_adapter_metadata`. A fold
 from __future__ import annotations
 
 import json
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from engine.compat.engines import traits
@@ -84,7 +85,7 @@ def _no_rank(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
 
 def _reads_any(subject: Subject, target: EngineTarget) -> bool:
     start = target.text("prefix") + "."
-    return any(name.startswith(start) for name in subject.facts.header.tensors)
+    return any(map(str.startswith, subject.facts.header.tensors, repeat(start)))
 
 
 def _is_unsaid(subject: Subject, target: EngineTarget) -> bool:

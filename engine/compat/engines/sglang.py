@@ -110,10 +110,12 @@ def _gated(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:
 def _alone(subject: Subject, needs: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Modules that lack the neighbour they need: (the module, the neighbour)."""
     names = {module.name for module in subject.facts.modules}
-    for name in sorted(names):
+    alone = []
+    for name in names:
         parent, dot, leaf = name.rpartition(".")
         if leaf in needs and (beside := f"{parent}{dot}{needs[leaf]}") not in names:
-            yield name, beside
+            alone.append((name, beside))
+    yield from sorted(alone)
 
 
 def _no_slot(subject: Subject, _target: EngineTarget) -> Iterator[Hit]:

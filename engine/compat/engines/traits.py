@@ -125,7 +125,11 @@ def changed_base(subject: Subject, target: EngineTarget) -> Iterator[Hit]:
 
 def scaled_otherwise(subject: Subject, target: EngineTarget, scale: Callable[[ModuleFacts], float]) -> Iterator[Hit]:
     """Modules that the engine scales by something else than PEFT does: one hit that counts them."""
-    wrong = [(module, scale(module)) for module in subject.facts.modules if not _equal(module.scaling, scale(module))]
+    wrong = [
+        (module, other)
+        for module in subject.facts.modules
+        if module.scaling != (other := scale(module)) and not _equal(module.scaling, other)
+    ]
     if wrong:
         module, found = wrong[0]
         yield Hit(

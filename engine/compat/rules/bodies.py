@@ -4,6 +4,7 @@ alone does not, and a loader that looks by exact name passes over the other's in
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from engine.compat.rule import Hit
@@ -27,6 +28,7 @@ _BELOW = {
 BODIES = {kind: prefix for prefix, kinds in _BELOW.items() for kind in kinds.split()}
 _CLASSES = ("ForCausalLM", "LMHeadModel")  # of a base whose class has the body below a name
 _WITH_HEAD = frozenset({"CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS"})  # tasks whose classes have it there too
+_MOST_NAMES = 16_384  # thousands of adapters have the same few hundred modules
 _OTHER_CLASSES = frozenset({"QUESTION_ANS"})  # some say `transformer` there, whatever the family
 
 
@@ -52,6 +54,7 @@ def misplaced(subject: Subject) -> Iterator[Hit]:
         )
 
 
+@lru_cache(_MOST_NAMES)
 def _above(module: str) -> str | None:
     """What stands before a module's path in the body; None for one beside the body, or below a wrapper's name."""
     name = wrapped_path(module)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from engine.compat.layers import base_name, implied_weight, index_of, is_transposed_type
@@ -16,9 +17,12 @@ from engine.format.names.renamed import RENAMED_TYPES
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from engine.compat.layers import BaseIndex
     from engine.compat.rule import Subject
+    from engine.format.configs.settings import LoraSettings
 
 _MOST_MODULES = 100_000
+_MOST_NAMES = 16_384  # thousands of adapters have the same few hundred modules
 
 
 def fraction(subject: Subject) -> Iterator[Hit]:
@@ -31,11 +35,8 @@ def fraction(subject: Subject) -> Iterator[Hit]:
         return
     adapted = (*(one.name for one in subject.facts.modules), *subject.facts.incomplete)
     present = {canonical(wrapped_path(name)) for name in adapted}
-    matcher = Matcher(lora)
     try:
-        selected = [
-            path for path in index_of(base).linear_modules if matcher.targets(prefix + path if "." in path else path)
-        ]
+        selected = _selected(lora, index_of(base), prefix)
     except PatternError:
         return
     if missing := [path for path in selected if canonical(path) not in present]:
@@ -56,14 +57,30 @@ def _comparable(subject: Subject) -> bool:
     return base.model_type not in RENAMED_TYPES and len(base.parameters) <= _MOST_MODULES
 
 
+def _selected(lora: LoraSettings, index: BaseIndex, prefix: str) -> tuple[str, ...]:
+    """The base's modules that the targets mean. Raises PatternError."""
+    matcher = Matcher(lora)
+
+    def find() -> tuple[str, ...]:
+        names = index.linear_modules
+        return tuple(path for path in names if matcher.targets(prefix + path if "." in path else path))
+
+    asked = (lora.target_modules, lora.exclude_modules, lora.modules_to_save)
+    return index.selections.get((prefix, *asked, lora.layers_to_transform, lora.layers_pattern), find)
+
+
 def _prefix(subject: Subject) -> str | None:
     """What stands before the base's own paths in the adapter's module names, None where that differs between them."""
-    found = set()
-    for name in (wrapped_path(module.name) for module in subject.facts.modules):
-        plain = canonical(name)
-        if "." in plain and name.endswith(plain):
-            found.add(name[: len(name) - len(plain)])
+    found = {_before(module.name) for module in subject.facts.modules} - {None}
     return found.pop() if len(found) == 1 else None
+
+
+@lru_cache(_MOST_NAMES)
+def _before(module: str) -> str | None:
+    """What stands before a module's path in the base, None where that cannot be told."""
+    name = wrapped_path(module)
+    plain = canonical(name)
+    return name[: len(name) - len(plain)] if "." in plain and name.endswith(plain) else None
 
 
 def orientation(subject: Subject) -> Iterator[Hit]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 from engine.errors import PatternError
@@ -27,6 +28,7 @@ BUDGET = 0.2
 MOST = 5.0
 MAX_LENGTH = 10_000
 MAX_UNROLLED = 100_000
+_MOST_SETS = 256
 
 Number = TypeVar("Number", int, float)
 
@@ -108,7 +110,7 @@ class Matcher:
     def _set(self, kind: str, names: Iterable[str]) -> frozenset[str]:
         found = self._sets.get(kind)
         if found is None:
-            found = self._sets[kind] = frozenset(names)
+            found = self._sets[kind] = _one_set(frozenset(names))
         return found
 
     def _layer_selected(self, module: str) -> bool:
@@ -163,6 +165,12 @@ class Matcher:
         if self._left > 0:
             return self._run(pattern, text, whole=whole)
         raise PatternError(pattern, f"needs more than {BUDGET:g} s")
+
+
+@lru_cache(_MOST_SETS)
+def _one_set(names: frozenset[str]) -> frozenset[str]:
+    """The same object for equal sets, which are compared whole otherwise whenever a name is looked up with one."""
+    return names
 
 
 def effective(lora: LoraSettings, module: str) -> tuple[int, float]:

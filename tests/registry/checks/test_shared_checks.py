@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -155,6 +156,24 @@ def test_answers_are_asked_once_for_one_object_and_again_after_it_was_let_go(tmp
         ask(table, lambda: table, Subject(examined.facts, examined.values), shared)
 
     assert [facts.path.name for facts in asked] == ["0", "1", "0"]
+
+
+def test_a_tables_rules_are_made_once_and_those_of_another_table_apart(tmp_path):
+    """However many adapters are asked about."""
+    first, second = (examine(make_adapter(tmp_path / str(n), n), digest=False) for n in range(2))
+    made, shared = [], Shared()
+
+    def rules(name):
+        made.append(name)
+        return (Rule(name, "info", "", "config", lambda _subject: [Hit(name)]) for _ in range(1))
+
+    tables = {name: object() for name in ("one", "other")}
+    for examined in (first, second, first):
+        for name, table in tables.items():
+            found = ask(table, partial(rules, name), Subject(examined.facts, examined.values), shared)
+            assert [finding.rule for finding in found] == [name]
+
+    assert made == ["one", "other"]
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,33 @@ def test_what_the_config_leaves_out_is_not_missing(tmp_path, more, changes):
     assert "target-fraction" not in _rules(facts, base=base(tmp_path / "b", {**BASE, **more}))
 
 
+@pytest.mark.parametrize("start", range(6))
+def test_one_base_answers_every_selection_for_itself(tmp_path, start):
+    """What one adapter's targets mean in the base is kept for the next that asks the same; here no two ask the same."""
+    known = base(tmp_path / "b", {**BASE, "model.layers.1.self_attn.q_proj.weight": (6, 4)})
+    asked = [
+        ({}, True),
+        ({"layers_to_transform": [0]}, False),
+        ({"layers_to_transform": [0, 1]}, True),
+        ({"exclude_modules": ["layers.1.self_attn.q_proj"]}, False),
+        ({"modules_to_save": ["layers.1.self_attn"]}, False),
+        ({"target_modules": r"model\.layers\.0\..*(q|up)_proj"}, False),
+    ]
+    for place, (changes, missing) in enumerate((*asked[start:], *asked[:start], *asked)):
+        facts = adapter(tmp_path / str(place), config=_config(**changes))
+        assert ("target-fraction" in _rules(facts, base=known)) is missing, changes
+
+
+def test_an_adapter_below_another_name_selects_by_its_own(tmp_path):
+    """The same targets and base; the second's modules lie below `transformer.`, where its expression looks."""
+    known = base(tmp_path / "b", {**BASE, "model.layers.1.self_attn.q_proj.weight": (6, 4)})
+    config = _config(target_modules=r"model\.layers\.\d\..*(q|up)_proj")
+    moved = {name.replace("model.model.layers", "model.transformer.layers"): held for name, held in tensors().items()}
+
+    assert "target-fraction" in _rules(adapter(tmp_path / "a", config=config), base=known)
+    assert "target-fraction" not in _rules(adapter(tmp_path / "m", weights=moved, config=config), base=known)
+
+
 def test_an_expression_selects_by_the_whole_name(tmp_path):
     facts = adapter(tmp_path / "a", config=_config(target_modules=r"model\.layers\.\d+\..*(q|up)_proj"))
     known = base(tmp_path / "b", {**BASE, "model.layers.1.mlp.up_proj.weight": (8, 4)})
