@@ -10,6 +10,7 @@ import pytest
 from registry.artifacts import turn
 from registry.artifacts.turn import building, clear_turns, left_turns, writing
 from registry.errors import UnavailableError
+from registry.pulls.turns import alone
 from registry.values.progress import unheard
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -110,6 +111,22 @@ def test_who_waited_on_a_lock_that_was_taken_away_holds_the_one_that_is_there_no
 
     assert (len(most), max(most)) == (90, 1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_on_a_file_that_was_taken_away_is_no_lock(tmp_path, monkeypatch):
+    """Who held it ended between our open and our lock: the next would lock another file and get in beside us."""
+    path, honest, calls = tmp_path / f"{'ab' * 32}.lock", turn.lock_now, []
+
+    def lock_now(lock, kind):
+        if not calls:
+            path.unlink()
+        calls.append(kind)
+        return honest(lock, kind)
+
+    monkeypatch.setattr(turn, "lock_now", lock_now)
+
+    with building(tmp_path, RECIPE, notice=unheard), alone(path, create=False) as free:
+        assert (path.exists(), free, len(calls)) == (True, False, 2)
 
 
 @pytest.mark.parametrize("name", ["out", "x" * 255, "日" * 85, "😀" * 63, "new\nline", "\udcff\udcfe"])
