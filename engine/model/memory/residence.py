@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from engine.errors import InUseError, OptionError, SealedError, SlotsFullError, UnknownAdapterError
+from engine.errors import InUseError, OptionError, SlotsFullError, UnknownAdapterError
 from engine.model.fitting.fit import LARGEST, refuse_ranks
-from engine.model.fitting.fitted import Fitted, joined_layout, unheld
-from engine.model.memory.arena import Arena
+from engine.model.fitting.fitted import Fitted
+from engine.model.memory.growth import bind_sites, filled_arena, sealed_layout, wider_layout
 from engine.model.memory.hostcache import HostCache
 from engine.model.memory.image import empty_image, relaid
 from engine.model.memory.leaves import Leaves
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from engine.model.batches.switch import Switch
     from engine.model.fitting.fitted import Wants
+    from engine.model.memory.arena import Arena
     from engine.model.memory.given import Given
     from engine.model.memory.image import Image
     from engine.model.memory.layout import Layout
@@ -208,7 +209,7 @@ class Residence:
             image = self.image(name)
             self._put(name, loaded, self._fitting(image), self.slots.choose(self._kept(keep), own=name))
         elif slot is not None:
-            self.the_arena.write_scales(slot, self._scales(loaded), factor)
+            self.the_arena.write_scales(slot, loaded.scales(self.the_arena.layout), factor)
             self.holders[slot] = (name, loaded.version, factor)
         self.loaded[name] = loaded
 
@@ -301,8 +302,8 @@ class Residence:
 
     def _put(self, name: str, loaded: Loaded, image: Image, slot: int) -> None:
         """One copy of a fitting image into a slot that nobody runs on, then the flip of the name."""
-        arena = self.the_arena
-        arena.put(slot, image.values, self._scales(loaded), loaded.factor, ranks=self._ranks(loaded))
+        arena, layout = self.the_arena, self.the_arena.layout
+        arena.put(slot, image.values, loaded.scales(layout), loaded.factor, ranks=loaded.ranks(layout))
         arena.begin((slot,))
         self.holders[slot] = (name, loaded.version, loaded.factor)
         self.slots.assign(name, slot)
@@ -312,20 +313,6 @@ class Residence:
         image.check()
         layout = self.the_arena.layout
         return image if image.layout is layout else relaid(image, layout, pinned=self._pinned)
-
-    def _scales(self, loaded: Loaded) -> list[float]:
-        columns = self.the_arena.layout.columns
-        scales = [0.0] * len(columns)
-        for part in loaded.parts:
-            scales[columns[part.path]] = part.scaling * loaded.factor
-        return scales
-
-    def _ranks(self, loaded: Loaded) -> list[int]:
-        columns = self.the_arena.layout.columns
-        ranks = [0] * len(columns)
-        for part in loaded.parts:
-            ranks[columns[part.path]] = part.rank
-        return ranks
 
     def _kept(self, keep: Collection[str]) -> frozenset[str]:
         return frozenset(keep) | {name for name, loaded in self.loaded.items() if loaded.pinned}
@@ -355,37 +342,15 @@ class Residence:
 
     def _layout_with(self, wants: Wants, modules: Mapping[str, nn.Module]) -> Layout:
         """The layout that also holds what is wanted: the present one where it does already. Raises SealedError."""
-        alike = self._alike
         present = self.arena.layout if self.arena and modules is self.modules else None
-        if self.sealed:
-            missing = unheld(wants.own, present)
-            if present is None or missing:
-                told = f"no room for {len(missing)} modules or ranks of the adapter ({missing[0]}, …)"
-                raise SealedError(told, missing)
-            return present
-        known = alike and alike.wants is wants and alike.modules is modules
-        if alike and known and (present is alike.before or present is alike.layout):
-            return alike.layout
-        return joined_layout(wants, modules, present)
+        return sealed_layout(wants, present) if self.sealed else wider_layout(wants, modules, present, self._alike)
 
     def _grow(self, staged: Staged) -> None:
-        """Move to a layout that holds the staged adapter too, where the present one does not.
-
-        Everything that can fail is done before the first change: the new slots are filled from the old ones, then the
-        sites look at them.
-        """
+        """Move to a layout that holds the staged adapter too, where the present one does not."""
         layout = self._layout_with(staged.wants, self.modules)
         if self.arena and layout is self.arena.layout:
             return
         self.leaves.refuse()
-        arena = Arena(layout, slots=self._room.slots, dtype=self._room.dtype)
-        if self.arena is not None:
-            arena.take_from(self.arena)
-        for path, want in layout.wants.items():
-            if path not in self.sites:
-                self.sites[path] = make_site(path, want, self.modules, self._switch)
-                arena.bind(self.sites[path])
-                self.sites[path].attach()
-        for site in self.sites.values():
-            arena.bind(site)
+        arena = filled_arena(layout, self.arena, self._room)
+        bind_sites(arena, self.sites, lambda path, want: make_site(path, want, self.modules, self._switch))
         self.arena = arena

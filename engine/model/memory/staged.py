@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from engine.model.fitting.fitted import Wants
     from engine.model.fitting.part import Part
     from engine.model.memory.image import Image
+    from engine.model.memory.layout import Layout
     from engine.model.memory.source import Source
     from engine.model.sites.replication import Replication
 
@@ -30,6 +31,20 @@ class Loaded:
     def facts(self) -> AdapterFacts:
         """What its files say."""
         return self.source.facts
+
+    def scales(self, layout: Layout) -> list[float]:
+        """Its scales times its factor, one per module of the layout; 0 where it has no part."""
+        scales = [0.0] * len(layout.columns)
+        for part in self.parts:
+            scales[layout.columns[part.path]] = part.scaling * self.factor
+        return scales
+
+    def ranks(self, layout: Layout) -> list[int]:
+        """Its ranks, one per module of the layout; 0 where it has no part."""
+        ranks = [0] * len(layout.columns)
+        for part in self.parts:
+            ranks[layout.columns[part.path]] = part.rank
+        return ranks
 
 
 @dataclass(frozen=True, slots=True)
