@@ -25,7 +25,7 @@ from engine.model.kinds.into import merged_outputs, scaled_inputs
 from engine.model.kinds.kind import Kind
 from engine.model.kinds.pick import picks
 from engine.model.kinds.sections import cut
-from engine.model.kinds.vectors import derived_vectors, raw_vectors, scaled_input, step, vector_shapes
+from engine.model.kinds.vectors import derived_vectors, raw_vectors, scaled_input, seen_by, step, vector_shapes
 from engine.model.memory.tensordata import widened
 from engine.model.weights.codec import own_weight
 
@@ -152,8 +152,9 @@ def forward(site: Site, x: Tensor) -> Tensor:
     with exact(x.device):
         out, bias = begun.y, begun.bias
         wide_x = x.to(site.dtype)
-        for pick in steps:
-            out, bias = step(out, _low_rank(conv, wide_x, pick), pick, bias, moved=begun.exchanged)
+        for place, pick in enumerate(steps):
+            added = _low_rank(conv, seen_by(x, wide_x, steps, place), pick)
+            out, bias = step(out, added, pick, bias, moved=begun.exchanged)
     return out.to(begun.dtype)
 
 

@@ -18,7 +18,7 @@ from engine.model.kinds.kind import Kind
 from engine.model.kinds.pick import picks
 from engine.model.kinds.sections import cut
 from engine.model.kinds.tokens import merged_rows, raw_rows, replaced_logits, row_shapes
-from engine.model.kinds.vectors import derived_vectors, raw_vectors, scaled_input, step, vector_shapes
+from engine.model.kinds.vectors import derived_vectors, raw_vectors, scaled_input, seen_by, step, vector_shapes
 from engine.model.memory.tensordata import widened
 from engine.model.weights.codec import own_weight
 
@@ -138,8 +138,9 @@ def _forward_all(site: Site, x: Tensor, plan: BatchPlan) -> Tensor:
     with exact(x.device):
         wide_x = x.to(site.dtype)
         out, bias = _with_tokens(site, begun, wide_x, steps), begun.bias
-        for pick in steps:
-            out, bias = step(out, _low_rank(site, wide_x, pick, out), pick, bias, moved=begun.exchanged)
+        for place, pick in enumerate(steps):
+            added = _low_rank(site, seen_by(x, wide_x, steps, place), pick, out)
+            out, bias = step(out, added, pick, bias, moved=begun.exchanged)
     return out.to(begun.dtype)
 
 

@@ -83,6 +83,15 @@ def scaled_input(x: Tensor, steps: list[Pick]) -> Tensor:
     return wide.to(x.dtype)
 
 
+def seen_by(x: Tensor, wide: Tensor, steps: list[Pick], place: int) -> Tensor:
+    """What the low-rank term of that step sees of the input: with the scales of the steps after it, as if merged.
+
+    `wide` is the input in the dtype of the arithmetic.
+    """
+    after = steps[place + 1 :]
+    return scaled_input(x, after).to(wide.dtype) if after and "l_in" in after[0].sections else wide
+
+
 def bias_of(module: nn.Module, y: Tensor, pick: Pick) -> Tensor | None:
     """The base's bias in a shape that spreads over the output y; None where it has none, or nothing needs it."""
     bias = getattr(module, "bias", None)

@@ -124,8 +124,9 @@ class Merge:
         Raises RefusedError, with every weight as it was: for weights that several modules share unless `unshare`, for
         numbers that become NaN or infinite, and where less than 0.9 of the change survives a 4-bit grid unless `lossy`.
         """
-        paths = sorted({path for addition in self.additions for path in addition.parts})
-        touched = [sites[path] for path in paths]
+        paths = {path for addition in self.additions for path in addition.parts}
+        # As in a forward: tensors that are replaced come first, what is added to their module's result after them.
+        touched = [sites[path] for path in sorted(paths, key=lambda path: (sites[path].kind.replaced is None, path))]
         if away := [_offloaded(site) for site in touched if is_offloaded(site.module)]:
             raise RefusedError(away)
         if not unshare and (shared := list(_shared(model, touched))):
