@@ -14,6 +14,7 @@ from engine.materialize import Request, Source
 from engine.materialize.changes.experts import Expert
 from engine.materialize.changes.lowrank import LowRank
 from engine.materialize.changes.within import Within
+from engine.materialize.matching.seats import Seats
 from engine.materialize.plan import plan
 
 HIDDEN, INNER, RANK = 64, 32, 4
@@ -124,6 +125,22 @@ def test_the_work_of_a_plan_grows_no_faster_than_the_experts(tmp_path, fused, to
     first, second = (later - sooner for sooner, later in pairwise(found))
     assert second <= 2.1 * max(first, 2000)
     assert second <= 600 * 2 * 3 * 16
+
+
+@WAYS
+def test_each_parameter_is_looked_for_once_and_no_attention_of_torch(tmp_path, monkeypatch, fused, together):
+    """What a base lacks is looked for longest, and every module of a mixture asks."""
+    looked, find = [], Seats._found
+
+    def found(self, path):
+        looked.append(path)
+        return find(self, path)
+
+    monkeypatch.setattr(Seats, "_found", found)
+    plan(wanted(tmp_path, 1, 4, fused=fused, together=together), tmp_path / "out")
+    assert looked
+    assert sorted(looked) == sorted(set(looked))
+    assert not [path for path in looked if "in_proj" in path]
 
 
 def test_every_expert_of_every_layer_gets_its_own_change(tmp_path):

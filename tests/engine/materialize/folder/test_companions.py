@@ -115,6 +115,28 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
         made(tmp_path, base)
 
 
+def test_the_blobs_of_an_outer_cache_are_out_of_the_folder(tmp_path):
+    """Only those of the cache that holds the snapshot are its own, whatever folders stand above are called."""
+    outer = tmp_path / "snapshots" / "backup" / "models--meta--small"
+    base = base_with(outer / "snapshots" / "abc", {})
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "0").write_text("mine")
+    (base / "tokenizer.json").symlink_to(tmp_path / "blobs" / "0")
+
+    with pytest.raises(BaseError, match=r"tokenizer\.json: a link out of the folder"):
+        made(tmp_path, base)
+
+
+@pytest.mark.parametrize("name", ["LICENSE.PKL", "license.Bin", "tokenizer_x.model.pt", "chat_template.jinja.so"])
+def test_a_pickle_is_no_companion_however_it_is_spelled(name):
+    assert not is_companion(name)
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "Vocab.JSON", "USE_POLICY.md", "Modeling_Own.py"])
+def test_a_companion_is_one_however_it_is_spelled(name):
+    assert is_companion(name)
+
+
 def test_a_link_within_the_folder_is_followed(tmp_path):
     base = base_with(tmp_path / "base", {"vocab.json": "{}"})
     (base / "vocab2.json").symlink_to("vocab.json")
@@ -144,6 +166,8 @@ def test_a_file_beyond_all_bounds_is_refused(tmp_path, monkeypatch):
 
     with pytest.raises(BaseError, match="larger than 10 bytes"):
         made(tmp_path, base)
+    (base / "tokenizer.json").write_text("{}        ")
+    assert made(tmp_path, base) == {"tokenizer.json": "{}        "}
 
 
 def test_a_companion_that_changes_before_it_is_copied_is_noticed(tmp_path):

@@ -185,6 +185,29 @@ def test_changed_keys_keep_their_places_and_none_takes_one_away():
 
 
 @pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"model_type": "x"}, {"model_type": "x", "dtype": "float32"}),
+        ({"model_type": "x", "torch_dtype": "float16"}, {"model_type": "x", "torch_dtype": "float32"}),
+        ({"model_type": "x", "dtype": None}, {"model_type": "x", "dtype": None}),
+        ({"layers": 2}, {"layers": 2}),
+        ({"layers": 2, "text_config": {"dtype": "float16"}}, {"layers": 2, "text_config": {"dtype": "float16"}}),
+    ],
+)
+def test_a_dtype_is_stated_where_the_base_states_one_or_a_model_would_look(config, expected):
+    """A null stays one, and so does what is no model's config."""
+    assert result_config(config, {}, "F32") == expected
+
+
+def test_a_part_that_states_no_dtype_gets_none():
+    """transformers gives parts the dtype of the whole."""
+    parts = {"text_config": {"model_type": "t"}, "vision_config": {"model_type": "v", "dtype": "float16"}}
+    found = result_config({"model_type": "x", "dtype": "float16", **parts}, {}, "BF16")
+    assert (found["dtype"], found["text_config"]) == ("bfloat16", {"model_type": "t"})
+    assert found["vision_config"] == {"model_type": "v", "dtype": "bfloat16"}
+
+
+@pytest.mark.parametrize(
     ("changes", "expected"),
     [
         ({}, False),

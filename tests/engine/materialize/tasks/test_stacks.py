@@ -1,7 +1,9 @@
 """What the tasks of one run share is read once, stays bounded, and is never of a file that has changed since."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from threading import Barrier, BrokenBarrierError
 
 import pytest
 import torch
@@ -90,8 +92,17 @@ def test_a_stack_is_b_by_expert_in_its_own_dtype(tmp_path, dtype):
     assert torch.equal(found, torch.stack([whole[:, expert::3] for expert in range(3)]))
 
 
-def test_whoever_asks_meanwhile_waits_and_gets_the_same(tmp_path, read):
+def test_whoever_asks_meanwhile_waits_and_gets_the_same(tmp_path, read, monkeypatch):
+    """The first read lasts until a second begins, or none does."""
     B, shared = mixture(tmp_path, 8)["B"], Shared()
+    met, fill = Barrier(2), numbers.fill
+
+    def slow(*arguments):
+        with suppress(BrokenBarrierError):
+            met.wait(0.2)
+        fill(*arguments)
+
+    monkeypatch.setattr(numbers, "fill", slow)
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: shared(B, 8), range(40)))
     assert all(one is found[0] for one in found)
@@ -157,6 +168,18 @@ def test_tasks_that_share_stand_together_where_the_first_of_them_stood():
     plain_change = Task("q", plain(place("w")), plain(place("o")), (LowRank(place("A"), place("B"), 1.0),))
     mixed = [task("a1", "u"), task("n"), task("b1", "d"), task("a2", "u"), plain_change, task("c1", "u", "d"), task("b2", "d"), task("a3", "u"), task("c2", "u", "d")]  # fmt: skip
     assert [one.name for one in side_by_side(mixed)] == ["a1", "a2", "a3", "n", "b1", "b2", "q", "c1", "c2"]
+
+
+def test_a_run_takes_them_in_that_order(tmp_path):
+    """Gates of all experts, then ups: at most one stack per worker is needed at a time."""
+    begun, tasks = [], tasks_of(tmp_path / "run", 4)
+
+    def work(task, stacks):
+        begun.append(task.name)
+        return execute(task, stacks)
+
+    list(threads(tasks, jobs=1, work=work))
+    assert begun == ["0.0", "1.0", "2.0", "3.0", "0.1", "1.1", "2.1", "3.1"]
 
 
 def test_a_checkpoint_of_single_experts_reads_an_adapter_of_all_once(tmp_path, read):
