@@ -57,6 +57,11 @@ class UnreadableError(EngineError):
         self.path = path
         self.reason = reason
 
+    def call(self, path: Path | str) -> None:
+        """Name the file otherwise: what was read was a copy, and its owner knows it by another name."""
+        self.path = path
+        self.args = (f"{path}: {self.reason}",)
+
 
 class HeaderError(UnreadableError):
     """A safetensors header is broken or lies; `code` is stable, one per way to be wrong."""

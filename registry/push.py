@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.compat.rules.licence_rules import PARENT_RULES
 from engine.compat.rules.table import RULES
+from engine.errors import UnreadableError
 from engine.format.adapter import WEIGHTS_NAME
 from registry.basemodels import bases
 from registry.basemodels.basefiles import read_base_place
@@ -28,8 +30,7 @@ from registry.values.strictjson import canonical_json
 from registry.versions.publish import Published, record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping, Sequence
 
     from sqlalchemy.orm import Session
 
@@ -99,7 +100,8 @@ def push(handle: Handle, request: PushRequest, *, progress: Progress = silent) -
     database, store = handle.database, handle.store
     with store.staging() as staging, ExitStack() as kept:
         files = _stage(staging, intake, kept, progress)
-        examined = _examine(staging.folder / "files", files[WEIGHTS_NAME])
+        with _called(staging.folder / "files", intake.source):
+            examined = _examine(staging.folder / "files", files[WEIGHTS_NAME])
         made_by = origin(sidecar, staging.folder / "files", given=request.given, surroundings=_surroundings(request))
         base = _find_base(database, request, examined)
         findings = _judge(request, examined, base, files, made_by, subject=intake.source)
@@ -140,6 +142,17 @@ def _stage(staging: Staging, intake: Intake, kept: ExitStack, progress: Progress
         done += file.size
     progress("copying", total, total)
     return staged
+
+
+@contextmanager
+def _called(staged: Path, source: str) -> Iterator[None]:
+    """Errors about a copy, which is gone when they are read, tell of the file that was given."""
+    try:
+        yield
+    except UnreadableError as error:
+        if Path(error.path).is_relative_to(staged):
+            error.call(f"{source}/{Path(error.path).relative_to(staged)}")
+        raise
 
 
 def _examine(folder: Path, weights: StagedFile) -> Examined:

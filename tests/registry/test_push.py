@@ -182,8 +182,22 @@ def test_a_folder_that_is_no_adapter_is_named_and_nothing_is_stored(registry, tm
         registry.push(folder, "team/sql")
 
     assert refused.value.exit_code == 2
-    assert str(folder.name) in str(refused.value) or "adapter_" in str(refused.value)
+    assert str(refused.value).startswith((f"{folder}:", f"{folder}/adapter_"))
+    assert "staging" not in str(refused.value)
     assert registry.fsck().findings == ()
+
+
+def test_a_refused_file_is_told_as_it_was_given(registry, tmp_path, monkeypatch):
+    """By the caller's own, relative name; `path` names it too, and the copy that was read is gone."""
+    make_adapter(tmp_path / "out")
+    (tmp_path / "out" / "adapter_model.safetensors").write_bytes(b"\xff" * 40)
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(HeaderError, match=r"^out/adapter_model\.safetensors: not a valid safetensors file") as refused:
+        registry.push("out", "team/sql")
+
+    assert str(refused.value.path) == "out/adapter_model.safetensors"
+    assert refused.value.code in str(refused.value)
 
 
 def test_a_push_leaves_no_staging_and_no_lease(registry, tmp_path):
