@@ -18,8 +18,8 @@ from registry.artifacts.recipe import recipe_of
 from registry.artifacts.results import MaterializeResult
 from registry.artifacts.reuse import bring, move_aside
 from registry.artifacts.sources import fetch_adapters, with_image_names
-from registry.artifacts.turn import building, writing
 from registry.artifacts.upkeep import agree
+from registry.collecting.builds import building, writing
 from registry.conversions.convert import require_free
 from registry.errors import ConflictError, CorruptError, UsageError
 from registry.files.checkout import put

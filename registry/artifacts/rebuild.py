@@ -20,8 +20,8 @@ from registry.artifacts.recipe import METHOD, request_of
 from registry.artifacts.results import RebuildResult
 from registry.artifacts.reuse import move_aside
 from registry.artifacts.sources import Adapter, folder_digest
-from registry.artifacts.turn import building, writing
 from registry.artifacts.upkeep import agree, verify_artifact
+from registry.collecting.builds import building, writing
 from registry.conversions.convert import require_free
 from registry.errors import NotFoundError, RegistryError, UsageError
 from registry.files.checkout import put

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import ColumnElement, exists, func, select
 
-from registry.artifacts.turn import left_turns
 from registry.catalog.clock import now
 from registry.catalog.leases import leased
+from registry.collecting.builds import left_turns
 from registry.collecting.gc import SAMPLE, Tally, expired, orphans, refuse_lost
 from registry.models import Blob, File
 from registry.pulls.pulled import stale_pulls

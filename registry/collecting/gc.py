@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import exists, func, or_, select, update
 
-from registry.artifacts.turn import clear_turns
 from registry.catalog.audit import note
 from registry.catalog.clock import now
 from registry.catalog.leases import drop_expired, release
 from registry.collecting import claims
+from registry.collecting.builds import clear_turns
 from registry.collecting.owners import folder_of, place_of
 from registry.errors import ConflictError
 from registry.files.disk import FOLDER, make_folder, opened, reaching

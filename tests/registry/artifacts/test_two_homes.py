@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from registry.artifacts import materialize, rebuild, turn
+from registry.artifacts import materialize, rebuild
+from registry.collecting import builds
 from registry.errors import ConflictError
 from tests.registries import make_adapter, open_registry
 from tests.registry.artifacts import world
@@ -18,8 +19,8 @@ LONG_S = 60
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(turn, "_PAUSE_S", 0.001)
-    monkeypatch.setattr(turn, "_TELL_AFTER_S", 0.0)
+    monkeypatch.setattr(builds, "_PAUSE_S", 0.001)
+    monkeypatch.setattr(builds, "_TELL_AFTER_S", 0.0)
 
 
 @pytest.fixture

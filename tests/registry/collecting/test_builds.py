@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from registry.artifacts import turn
-from registry.artifacts.turn import building, clear_turns, left_turns, writing
+from registry.collecting import builds
+from registry.collecting.builds import building, clear_turns, left_turns, writing
 from registry.errors import UnavailableError
 from registry.pulls.turns import alone
 from registry.values.progress import unheard
@@ -19,8 +19,8 @@ RECIPE = "sha256:" + "ab" * 32
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(turn, "_PAUSE_S", 0.001)
-    monkeypatch.setattr(turn, "_TELL_AFTER_S", 0.0)
+    monkeypatch.setattr(builds, "_PAUSE_S", 0.001)
+    monkeypatch.setattr(builds, "_TELL_AFTER_S", 0.0)
 
 
 def attempt(folder, recipe, told, entered):
@@ -115,7 +115,7 @@ def test_who_waited_on_a_lock_that_was_taken_away_holds_the_one_that_is_there_no
 
 def test_a_lock_on_a_file_that_was_taken_away_is_no_lock(tmp_path, monkeypatch):
     """Who held it ended between our open and our lock: the next would lock another file and get in beside us."""
-    path, honest, calls = tmp_path / f"{'ab' * 32}.lock", turn.lock_now, []
+    path, honest, calls = tmp_path / f"{'ab' * 32}.lock", builds.lock_now, []
 
     def lock_now(lock, kind):
         if not calls:
@@ -123,7 +123,7 @@ def test_a_lock_on_a_file_that_was_taken_away_is_no_lock(tmp_path, monkeypatch):
         calls.append(kind)
         return honest(lock, kind)
 
-    monkeypatch.setattr(turn, "lock_now", lock_now)
+    monkeypatch.setattr(builds, "lock_now", lock_now)
 
     with building(tmp_path, RECIPE, notice=unheard), alone(path, create=False) as free:
         assert (path.exists(), free, len(calls)) == (True, False, 2)
