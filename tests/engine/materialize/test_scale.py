@@ -5,6 +5,7 @@ import json
 import struct
 import sys
 import time
+from dataclasses import replace
 from itertools import pairwise
 from math import prod
 
@@ -129,7 +130,7 @@ def test_the_work_of_a_plan_grows_no_faster_than_the_experts(tmp_path, fused, to
 
 @WAYS
 def test_each_parameter_is_looked_for_once_and_no_attention_of_torch(tmp_path, monkeypatch, fused, together):
-    """What a base lacks is looked for longest, and every module of a mixture asks."""
+    """Also by two adapters: what a base lacks is looked for longest, and every module of a mixture asks."""
     looked, find = [], Seats._found
 
     def found(self, path):
@@ -137,7 +138,8 @@ def test_each_parameter_is_looked_for_once_and_no_attention_of_torch(tmp_path, m
         return find(self, path)
 
     monkeypatch.setattr(Seats, "_found", found)
-    plan(wanted(tmp_path, 1, 4, fused=fused, together=together), tmp_path / "out")
+    asked = wanted(tmp_path, 1, 4, fused=fused, together=together)
+    plan(replace(asked, sources=asked.sources * 2), tmp_path / "out")
     assert looked
     assert sorted(looked) == sorted(set(looked))
     assert not [path for path in looked if "in_proj" in path]
