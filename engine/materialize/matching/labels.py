@@ -13,11 +13,11 @@ _UNSAID = 2
 
 
 def labels_of(config: Mapping[str, Any]) -> int:
-    """How many labels the config tells of."""
+    """How many labels the config tells of: the number where it has one, as transformers takes it, else the names."""
     names, count = config.get("id2label"), config.get("num_labels")
-    if isinstance(names, dict):
-        return len(names)
-    return count if isinstance(count, int) else _UNSAID
+    if isinstance(count, int):
+        return count
+    return len(names) if isinstance(names, dict) else _UNSAID
 
 
 def counts(config: Mapping[str, Any], sizes: Iterable[int]) -> tuple[int, ...]:
@@ -29,7 +29,8 @@ def counts(config: Mapping[str, Any], sizes: Iterable[int]) -> tuple[int, ...]:
 def head_settings(config: Mapping[str, Any], architecture: str, count: int) -> dict[str, Any]:
     """The keys of a config for a model of the class with `count` labels; names of the base's that are as many stay."""
     found: dict[str, Any] = {"architectures": [architecture]}
-    if labels_of(config) == count:
+    held = config.get("id2label")
+    if labels_of(config) == count and (not isinstance(held, dict) or len(held) == count):
         return found
     names = {str(place): f"LABEL_{place}" for place in range(count)}
     found |= {"id2label": names, "label2id": {name: int(place) for place, name in names.items()}}

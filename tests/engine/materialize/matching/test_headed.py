@@ -325,6 +325,14 @@ LABELS = {
     "none": ({}, ["LABEL_0", "LABEL_1", "LABEL_2"]),
     "a number": ({"num_labels": 3}, None),
     "another number": ({"num_labels": 5}, ["LABEL_0", "LABEL_1", "LABEL_2"]),
+    "as many, by number fewer": (
+        {"num_labels": 2, "id2label": {"0": "a", "1": "b", "2": "c"}, "label2id": {"a": 0, "b": 1, "c": 2}},
+        ["LABEL_0", "LABEL_1", "LABEL_2"],
+    ),
+    "fewer, by number as many": (
+        {"num_labels": 3, "id2label": {"0": "a", "1": "b"}, "label2id": {"a": 0, "b": 1}},
+        ["LABEL_0", "LABEL_1", "LABEL_2"],
+    ),
 }
 
 
