@@ -27,9 +27,9 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Headed:
-    """That the result is of another class than the base: the names of both (the base's None where it tells none), the
-    tensors of the result that adapters brought and the base has not, in safetensors' `dtype`, and those of the base
-    that the class has no place for.
+    """That the result is of another class than the base, or tells apart another number of labels: the names of both
+    (the base's None where it tells none), the tensors of the result that adapters brought and the base has not so, in
+    safetensors' `dtype`, and those of the base that the class has no place for.
     """
 
     architecture: str

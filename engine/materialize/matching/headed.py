@@ -63,13 +63,26 @@ def headed(seats: Seats, adapters: Sequence[AdapterFacts]) -> Seats:
 
 
 def _asked(frame: Frame, facts: AdapterFacts, copies: Sequence[_Copy]) -> str | None:
-    """The class of an adapter that brings a head of it; None where that is the base's, or its own is not known."""
+    """The class of an adapter that brings a head of it; None where the base has such a head, or it is not known."""
     stated = config_facts(frame.config)
     name = class_of(facts, stated["model_type"]) if copies else None
-    if name is None or name == stated["architecture"]:
+    if name is None:
         return None
+    if name == stated["architecture"]:
+        return name if _relabelled(frame, name, copies) else None
     live = live_of(_configured(frame, name, labels_of(frame.config)))
     return name if live is not None and _heads(frame, live, copies) else None
+
+
+def _relabelled(frame: Frame, name: str, copies: Sequence[_Copy]) -> bool:
+    """Whether the copies fit the base's own class with another number of labels than it has."""
+    own, *others = counts(frame.config, (copy.place.shape[0] for copy in copies if copy.place.shape))
+    return not _fits(frame, name, own, copies) and any(_fits(frame, name, count, copies) for count in others)
+
+
+def _fits(frame: Frame, name: str, labels: int, copies: Sequence[_Copy]) -> bool:
+    live = live_of(_configured(frame, name, labels))
+    return live is not None and not any(_misfits(live, _heads(frame, live, copies)))
 
 
 def _configured(frame: Frame, name: str, labels: int) -> Frame:

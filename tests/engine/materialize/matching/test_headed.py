@@ -101,6 +101,16 @@ CASES = {
     ),
     "bert's answers": (lambda: hf.BertForMaskedLM(hf.BertConfig(**BERT)), ANSWERS, {"target_modules": ["query"]}),
     "roberta": (lambda: hf.RobertaForMaskedLM(hf.RobertaConfig(**BERT)), TEXTS, {"target_modules": ["query"]}),
+    "roberta with another head": (
+        lambda: hf.RobertaForSequenceClassification(hf.RobertaConfig(**BERT)),
+        TEXTS,
+        {"target_modules": ["query"]},
+    ),
+    "llama with another head": (
+        lambda: hf.LlamaForSequenceClassification(hf.LlamaConfig(**LLAMA, pad_token_id=0, num_labels=5)),
+        TEXTS,
+        {"target_modules": ["q_proj"]},
+    ),
     "distilbert": (distilbert, TEXTS, {"target_modules": ["q_lin"]}),
     "t5": (
         lambda: hf.T5ForConditionalGeneration(hf.T5Config(**T5)),
@@ -122,7 +132,8 @@ def made(name, folder, *, labels=3, seed=1, **config):
     torch.manual_seed(seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = auto.from_pretrained(base, **({} if auto is ANSWERS else {"num_labels": labels}))
+        sized = {} if auto is ANSWERS else {"num_labels": labels, "ignore_mismatched_sizes": True}
+        model = auto.from_pretrained(base, **sized)
         settings = {"r": 4, "init_lora_weights": False, "task_type": TASKS.get(auto), **settings, **config}
         wrapped = get_peft_model(model, LoraConfig(**settings))
         for path, parameter in wrapped.named_parameters():
