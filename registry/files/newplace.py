@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-_LONGEST = 255
+_LONGEST, _LONGEST_PATH = 255, 4095
 
 
 def new_place(to: str | Path, kept: Iterable[Path]) -> Path:
@@ -28,6 +28,8 @@ def new_place(to: str | Path, kept: Iterable[Path]) -> Path:
         raise UsageError(f"{str(to)[:120]!r}: {error}") from None
     if any(len(os.fsencode(part)) > _LONGEST for part in place.parts):
         raise UsageError(f"{place}: has a name longer than {_LONGEST} bytes")
+    if len(os.fsencode(place)) > _LONGEST_PATH:
+        raise UsageError(f"{str(place)[:120]}…: is longer than {_LONGEST_PATH} bytes")
     real = Path(os.path.realpath(place))
     for folder in kept:
         root = Path(os.path.realpath(folder))

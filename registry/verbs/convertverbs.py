@@ -53,10 +53,11 @@ class ConvertVerbs:
         folder `to` or as the next version of `into`.
         """
         progress = options.get("progress") or silent
+        if to is not None:
+            self._handle.new_place(to)  # refuses; the caller's own words stay
         if for_engine is None:
-            place = None if to is None else self._handle.new_place(to)
             return _unpickle(
-                source, place, progress, others=(into, options.get("base"), options.get("rank"), options.get("initial"))
+                source, to, progress, others=(into, options.get("base"), options.get("rank"), options.get("initial"))
             )
         from registry.conversions.rewrite import rewrite
 
@@ -64,7 +65,9 @@ class ConvertVerbs:
         return rewrite(self._handle, request, progress=progress)
 
 
-def _unpickle(source: str | Path, to: Path | None, progress: Progress, *, others: tuple[object, ...]) -> ConvertResult:
+def _unpickle(
+    source: str | Path, to: str | Path | None, progress: Progress, *, others: tuple[object, ...]
+) -> ConvertResult:
     from registry.conversions.convert import convert
 
     if any(other is not None for other in others):
@@ -78,7 +81,7 @@ def _unpickle(source: str | Path, to: Path | None, progress: Progress, *, others
         raise UsageError(f"{source[:120]!r}: expected a folder", hint=hint)
     if to is None:
         raise UsageError("expected --to, a folder to write to", hint="adapters convert PATH --to DIR")
-    return convert(Path(source).expanduser(), to, progress=progress)
+    return convert(Path(source).expanduser(), Path(to).expanduser(), progress=progress)
 
 
 def _request(
@@ -106,7 +109,7 @@ def _request(
     return RewriteRequest(
         source=_place(source),
         target=parse_target(engine),
-        to=None if to is None else handle.new_place(to),
+        to=None if to is None else Path(to).expanduser(),
         into=None if into is None else handle.name(into),
         base=None if (base := options.get("base")) is None else _place(base),
         rank=rank,

@@ -41,8 +41,7 @@ def database_url(sqlite_template, tmp_path):
 
 
 @pytest.mark.parametrize("verb", ["materialize", "dry run", "verify"])
-def test_one_record_is_dropped_and_no_other(prepared, tmp_path, logger, caplog, verb):
-    registry = prepared(world.fill)
+def test_one_record_is_dropped_and_no_other(registry, tmp_path, logger, caplog, verb):
     if verb == "verify":
         registry.materialize(["team/a"], kind="merged", to=tmp_path / "out")
         for one in list(logger.filters):

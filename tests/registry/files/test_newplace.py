@@ -68,6 +68,14 @@ def test_a_name_is_counted_in_bytes(home, name):
         new_place(name, [home])
 
 
+def test_a_path_is_counted_in_bytes_too(home):
+    """4095 is what Linux takes."""
+    long = "/" + "p/" * 2046
+    assert len(str(new_place(f"{long}xx", [home]))) == 4095
+    with pytest.raises(UsageError, match=r"…: is longer than 4095 bytes$"):
+        new_place(f"{long}xxx", [home])
+
+
 def test_a_user_who_does_not_exist_is_told(home):
     with pytest.raises(UsageError, match="home directory"):
         new_place("~nobody-of-that-name/out", [home])
