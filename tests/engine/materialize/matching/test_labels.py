@@ -13,10 +13,11 @@ from engine.materialize.matching.labels import counts, head_settings, labels_of
         ({"num_labels": "7"}, 2),
         ({"id2label": None}, 2),
         ({"id2label": {}}, 0),
-        ({"id2label": {"0": "a", "1": "b", "2": "c"}, "num_labels": 7}, 3),
+        ({"id2label": {"0": "a", "1": "b", "2": "c"}}, 3),
+        ({"id2label": {"0": "a", "1": "b", "2": "c"}, "num_labels": 7}, 7),
     ],
 )
-def test_a_config_tells_labels_by_their_names_or_their_number_and_means_two(config, count):
+def test_a_config_tells_labels_by_their_number_or_their_names_and_means_two(config, count):
     assert labels_of(config) == count
 
 
