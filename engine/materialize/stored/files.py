@@ -55,7 +55,7 @@ def claim_blocks(descriptor: int, size: int) -> None:
     """Have the disk set aside what an open file of that many bytes needs, where its file system can.
 
     A disk that others fill meanwhile has room for it still; and threads that write to one file need not wait for each
-    other's blocks, a sixth of the time on ext4.
+    other's blocks, an eighth of the time on ext4.
     """
     try:
         os.posix_fallocate(descriptor, 0, size)
